@@ -1,0 +1,41 @@
+"""Transitions in memory: what every engine trains on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """Contiguous float32 columns of N transitions, already transformed for training.
+
+    Attributes:
+        observations: ``[N, O]``.
+        actions: ``[N, A]``, within (-1, 1) after the authors' clip.
+        rewards: ``[N]``, after the task's reward transform.
+        masks: ``[N]``, 0 where the transition ended in a terminal state and 1 elsewhere
+            (a time limit is not terminal), the factor on the bootstrapped value.
+        next_observations: ``[N, O]``.
+    """
+
+    observations: FloatArray
+    actions: FloatArray
+    rewards: FloatArray
+    masks: FloatArray
+    next_observations: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.rewards.shape[0])
+
+    @property
+    def obs_dim(self) -> int:
+        return int(self.observations.shape[1])
+
+    @property
+    def act_dim(self) -> int:
+        return int(self.actions.shape[1])

@@ -1,0 +1,161 @@
+"""What every training engine promises.
+
+An engine owns the networks, their optimiser state and the batches they are trained on, for S
+seeds at once: S is a leading axis on every weight. Behind this interface stand ``reference``
+(pure torch, the specification), ``cpu`` (C++) and ``cuda``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from iql_fast.policy import Policy
+
+#: Per-step quantities that ``Engine.run`` averages over the steps of a call, one value a seed.
+#: ``weight_max`` is the largest over the call; ``advantage_std`` is over all rows of the call.
+METRICS = (
+    "value_loss",
+    "critic_loss",
+    "actor_loss",
+    "value",
+    "q",
+    "advantage",
+    "advantage_std",
+    "weight",
+    "weight_max",
+    "weight_clipped",
+)
+
+#: Metric name -> float64 array ``[S]``.
+Metrics = dict[str, NDArray[np.float64]]
+
+#: One hyperparameter: the same for all seeds, or one value for each.
+PerSeed = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Sizes of the networks: MLPs with ReLU (paper, appendix B)."""
+
+    obs_dim: int
+    act_dim: int
+    hidden: tuple[int, ...] = (256, 256)
+    critics: int = 2
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Everything that the update rule reads; defaults are the authors' for locomotion.
+
+    Those typed ``PerSeed`` may differ from seed to seed, so that one run sweeps them.
+
+    Attributes:
+        expectile: tau of the value loss (paper, equation 5).
+        temperature: beta, the inverse temperature of the policy extraction (equation 7).
+        discount: gamma.
+        polyak: alpha, the step of the target critics towards the critics.
+        weight_clip: upper bound on exp(beta * advantage).
+        value_lr, critic_lr, actor_lr: Adam's learning rates.
+        actor_schedule_steps: the actor's learning rate follows a cosine from ``actor_lr`` to 0 over
+            this many steps; 0 keeps it constant.
+        batch_size: rows drawn with replacement each step.
+        actor_dropout: probability of dropping a hidden unit of the actor, in training only.
+        value_order: ``"new"`` (the authors': V is updated first, and the actor and the critics read
+            the new V) or ``"old"`` (every loss reads the V from before the step; a departure).
+        deterministic_policy: regress tanh(mean) on the actions with the same weights instead of
+            maximising a Gaussian likelihood (a departure).
+    """
+
+    expectile: PerSeed = 0.7
+    temperature: PerSeed = 3.0
+    discount: PerSeed = 0.99
+    polyak: PerSeed = 0.005
+    weight_clip: PerSeed = 100.0
+    value_lr: PerSeed = 3e-4
+    critic_lr: PerSeed = 3e-4
+    actor_lr: PerSeed = 3e-4
+    actor_schedule_steps: int = 1_000_000
+    batch_size: int = 256
+    actor_dropout: float = 0.0
+    value_order: str = "new"
+    deterministic_policy: bool = False
+
+    def per_seed(self, name: str, seeds: int) -> NDArray[np.float64]:
+        """The hyperparameter ``name`` as a float64 vector ``[seeds]``."""
+        value = getattr(self, name)
+        vector = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        if vector.shape not in ((1,), (seeds,)):
+            raise ValueError(f"{name} has {vector.size} values for {seeds} seeds")
+        return np.ascontiguousarray(np.broadcast_to(vector, (seeds,)))
+
+
+#: Names of the hyperparameters that are one value a seed.
+PER_SEED = tuple(field.name for field in fields(Hyperparameters) if "PerSeed" in str(field.type))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch for each seed: a leading axis S on every column.
+
+    Attributes:
+        observations: ``[S, B, O]``.
+        actions: ``[S, B, A]``.
+        rewards: ``[S, B]``.
+        masks: ``[S, B]``.
+        next_observations: ``[S, B, O]``.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    masks: Tensor
+    next_observations: Tensor
+
+
+class Engine(Protocol):
+    """The training step of S seeds over one dataset."""
+
+    @property
+    def name(self) -> str:
+        """``"reference"``, ``"cpu"`` or ``"cuda"``."""
+
+    @property
+    def seeds(self) -> Sequence[int]:
+        """The S seeds, each the key of its own random stream."""
+
+    @property
+    def step(self) -> int:
+        """Training steps done so far."""
+
+    def run(self, steps: int) -> Metrics:
+        """Do ``steps`` steps on batches drawn from the dataset; metrics averaged over them.
+
+        Raises:
+            NonFiniteLoss: a loss was not finite. The engine's state is then not to be used.
+            KeyboardInterrupt: Ctrl-C, answered between two steps; the state is that after a whole
+                number of steps, and ``step`` says how many.
+        """
+
+    def step_on(self, batch: Batch) -> Metrics:
+        """Do one step on the given batch. The random stream advances as it does in ``run``."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the complete state, on the CPU.
+
+        ``{net}.layers.{i}.weight`` ``[S, out, in]`` and ``.bias`` ``[S, out]`` for the nets
+        ``value``, ``actor``, and with an ensemble axis after S ``critic`` and ``target``;
+        ``actor.log_std`` ``[S, A]``; ``adam.m.*`` and ``adam.v.*`` beside each trained tensor;
+        ``step``, an int64 scalar.
+        """
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over a state from ``state_dict`` (any engine's of the same precision)."""
+
+    def policy(self, index: int) -> Policy:
+        """The policy of the ``index``-th seed, as plain arrays that evaluation can ship around."""
