@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # a worker process that only runs the policy need not load torch
+    from torch import Tensor
+
 FloatArray = NDArray[np.float32]
+
+#: Bounds of the state-independent log standard deviation (authors' code).
+LOG_STD_RANGE = (-5.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -43,3 +51,20 @@ class Policy:
             if layer < last:
                 np.maximum(hidden, 0, out=hidden)
         return np.tanh(hidden, out=hidden)
+
+
+def policy_from_state(state: Mapping[str, Tensor], index: int) -> Policy:
+    """The policy of the ``index``-th seed in an engine's ``state_dict``."""
+    layers = sum(name.startswith("actor.layers.") for name in state) // 2
+    arrays = {
+        name: tensor[index].detach().to("cpu").float().numpy()
+        for name, tensor in state.items()
+        if name.startswith("actor.")
+    }
+    return Policy(
+        weights=tuple(
+            np.ascontiguousarray(arrays[f"actor.layers.{i}.weight"].T) for i in range(layers)
+        ),
+        biases=tuple(arrays[f"actor.layers.{i}.bias"].copy() for i in range(layers)),
+        log_std=np.clip(arrays["actor.log_std"], *LOG_STD_RANGE),
+    )

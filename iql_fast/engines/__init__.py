@@ -1,0 +1,100 @@
+"""The training engines and the one place that chooses among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from iql_fast.data.dataset import Transitions
+from iql_fast.engines.base import (
+    METRICS,
+    PER_SEED,
+    Batch,
+    Engine,
+    Hyperparameters,
+    Metrics,
+    NetworkSpec,
+)
+from iql_fast.errors import UserError
+
+__all__ = [
+    "METRICS",
+    "PER_SEED",
+    "Batch",
+    "Engine",
+    "Hyperparameters",
+    "Metrics",
+    "NetworkSpec",
+    "available",
+    "choose",
+    "create",
+]
+
+NAMES = ("cuda", "cpu", "reference")  # in order of preference
+
+
+def available() -> dict[str, str]:
+    """Engine name -> ``""`` where it can be used here, else the reason why it cannot."""
+    from iql_fast.engines import cpu
+
+    return {
+        "cuda": "the CUDA training engine is not part of this version",
+        "cpu": cpu.unavailable_reason(),
+        "reference": "",
+    }
+
+
+def choose(name: str) -> tuple[str, str]:
+    """The engine that ``name`` means and why: ``auto`` takes the first that can be used.
+
+    Raises:
+        UserError: the engine does not exist, or cannot be used here, with the reason.
+    """
+    reasons = available()
+    if name == "auto":
+        chosen = next(engine for engine in NAMES if not reasons[engine])
+        passed = [f"{e}: {reasons[e]}" for e in NAMES[: NAMES.index(chosen)]]
+        return chosen, "; ".join(passed) or "the fastest engine is usable"
+    if name not in reasons:
+        raise UserError(f"There is no engine {name!r}. Use one of: auto, {', '.join(NAMES)}.")
+    if reasons[name]:
+        usable = ", ".join(engine for engine in NAMES if not reasons[engine])
+        raise UserError(
+            f"The engine {name!r} cannot be used here: {reasons[name]}. Usable engines: {usable}; "
+            "`python -m iql_fast.info` says more."
+        )
+    return name, "asked for"
+
+
+def create(
+    name: str,
+    network: NetworkSpec,
+    hyper: Hyperparameters,
+    data: Transitions,
+    seeds: Sequence[int],
+    *,
+    dtype: str = "float32",
+    threads: int = 0,
+) -> Engine:
+    """An engine with freshly initialised networks.
+
+    Args:
+        name: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"reference"``.
+        dtype: ``"float32"`` or ``"float64"``.
+        threads: CPU threads; 0 takes all cores that this process may use.
+
+    Raises:
+        UserError: the engine cannot be used here.
+    """
+    import torch
+
+    name, _ = choose(name)
+    precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
+    if name == "cpu":
+        from iql_fast.engines.cpu import CpuEngine
+
+        return CpuEngine(network, hyper, data, seeds, precision, threads)
+    from iql_fast.engines.reference import ReferenceEngine
+
+    if threads:
+        torch.set_num_threads(threads)
+    return ReferenceEngine(network, hyper, data, seeds, precision)

@@ -1,0 +1,243 @@
+"""The specification: IQL in plain torch with autograd, in the authors' order, seeds leading.
+
+Read top to bottom it says what every engine computes. Formulas follow the paper (Kostrikov, Nair,
+Levine, ICLR 2022) and, where the paper is silent, the authors' code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iql_fast.data.dataset import Transitions
+from iql_fast.engines import philox
+from iql_fast.engines.base import (
+    PER_SEED,
+    Batch,
+    Hyperparameters,
+    Metrics,
+    NetworkSpec,
+)
+from iql_fast.engines.metrics import MetricSums
+from iql_fast.engines.parameters import (
+    TRAINED,
+    check_state,
+    initial_state,
+    parameter_shapes,
+)
+from iql_fast.errors import NonFiniteLoss
+from iql_fast.policy import LOG_STD_RANGE, Policy, policy_from_state
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPSILON = 1e-8
+
+
+def expectile_loss(u: Tensor, tau: Tensor) -> Tensor:
+    """``|tau - 1(u < 0)| u^2`` (equation 5), elementwise; u = Q - V."""
+    return torch.where(u < 0, 1 - tau, tau) * u**2
+
+
+def awr_weights(advantage: Tensor, beta: Tensor, clip: Tensor) -> Tensor:
+    """``min(exp(beta A), clip)`` (equation 7 and the authors' clip), elementwise."""
+    return torch.minimum(torch.exp(beta * advantage), clip)
+
+
+def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log density of a diagonal Gaussian at ``action`` ``[..., A]``, summed over A."""
+    z = (action - mean) * torch.exp(-log_std)
+    return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+class ReferenceEngine:
+    """See ``iql_fast.engines.base.Engine``. S = seeds, E = critics, B = batch size."""
+
+    name = "reference"
+
+    def __init__(
+        self,
+        network: NetworkSpec,
+        hyper: Hyperparameters,
+        data: Transitions,
+        seeds: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.network = network
+        self.hyper = hyper
+        self.data = data
+        self.seeds = tuple(seeds)
+        self.dtype = dtype
+        S = len(self.seeds)
+        # Every per-seed hyperparameter as [S, 1], to broadcast against [S, B].
+        self.per_seed = {
+            name: torch.tensor(hyper.per_seed(name, S), dtype=dtype)[:, None] for name in PER_SEED
+        }
+        self.state = initial_state(network, self.seeds, dtype)
+
+    @property
+    def step(self) -> int:
+        return int(self.state["step"])
+
+    def run(self, steps: int) -> Metrics:
+        sums = MetricSums(len(self.seeds))
+        for _ in range(steps):
+            self._update(self.batch_at(self.step), sums)
+        return sums.means()
+
+    def step_on(self, batch: Batch) -> Metrics:
+        sums = MetricSums(len(self.seeds))
+        self._update(Batch(*(x.to(self.dtype) for x in vars(batch).values())), sums)
+        return sums.means()
+
+    def batch_at(self, step: int) -> Batch:
+        """The batch that ``run`` trains on at a (0-based) step."""
+        data, size = self.data, self.hyper.batch_size
+        rows = np.stack([philox.batch_rows(seed, step, size, len(data)) for seed in self.seeds])
+        columns = (
+            data.observations,
+            data.actions,
+            data.rewards,
+            data.masks,
+            data.next_observations,
+        )
+        return Batch(*(torch.from_numpy(column[rows]).to(self.dtype) for column in columns))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        check_state(dict(state), self.network, len(self.seeds))
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
+    def policy(self, index: int) -> Policy:
+        return policy_from_state(self.state, index)
+
+    # The training step.
+
+    def _update(self, batch: Batch, sums: MetricSums) -> None:
+        h = self.per_seed
+        s, a, s_next = batch.observations, batch.actions, batch.next_observations
+        sa = torch.cat([s, a], -1)
+
+        with torch.no_grad():
+            q = self._critics("target", sa).amin(1)  # [S, B]
+            old = (self._value(s), self._value(s_next)) if self.hyper.value_order == "old" else None
+
+        # V: expectile regression on the target critics (equation 5).
+        def value_objective() -> tuple[Tensor, Tensor]:
+            v = self._value(s)
+            return expectile_loss(q - v, h["expectile"]).mean(-1), v
+
+        value_loss, value = self._descend("value", value_objective, h["value_lr"])
+        with torch.no_grad():
+            v, v_next = old if old is not None else (self._value(s), self._value(s_next))
+
+        # Actor: advantage-weighted regression with the V just updated (equation 7).
+        weight = awr_weights(q - v, h["temperature"], h["weight_clip"])
+
+        def actor_objective() -> tuple[Tensor, Tensor]:
+            mean = torch.tanh(self._mlp("actor", s, dropout=self.hyper.actor_dropout))
+            if self.hyper.deterministic_policy:
+                fit = -((mean - a) ** 2).sum(-1)
+            else:
+                log_std = self.state["actor.log_std"].clamp(*LOG_STD_RANGE)
+                fit = gaussian_log_prob(a, mean, log_std[:, None])
+            return -(weight * fit).mean(-1), fit
+
+        actor_loss, _ = self._descend("actor", actor_objective, self._actor_lr())
+
+        # Critics: TD with the V just updated (equation 6); summed over critics, not halved.
+        target = batch.rewards + h["discount"] * batch.masks * v_next
+
+        def critic_objective() -> tuple[Tensor, Tensor]:
+            qs = self._critics("critic", sa)  # [S, E, B]
+            return ((qs - target[:, None]) ** 2).mean(-1).sum(-1), qs
+
+        critic_loss, _ = self._descend("critic", critic_objective, h["critic_lr"])
+
+        # Polyak: the targets follow the critics.
+        for name, _ in parameter_shapes("target", self.network, len(self.seeds)):
+            theta = self.state[name.replace("target", "critic", 1)]
+            alpha = h["polyak"].view(-1, *[1] * (theta.dim() - 1))
+            self.state[name] += alpha * (theta - self.state[name])
+
+        self.state["step"] += 1
+        clip = h["weight_clip"]
+        losses = {"value": value_loss, "actor": actor_loss, "critic": critic_loss}
+        sums.add(losses, value, q, q - v, weight, weight >= clip)
+        self._stop_if_not_finite(losses, batch, q, v)
+
+    def _mlp(self, net: str, x: Tensor, dropout: float = 0.0) -> Tensor:
+        """ReLU MLP; dropout follows each hidden ReLU (the actor's, in training only)."""
+        last = len(self.network.hidden)
+        for i in range(last + 1):
+            weight, bias = (self.state[f"{net}.layers.{i}.{part}"] for part in ("weight", "bias"))
+            x = x @ weight.transpose(-1, -2) + bias.unsqueeze(-2)
+            if i < last:
+                x = torch.relu(x)
+                if dropout > 0:
+                    x = x * self._dropout_mask(i, x, dropout)
+        return x
+
+    def _dropout_mask(self, layer: int, x: Tensor, probability: float) -> Tensor:
+        shape = (x.shape[-2], x.shape[-1])
+        keep = [
+            philox.dropout_keep(seed, self.step, layer, shape, probability) for seed in self.seeds
+        ]
+        return torch.from_numpy(np.stack(keep)).to(x.dtype) / (1 - probability)
+
+    def _value(self, s: Tensor) -> Tensor:
+        return self._mlp("value", s).squeeze(-1)  # [S, B]
+
+    def _critics(self, net: str, sa: Tensor) -> Tensor:
+        return self._mlp(net, sa[:, None]).squeeze(-1)  # [S, E, B]
+
+    def _actor_lr(self) -> Tensor:
+        """Cosine from ``actor_lr`` to 0 over the schedule (authors' code), or constant."""
+        lr, steps = self.per_seed["actor_lr"], self.hyper.actor_schedule_steps
+        if steps == 0:
+            return lr
+        return lr * 0.5 * (1 + math.cos(math.pi * min(self.step, steps) / steps))
+
+    def _descend(self, net, objective, lr: Tensor):  # type: ignore[no-untyped-def]
+        """One Adam step (Kingma and Ba, 2015) on an objective ``() -> (loss [S], extra)``."""
+        names = [name for name, _ in parameter_shapes(net, self.network, len(self.seeds))]
+        if self.hyper.deterministic_policy:
+            names = [name for name in names if name != "actor.log_std"]
+        parameters = [self.state[name].requires_grad_() for name in names]
+        loss, extra = objective()
+        gradients = torch.autograd.grad(loss.sum(), parameters)
+        t = self.step + 1
+        beta1, beta2 = ADAM_BETAS
+        for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
+            parameter.requires_grad_(False)
+            m, v = self.state[f"adam.m.{name}"], self.state[f"adam.v.{name}"]
+            m += (1 - beta1) * (gradient - m)
+            v += (1 - beta2) * (gradient**2 - v)
+            m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+            rate = lr.view(-1, *[1] * (parameter.dim() - 1))
+            parameter -= rate * m_hat / (torch.sqrt(v_hat) + ADAM_EPSILON)
+        return loss.detach(), extra.detach()
+
+    def _stop_if_not_finite(
+        self, losses: dict[str, Tensor], batch: Batch, q: Tensor, v: Tensor
+    ) -> None:
+        for net in TRAINED:
+            bad = ~torch.isfinite(losses[net])
+            if bool(bad.any()):
+                s = int(bad.nonzero()[0])
+                raise NonFiniteLoss(self.step, self.seeds[s], net, batch_statistics(batch, q, v, s))
+
+
+def batch_statistics(batch: Batch, q: Tensor, v: Tensor, s: int) -> dict[str, float]:
+    """What one needs to know of the ``s``-th seed's batch to see why its loss is not finite."""
+    columns = {"reward": batch.rewards, "observation": batch.observations, "q": q, "v": v}
+    statistics = {}
+    for name, column in columns.items():
+        statistics[f"{name} min"] = float(column[s].min())
+        statistics[f"{name} max"] = float(column[s].max())
+    return statistics
