@@ -29,6 +29,7 @@ from iql_fast.engines.parameters import (
     initial_state,
     parameter_shapes,
 )
+from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.errors import NonFiniteLoss
 from iql_fast.policy import LOG_STD_RANGE, Policy, policy_from_state
 
@@ -94,16 +95,7 @@ class ReferenceEngine:
 
     def batch_at(self, step: int) -> Batch:
         """The batch that ``run`` trains on at a (0-based) step."""
-        data, size = self.data, self.hyper.batch_size
-        rows = np.stack([philox.batch_rows(seed, step, size, len(data)) for seed in self.seeds])
-        columns = (
-            data.observations,
-            data.actions,
-            data.rewards,
-            data.masks,
-            data.next_observations,
-        )
-        return Batch(*(torch.from_numpy(column[rows]).to(self.dtype) for column in columns))
+        return batch_at(self.data, self.seeds, step, self.hyper.batch_size, self.dtype)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.state.items()}
@@ -230,14 +222,8 @@ class ReferenceEngine:
             bad = ~torch.isfinite(losses[net])
             if bool(bad.any()):
                 s = int(bad.nonzero()[0])
-                raise NonFiniteLoss(self.step, self.seeds[s], net, batch_statistics(batch, q, v, s))
-
-
-def batch_statistics(batch: Batch, q: Tensor, v: Tensor, s: int) -> dict[str, float]:
-    """What one needs to know of the ``s``-th seed's batch to see why its loss is not finite."""
-    columns = {"reward": batch.rewards, "observation": batch.observations, "q": q, "v": v}
-    statistics = {}
-    for name, column in columns.items():
-        statistics[f"{name} min"] = float(column[s].min())
-        statistics[f"{name} max"] = float(column[s].max())
-    return statistics
+                statistics = batch_statistics(batch, s)
+                for name, rows in {"q": q, "v": v}.items():
+                    statistics[f"{name} min"] = float(rows[s].min())
+                    statistics[f"{name} max"] = float(rows[s].max())
+                raise NonFiniteLoss(self.step, self.seeds[s], net, statistics)

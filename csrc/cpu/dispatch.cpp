@@ -1,0 +1,75 @@
+// Which set of kernels this machine runs.
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/kernels.h"
+
+namespace iql::cpu {
+
+#define IQL_DECLARE_KERNELS(isa)       \
+  namespace isa {                      \
+  extern const Kernels<float> kFloat;  \
+  extern const Kernels<double> kDouble; \
+  }
+IQL_DECLARE_KERNELS(portable)
+#if defined(__x86_64__)
+IQL_DECLARE_KERNELS(avx2)
+IQL_DECLARE_KERNELS(avx512)
+#endif
+#undef IQL_DECLARE_KERNELS
+
+template <>
+const Kernels<float>* const* all_kernels<float>() {
+  static const Kernels<float>* const sets[] = {
+#if defined(__x86_64__)
+      &avx512::kFloat, &avx2::kFloat,
+#endif
+      &portable::kFloat, nullptr};
+  return sets;
+}
+
+template <>
+const Kernels<double>* const* all_kernels<double>() {
+  static const Kernels<double>* const sets[] = {
+#if defined(__x86_64__)
+      &avx512::kDouble, &avx2::kDouble,
+#endif
+      &portable::kDouble, nullptr};
+  return sets;
+}
+
+bool can_run(const char* name) {
+#if defined(__x86_64__)
+  if (std::strcmp(name, "avx2") == 0) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  }
+  if (std::strcmp(name, "avx512") == 0) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+  }
+#endif
+  return std::strcmp(name, "portable") == 0;
+}
+
+template <class T>
+const Kernels<T>& kernels() {
+  const char* wanted = std::getenv("IQL_FAST_CPU_KERNELS");
+  std::string names;
+  for (const Kernels<T>* const* set = all_kernels<T>(); *set != nullptr; ++set) {
+    if (!can_run((*set)->name)) continue;
+    if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, (*set)->name) == 0) {
+      return **set;
+    }
+    names += names.empty() ? "" : ", ";
+    names += (*set)->name;
+  }
+  throw std::runtime_error("IQL_FAST_CPU_KERNELS is '" + std::string(wanted) +
+                           "', which this machine cannot run; it can run: " + names);
+}
+
+template const Kernels<float>& kernels<float>();
+template const Kernels<double>& kernels<double>();
+
+}  // namespace iql::cpu

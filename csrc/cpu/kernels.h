@@ -1,0 +1,76 @@
+// The loops that a training step on the CPU is made of, compiled once for each instruction set and
+// chosen at run time.
+//
+// Matrices are stored in panels of P columns, P = two vector registers: element (r, c) of a matrix
+// of R rows lies at ((c / P) * R + r) * P + c % P. A panel of weights, of activations or of gradients
+// is then one contiguous stream for the matrix product, and stays in the L1 cache while it is used.
+// Columns past the last are zero and stay zero.
+//
+// Every result element is computed by the same operations in the same order however rows and panels
+// are shared out, so results do not depend on the number of threads.
+#pragma once
+
+#include <cstddef>
+
+#include "iql/adam.h"
+
+namespace iql::cpu {
+
+// Some rows of a panel matrix: `data` points at the first of them in panel 0.
+template <class T>
+struct Rows {
+  T* data;
+  std::size_t panel_stride;  // elements from one panel to the next: R * P
+};
+
+template <class T>
+struct Kernels {
+  const char* name;  // "portable", "avx2", "avx512"
+  int panel;         // P
+
+  // out = relu(in * weight + bias), for m rows. in [m, k], weight [k, n], bias [n padded].
+  void (*forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
+                  Rows<T> out);
+
+  // d_in = (d_out * weight^T) where `in` > 0, times scale. d_out [m, n], transposed weight [n, k],
+  // in [m, k] (the ReLU's output, which tells where its input was positive), d_in [m, k].
+  void (*backward)(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
+                   T scale, Rows<T> d_in);
+
+  // The gradient of one panel of weights: d_weight [k, P] = in^T * d_out, over m rows, and of its
+  // biases: d_bias [P]. d_out points at the panel, contiguous rows of P.
+  void (*weight_gradient)(Rows<const T> in, int m, int k, const T* d_out, T* d_weight, T* d_bias);
+
+  // out[r * n + j] = dot(in[r], weight[j]) + bias[j]. in [m, k], weight [n][k padded].
+  void (*head_forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
+                       T* out);
+
+  // d_in = (d_out * weight) where `in` > 0, times scale. d_out [m][n].
+  void (*head_backward)(const T* d_out, int m, int n, const T* weight, Rows<const T> in, int k,
+                        T scale, Rows<T> d_in);
+
+  // d_weight [n][k padded] = d_out^T * in, d_bias [n] = the column sums of d_out, over m rows.
+  void (*head_gradient)(Rows<const T> in, int m, int k, const T* d_out, int n, T* d_weight,
+                        T* d_bias);
+
+  // Adam on n parameters; then target += alpha * (weight - target) where there is a target.
+  void (*adam)(T* weight, T* m, T* v, T* target, const T* gradient, std::size_t n,
+               const AdamStep<T>& step, T alpha);
+
+  // Writes panel p (columns p*P ...) of a weight matrix [k, n] into its transpose [n, k].
+  void (*transpose_panel)(const T* weight_panel, int k, int p, int n, T* weight_t);
+};
+
+// The best set that this machine can run; the environment variable IQL_FAST_CPU_KERNELS names
+// another. Throws std::runtime_error where that one is unknown or cannot run here.
+template <class T>
+const Kernels<T>& kernels();
+
+// Sets compiled in, best first; nullptr ends the list.
+template <class T>
+const Kernels<T>* const* all_kernels();
+
+// Whether this machine has the instructions of the set.
+bool can_run(const char* name);
+
+}  // namespace iql::cpu

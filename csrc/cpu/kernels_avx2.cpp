@@ -1,0 +1,11 @@
+#define IQL_ISA avx2
+#define IQL_VECTOR_BYTES 32
+#define IQL_TILE_ROWS 6
+#include "cpu/kernels_impl.h"
+
+namespace iql::cpu::avx2 {
+extern const Kernels<float> kFloat;
+extern const Kernels<double> kDouble;
+const Kernels<float> kFloat = table<float>("avx2");
+const Kernels<double> kDouble = table<double>("avx2");
+}  // namespace iql::cpu::avx2

@@ -1,0 +1,11 @@
+#define IQL_ISA avx512
+#define IQL_VECTOR_BYTES 64
+#define IQL_TILE_ROWS 12
+#include "cpu/kernels_impl.h"
+
+namespace iql::cpu::avx512 {
+extern const Kernels<float> kFloat;
+extern const Kernels<double> kDouble;
+const Kernels<float> kFloat = table<float>("avx512");
+const Kernels<double> kDouble = table<double>("avx512");
+}  // namespace iql::cpu::avx512

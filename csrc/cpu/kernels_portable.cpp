@@ -1,0 +1,11 @@
+#define IQL_ISA portable
+#define IQL_VECTOR_BYTES 16
+#define IQL_TILE_ROWS 4
+#include "cpu/kernels_impl.h"
+
+namespace iql::cpu::portable {
+extern const Kernels<float> kFloat;
+extern const Kernels<double> kDouble;
+const Kernels<float> kFloat = table<float>("portable");
+const Kernels<double> kDouble = table<double>("portable");
+}  // namespace iql::cpu::portable

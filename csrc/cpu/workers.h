@@ -1,0 +1,62 @@
+// Threads that do a training run together.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace iql::cpu {
+
+// A barrier for the short waits inside a training step. It spins, since the others are microseconds
+// away, and gives its core up after a while, since on a shared machine they may not be running.
+class Barrier {
+ public:
+  explicit Barrier(int size) : size_(size) {}
+  void wait();
+
+ private:
+  const int size_;
+  std::atomic<int> arrived_{0};
+  std::atomic<int> generation_{0};
+};
+
+// n threads, the caller among them, asleep between jobs.
+class Workers {
+ public:
+  explicit Workers(int n);
+  ~Workers();
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+
+  int size() const { return static_cast<int>(threads_.size()) + 1; }
+
+  // Calls job(0) ... job(n - 1), each on its own thread, and returns when all have.
+  void run(const std::function<void(int)>& job);
+
+ private:
+  void serve(int index);
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  const std::function<void(int)>* job_ = nullptr;
+  int generation_ = 0;
+  int running_ = 0;
+  bool quit_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// While it lives, this thread treats denormal numbers as zero: Adam's second moments of units that
+// have died decay into them, and arithmetic on denormals is a hundred times slower.
+class FlushDenormals {
+ public:
+  FlushDenormals();
+  ~FlushDenormals();
+
+ private:
+  unsigned long long saved_ = 0;
+};
+
+}  // namespace iql::cpu

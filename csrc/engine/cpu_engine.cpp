@@ -1,0 +1,669 @@
+#include "engine/cpu_engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "iql/adam.h"
+#include "iql/awr.h"
+#include "iql/expectile.h"
+#include "iql/gaussian.h"
+#include "iql/philox.h"
+
+namespace iql::engine {
+
+using cpu::Rows;
+
+namespace {
+
+// Rows that go through all layers of a network together, so that their activations stay in the L2
+// cache from one layer to the next. A multiple of every kernel's tile height.
+constexpr int kBlockRows = 96;
+
+std::size_t padded(int n, int multiple) { return std::size_t(n + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+// What training changes in one seed.
+template <class T>
+struct CpuEngine<T>::Seed {
+  std::uint64_t key;
+  SeedHyperparameters hyper;
+  std::vector<Network<T>> networks;  // NetworkId order: value, actor, critic 0, critic 1, ...
+  MetricSums sums;
+  std::optional<Failure> failure;
+  std::vector<T> clipped_log_std, inverse_std;  // [A], of this step
+  std::vector<char> free_log_std;               // whether the clip leaves it alone
+};
+
+// What a step needs and does not keep. Panel matrices of B rows unless said otherwise.
+template <class T>
+struct CpuEngine<T>::Workspace {
+  struct Saved {  // a trained network's activations and their gradients, layer by layer
+    std::vector<Buffer<T>> activation, gradient;
+    Buffer<T> out, d_out;  // [B][outputs]
+  };
+  Buffer<T> input, next_input;           // observation ++ action; next observation
+  Buffer<T> reward, mask;                // [B]
+  Buffer<T> q, v, v_next;                // [B]: min of the targets; V that the losses read
+  Buffer<T> target_q;                    // [B]: one target critic
+  std::vector<Saved> saved;              // by NetworkId
+  std::vector<Buffer<T>> scratch;        // [layer] of kBlockRows rows: a forward that keeps nothing
+  Buffer<T> gradient;                    // one panel's weights and biases, or a head's
+  Buffer<T> d_log_std;                   // [B][A]
+  Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
+  std::vector<char> clipped;             // [B]
+  std::vector<std::int64_t> rows;        // [B]
+};
+
+// Threads that train one seed together; they share the workspace of the first.
+template <class T>
+struct CpuEngine<T>::Team {
+  Team(int size, int first_thread) : size(size), first_thread(first_thread), barrier(size) {}
+  const int size, first_thread;
+  cpu::Barrier barrier;
+  bool stop = false;  // written by member 0 before a barrier, read after it
+};
+
+template <class T>
+CpuEngine<T>::CpuEngine(Config config, Dataset data)
+    : config_(std::move(config)),
+      data_(data),
+      kernels_(cpu::kernels<T>()),
+      value_layout_(config_.obs_dim, config_.hidden, 1, 0, kernels_.panel, 64 / sizeof(T)),
+      actor_layout_(config_.obs_dim, config_.hidden, config_.act_dim, config_.act_dim,
+                    kernels_.panel, 64 / sizeof(T)),
+      critic_layout_(config_.obs_dim + config_.act_dim, config_.hidden, 1, 0, kernels_.panel,
+                     64 / sizeof(T)) {
+  const std::size_t B = config_.batch_size, A = config_.act_dim, P = kernels_.panel;
+  for (std::size_t s = 0; s < config_.seeds.size(); ++s) {
+    auto seed = std::make_unique<Seed>();
+    seed->key = config_.seeds[s];
+    seed->hyper = config_.hyper[s];
+    seed->networks.emplace_back(value_layout_, false);
+    seed->networks.emplace_back(actor_layout_, false);
+    for (int e = 0; e < config_.critics; ++e) seed->networks.emplace_back(critic_layout_, true);
+    seed->clipped_log_std.resize(A);
+    seed->inverse_std.resize(A);
+    seed->free_log_std.resize(A);
+    seeds_.push_back(std::move(seed));
+  }
+  std::size_t largest = 0;  // of the gradients that one work item makes
+  for (const NetworkLayout* layout : {&value_layout_, &actor_layout_, &critic_layout_}) {
+    for (const HiddenLayer& layer : layout->hidden) {
+      largest = std::max(largest, std::size_t(layer.inputs + 1) * P);
+    }
+    largest = std::max(largest, std::size_t(layout->outputs) * (layout->head_inputs_padded + 1) +
+                                    layout->log_stds + 3 * 16);
+  }
+  workers_ = std::make_unique<cpu::Workers>(std::max(1, config_.threads));
+  for (int t = 0; t < workers_->size(); ++t) {
+    auto w = std::make_unique<Workspace>();
+    w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
+    w->next_input = Buffer<T>(B * padded(config_.obs_dim, P));
+    for (Buffer<T>* column : {&w->reward, &w->mask, &w->q, &w->v, &w->v_next, &w->target_q,
+                              &w->value_loss, &w->advantage, &w->weight, &w->actor_loss,
+                              &w->critic_loss}) {
+      *column = Buffer<T>(B);
+    }
+    for (const Network<T>& net : seeds_[0]->networks) {
+      typename Workspace::Saved saved;
+      for (const HiddenLayer& layer : net.layout->hidden) {
+        saved.activation.emplace_back(B * padded(layer.outputs, P));
+        saved.gradient.emplace_back(B * padded(layer.outputs, P));
+      }
+      saved.out = Buffer<T>(B * net.layout->outputs);
+      saved.d_out = Buffer<T>(B * net.layout->outputs);
+      w->saved.push_back(std::move(saved));
+    }
+    for (const int width : config_.hidden) w->scratch.emplace_back(kBlockRows * padded(width, P));
+    w->gradient = Buffer<T>(largest);
+    w->d_log_std = Buffer<T>(B * A);
+    w->clipped.resize(B);
+    w->rows.resize(B);
+    workspaces_.push_back(std::move(w));
+  }
+}
+
+template <class T>
+CpuEngine<T>::~CpuEngine() = default;
+
+template <class T>
+std::int64_t CpuEngine<T>::run(std::int64_t steps, const std::function<bool()>& interrupted) {
+  using Clock = std::chrono::steady_clock;
+  std::int64_t done = 0, chunk = 1;
+  while (done < steps && !failure_) {
+    const std::int64_t now = std::min(chunk, steps - done);
+    const Clock::time_point start = Clock::now();
+    train(now, nullptr);
+    done += now;
+    if (interrupted()) break;
+    // Chunks of about a fifth of a second: long enough to cost nothing, short enough for Ctrl-C.
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    if (seconds < 0.1) chunk *= 2;
+    if (seconds > 0.4 && chunk > 1) chunk /= 2;
+  }
+  return done;
+}
+
+template <class T>
+void CpuEngine<T>::step_on(const GivenBatch<T>& batch) {
+  train(1, &batch);
+}
+
+// Whole seeds go to threads while there are at least as many seeds as threads; threads share what
+// is left.
+template <class T>
+void CpuEngine<T>::train(std::int64_t steps, const GivenBatch<T>* given) {
+  const int threads = workers_->size(), seeds = static_cast<int>(seeds_.size());
+  const int whole = seeds / threads * threads, shared = seeds - whole;
+  std::vector<std::unique_ptr<Team>> alone, teams;
+  for (int t = 0; t < threads; ++t) alone.push_back(std::make_unique<Team>(1, t));
+  std::vector<int> team_of(threads);
+  for (int i = 0; i < shared; ++i) {
+    const int first = threads * i / shared, last = threads * (i + 1) / shared;
+    teams.push_back(std::make_unique<Team>(last - first, first));
+    for (int t = first; t < last; ++t) team_of[t] = i;
+  }
+  workers_->run([&](int thread) {
+    const cpu::FlushDenormals flush;
+    for (int s = thread; s < whole; s += threads) {
+      train_seed(s, steps, given, *alone[thread], 0);
+    }
+    if (shared > 0) {
+      Team& team = *teams[team_of[thread]];
+      train_seed(whole + team_of[thread], steps, given, team, thread - team.first_thread);
+    }
+  });
+  step_ += steps;
+  metric_steps_ += steps;
+  for (const auto& seed : seeds_) {
+    if (seed->failure && (!failure_ || seed->failure->step < failure_->step)) {
+      failure_ = seed->failure;
+    }
+  }
+}
+
+template <class T>
+void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>* given, Team& team,
+                              int member) {
+  Seed& seed = *seeds_[index];
+  Workspace& w = *workspaces_[team.first_thread];
+  Workspace& own = *workspaces_[team.first_thread + member];
+  const auto [begin, end] = share_of_rows(member, team.size);
+  const Network<T>& value = seed.networks[kValue];
+  const int networks = static_cast<int>(seed.networks.size());
+  const T kept = T(1.0 / (1.0 - config_.actor_dropout));
+  // The first member may still be at a seed of its own, with the workspace that is now to be shared.
+  team.barrier.wait();
+
+  for (std::int64_t step = step_; step < step_ + steps && !team.stop; ++step) {
+    gather(seed, index, step, given, w, begin, end);
+    for (int e = 0; e < config_.critics; ++e) {
+      const Network<T>& critic = seed.networks[kCritic + e];
+      T* out = e == 0 ? w.q.data() : w.target_q.data();
+      forward(critic, critic.target, w.input, begin, end, own, out);
+      for (int r = begin; e > 0 && r < end; ++r) {
+        if (!(w.q[r] <= w.target_q[r])) w.q[r] = w.target_q[r];
+      }
+    }
+    forward_saved(value, kValue, w, begin, end, nullptr, step);
+    value_head(seed, w, begin, end);
+    backward(value, kValue, w, begin, end, T(1));
+    if (config_.old_value) {
+      const T* old = w.saved[kValue].out.data();
+      std::copy(old + begin, old + end, w.v.data() + begin);
+      forward(value, value.weights, w.next_input, begin, end, own, w.v_next.data());
+    }
+    for (int id = kActor; id < networks; ++id) {
+      forward_saved(seed.networks[id], id, w, begin, end, id == kActor ? &seed : nullptr, step);
+    }
+    if (member == 0) read_log_std(seed);
+    team.barrier.wait();
+
+    update(seed, kValue, kActor, step, w, own, member, team.size);
+    team.barrier.wait();
+
+    if (!config_.old_value) {
+      forward(value, value.weights, w.input, begin, end, own, w.v.data());
+      forward(value, value.weights, w.next_input, begin, end, own, w.v_next.data());
+    }
+    actor_and_critic_heads(seed, w, begin, end);
+    for (int id = kActor; id < networks; ++id) {
+      backward(seed.networks[id], id, w, begin, end, id == kActor ? kept : T(1));
+    }
+    team.barrier.wait();
+
+    if (member == 0) {
+      add_metrics(seed, index, step, w);
+      team.stop = seed.failure.has_value();
+    }
+    update(seed, kActor, networks, step, w, own, member, team.size);
+    team.barrier.wait();
+  }
+}
+
+// Rows are shared out in multiples of 12, which every kernel's tile height divides.
+template <class T>
+std::pair<int, int> CpuEngine<T>::share_of_rows(int member, int members) const {
+  const int B = config_.batch_size, tile = 12;
+  const auto bound = [&](int m) {
+    return m == members ? B : static_cast<int>(std::int64_t(B) * m / members / tile * tile);
+  };
+  return {bound(member), bound(member + 1)};
+}
+
+template <class T>
+Rows<T> CpuEngine<T>::rows(Buffer<T>& matrix, int row) const {
+  const std::size_t P = kernels_.panel;
+  return {matrix.data() + row * P, config_.batch_size * P};
+}
+
+template <class T>
+Rows<const T> CpuEngine<T>::rows(const Buffer<T>& matrix, int row) const {
+  const std::size_t P = kernels_.panel;
+  return {matrix.data() + row * P, config_.batch_size * P};
+}
+
+template <class T>
+void CpuEngine<T>::gather(const Seed& seed, int index, std::int64_t step,
+                          const GivenBatch<T>* given, Workspace& w, int begin, int end) const {
+  const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
+  const std::int64_t B = config_.batch_size;
+  const auto copy = [&](const auto* from, int count, Buffer<T>& matrix, int row, int column) {
+    for (int i = 0; i < count; ++i) {
+      const std::size_t c = column + i;
+      matrix[((c / P) * B + row) * P + c % P] = static_cast<T>(from[i]);
+    }
+  };
+  const auto take = [&](const auto& source, std::int64_t from, int row) {
+    copy(source.observations + from * O, O, w.input, row, 0);
+    copy(source.actions + from * A, A, w.input, row, O);
+    copy(source.next_observations + from * O, O, w.next_input, row, 0);
+    w.reward[row] = static_cast<T>(source.rewards[from]);
+    w.mask[row] = static_cast<T>(source.masks[from]);
+  };
+  if (given != nullptr) {
+    for (int r = begin; r < end; ++r) take(*given, index * B + r, r);
+    return;
+  }
+  for (int r = begin; r < end; ++r) {
+    const std::int64_t from = batch_row(seed.key, step, r, data_.rows);
+    w.rows[r] = from;
+    __builtin_prefetch(data_.observations + from * O);
+    __builtin_prefetch(data_.actions + from * A);
+    __builtin_prefetch(data_.next_observations + from * O);
+    __builtin_prefetch(data_.rewards + from);
+    __builtin_prefetch(data_.masks + from);
+  }
+  for (int r = begin; r < end; ++r) take(data_, w.rows[r], r);
+}
+
+// Outputs alone, with the weights `values` (a network's own or its target's).
+template <class T>
+void CpuEngine<T>::forward(const Network<T>& net, const T* values, const Buffer<T>& input,
+                           int begin, int end, Workspace& scratch, T* out) const {
+  const NetworkLayout& layout = *net.layout;
+  const std::size_t block_stride = std::size_t(kBlockRows) * kernels_.panel;
+  for (int row = begin; row < end; row += kBlockRows) {
+    const int m = std::min(kBlockRows, end - row);
+    Rows<const T> in = rows(input, row);
+    for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
+      const HiddenLayer& layer = layout.hidden[l];
+      const Rows<T> result{scratch.scratch[l].data(), block_stride};
+      kernels_.forward(in, m, layer.inputs, values + layer.weight, values + layer.bias,
+                       layer.outputs, result);
+      in = {result.data, block_stride};
+    }
+    kernels_.head_forward(in, m, layout.head_inputs, values + layout.head_weight,
+                          values + layout.head_bias, layout.outputs,
+                          out + std::size_t(row) * layout.outputs);
+  }
+}
+
+// Outputs, with every activation kept for the backward pass.
+template <class T>
+void CpuEngine<T>::forward_saved(const Network<T>& net, int id, Workspace& w, int begin, int end,
+                                 const Seed* dropout, std::int64_t step) const {
+  const NetworkLayout& layout = *net.layout;
+  auto& saved = w.saved[id];
+  for (int row = begin; row < end; row += kBlockRows) {
+    const int m = std::min(kBlockRows, end - row);
+    Rows<const T> in = rows(std::as_const(w.input), row);
+    for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
+      const HiddenLayer& layer = layout.hidden[l];
+      const Rows<T> result = rows(saved.activation[l], row);
+      kernels_.forward(in, m, layer.inputs, net.weights + layer.weight, net.weights + layer.bias,
+                       layer.outputs, result);
+      if (dropout != nullptr && config_.actor_dropout > 0) {
+        drop(*dropout, step, static_cast<int>(l), layer.outputs, result, row, m);
+      }
+      in = {result.data, result.panel_stride};
+    }
+    kernels_.head_forward(in, m, layout.head_inputs, net.weights + layout.head_weight,
+                          net.weights + layout.head_bias, layout.outputs,
+                          saved.out.data() + std::size_t(row) * layout.outputs);
+  }
+}
+
+// Dropout of one layer's activations: batch rows begin ... begin + count.
+template <class T>
+void CpuEngine<T>::drop(const Seed& seed, std::int64_t step, int layer, int units, Rows<T> rows,
+                        int begin, int count) const {
+  const int P = kernels_.panel;
+  const std::uint32_t threshold = dropout_threshold(config_.actor_dropout);
+  const T kept = T(1.0 / (1.0 - config_.actor_dropout));
+  for (int r = 0; r < count; ++r) {
+    PhiloxWords words{};
+    for (int c = 0; c < units; ++c) {
+      const std::uint32_t unit = std::uint32_t(begin + r) * units + c;
+      if (c == 0 || unit % 4 == 0) words = draw(seed.key, step, kDropoutStream + layer, unit / 4);
+      T& x = rows.data[(c / P) * rows.panel_stride + std::size_t(r) * P + c % P];
+      x = words.word[unit % 4] >= threshold ? x * kept : T(0);
+    }
+  }
+}
+
+// From the head's output gradients to those of every hidden layer. `scale` is dropout's factor on
+// the units it kept.
+template <class T>
+void CpuEngine<T>::backward(const Network<T>& net, int id, Workspace& w, int begin, int end,
+                            T scale) const {
+  const NetworkLayout& layout = *net.layout;
+  auto& saved = w.saved[id];
+  const int last = static_cast<int>(layout.hidden.size()) - 1;
+  for (int row = begin; row < end; row += kBlockRows) {
+    const int m = std::min(kBlockRows, end - row);
+    const auto activation = [&](int l) { return rows(std::as_const(saved.activation[l]), row); };
+    kernels_.head_backward(saved.d_out.data() + std::size_t(row) * layout.outputs, m,
+                           layout.outputs, net.weights + layout.head_weight, activation(last),
+                           layout.head_inputs, scale, rows(saved.gradient[last], row));
+    for (int l = last; l > 0; --l) {
+      const HiddenLayer& layer = layout.hidden[l];
+      kernels_.backward(rows(std::as_const(saved.gradient[l]), row), m, layer.outputs,
+                        net.transposed + layer.transposed, activation(l - 1), layer.inputs, scale,
+                        rows(saved.gradient[l - 1], row));
+    }
+  }
+}
+
+// V's loss and the gradient of its output (equation 5).
+template <class T>
+void CpuEngine<T>::value_head(const Seed& seed, Workspace& w, int begin, int end) const {
+  auto& saved = w.saved[kValue];
+  const T tau = T(seed.hyper.expectile), B = T(config_.batch_size);
+  for (int r = begin; r < end; ++r) {
+    const Expectile<T> e = expectile(w.q[r] - saved.out[r], tau);
+    w.value_loss[r] = e.loss;
+    saved.d_out[r] = -e.d_u / B;
+  }
+}
+
+// The actor's loss (equation 7) and the critics' (equation 6), with their output gradients.
+template <class T>
+void CpuEngine<T>::actor_and_critic_heads(const Seed& seed, Workspace& w, int begin,
+                                          int end) const {
+  const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
+  const T B = T(config_.batch_size), beta = T(seed.hyper.temperature),
+          clip = T(seed.hyper.weight_clip), discount = T(seed.hyper.discount);
+  auto& actor = w.saved[kActor];
+  for (int r = begin; r < end; ++r) {
+    const T advantage = w.q[r] - w.v[r];
+    const T weight = awr_weight(advantage, beta, clip);
+    T fit = 0;
+    for (int a = 0; a < A; ++a) {
+      const std::size_t column = O + a;
+      const T action = w.input[((column / P) * config_.batch_size + r) * P + column % P];
+      const T output = actor.out[r * A + a];
+      const GaussianTerm<T> term =
+          config_.deterministic_policy
+              ? squared_error_term(action, output)
+              : gaussian_term(action, output, seed.clipped_log_std[a], seed.inverse_std[a],
+                              seed.free_log_std[a] != 0);
+      fit += term.log_prob;
+      actor.d_out[r * A + a] = -weight * term.d_output / B;
+      w.d_log_std[r * A + a] = -weight * term.d_log_std / B;
+    }
+    w.advantage[r] = advantage;
+    w.weight[r] = weight;
+    w.clipped[r] = weight >= clip;
+    w.actor_loss[r] = -weight * fit;
+
+    const T target = w.reward[r] + discount * w.mask[r] * w.v_next[r];
+    w.critic_loss[r] = 0;
+    for (int e = 0; e < config_.critics; ++e) {
+      auto& critic = w.saved[kCritic + e];
+      const T error = critic.out[r] - target;
+      w.critic_loss[r] += error * error;
+      critic.d_out[r] = T(2) * error / B;
+    }
+  }
+}
+
+template <class T>
+void CpuEngine<T>::update(Seed& seed, int first, int last, std::int64_t step, Workspace& w,
+                          Workspace& scratch, int member, int members) const {
+  const auto head_cost = [](const NetworkLayout& layout) { return 16 * layout.outputs; };
+  const auto panels = [](const HiddenLayer& layer, int P) { return (layer.outputs + P - 1) / P; };
+  const int P = kernels_.panel;
+  std::int64_t total = 0, before = 0;
+  for (int id = first; id < last; ++id) {
+    const NetworkLayout& layout = *seed.networks[id].layout;
+    for (const HiddenLayer& layer : layout.hidden) {
+      total += std::int64_t(layer.inputs) * panels(layer, P);
+    }
+    total += head_cost(layout);
+  }
+  // A member's items are those that begin in its share of the total cost.
+  const auto mine = [&](std::int64_t cost) {
+    const bool take = before * members / total == member;
+    before += cost;
+    return take;
+  };
+  for (int id = first; id < last; ++id) {
+    Network<T>& net = seed.networks[id];
+    const NetworkLayout& layout = *net.layout;
+    const double rate =
+        id == kValue ? seed.hyper.value_lr
+        : id == kActor
+            ? cosine_schedule(seed.hyper.actor_lr, double(step),
+                              double(config_.actor_schedule_steps))
+            : seed.hyper.critic_lr;
+    const AdamStep<T> adam = adam_step<T>(rate, double(step + 1));
+    const T alpha = T(seed.hyper.polyak);
+    T* gradient = scratch.gradient.data();
+    for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
+      for (int p = 0; p < panels(layout.hidden[l], P); ++p) {
+        if (mine(layout.hidden[l].inputs)) {
+          update_panel(net, id, static_cast<int>(l), p, adam, alpha, w, gradient);
+        }
+      }
+    }
+    if (mine(head_cost(layout))) update_head(net, id, adam, alpha, w, gradient);
+  }
+}
+
+template <class T>
+void CpuEngine<T>::update_panel(Network<T>& net, int id, int layer_index, int panel,
+                                const AdamStep<T>& adam, T alpha, Workspace& w,
+                                T* gradient) const {
+  const HiddenLayer& layer = net.layout->hidden[layer_index];
+  const std::size_t P = kernels_.panel, count = P * layer.inputs;
+  auto& saved = w.saved[id];
+  const Buffer<T>& input = layer_index == 0 ? w.input : saved.activation[layer_index - 1];
+  const T* d_out = saved.gradient[layer_index].data() + panel * P * config_.batch_size;
+  T* d_bias = gradient + count;
+  kernels_.weight_gradient(rows(input, 0), config_.batch_size, layer.inputs, d_out, gradient,
+                           d_bias);
+  const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
+    kernels_.adam(net.weights + at, net.m + at, net.v + at,
+                  net.target != nullptr ? net.target + at : nullptr, g, n, adam, alpha);
+  };
+  descend(layer.weight + panel * count, gradient, count);
+  descend(layer.bias + panel * P, d_bias, P);
+  if (layer_index > 0) {
+    kernels_.transpose_panel(net.weights + layer.weight + panel * count, layer.inputs, panel,
+                             layer.outputs, net.transposed + layer.transposed);
+  }
+}
+
+template <class T>
+void CpuEngine<T>::update_head(Network<T>& net, int id, const AdamStep<T>& adam, T alpha,
+                               Workspace& w, T* gradient) const {
+  const NetworkLayout& layout = *net.layout;
+  auto& saved = w.saved[id];
+  const std::size_t count = std::size_t(layout.outputs) * layout.head_inputs_padded;
+  T* d_bias = gradient + count;
+  kernels_.head_gradient(rows(std::as_const(saved.activation.back()), 0), config_.batch_size,
+                         layout.head_inputs, saved.d_out.data(), layout.outputs, gradient, d_bias);
+  const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
+    kernels_.adam(net.weights + at, net.m + at, net.v + at,
+                  net.target != nullptr ? net.target + at : nullptr, g, n, adam, alpha);
+  };
+  descend(layout.head_weight, gradient, count);
+  descend(layout.head_bias, d_bias, layout.outputs);
+  if (layout.log_stds > 0) {
+    std::fill(gradient, gradient + layout.log_stds, T(0));
+    for (int r = 0; r < config_.batch_size; ++r) {
+      for (int a = 0; a < layout.log_stds; ++a) {
+        gradient[a] += w.d_log_std[std::size_t(r) * layout.log_stds + a];
+      }
+    }
+    descend(layout.log_std, gradient, layout.log_stds);
+  }
+}
+
+template <class T>
+void CpuEngine<T>::read_log_std(Seed& seed) const {
+  const Network<T>& actor = seed.networks[kActor];
+  const T* log_std = actor.weights + actor.layout->log_std;
+  for (int a = 0; a < config_.act_dim; ++a) {
+    const T clipped = std::min(std::max(log_std[a], T(kLogStdMin)), T(kLogStdMax));
+    seed.clipped_log_std[a] = clipped;
+    seed.inverse_std[a] = std::exp(-clipped);
+    seed.free_log_std[a] = clipped == log_std[a];
+  }
+}
+
+template <class T>
+void CpuEngine<T>::add_metrics(Seed& seed, int index, std::int64_t step, const Workspace& w) const {
+  MetricSums batch;
+  const int B = config_.batch_size;
+  const T* v = w.saved[kValue].out.data();
+  for (int r = 0; r < B; ++r) {
+    batch.value_loss += w.value_loss[r];
+    batch.actor_loss += w.actor_loss[r];
+    batch.critic_loss += w.critic_loss[r];
+    batch.value += v[r];
+    batch.q += w.q[r];
+    batch.advantage += w.advantage[r];
+    batch.squared_advantage += double(w.advantage[r]) * w.advantage[r];
+    batch.weight += w.weight[r];
+    batch.weight_max = std::max(batch.weight_max, double(w.weight[r]));
+    batch.weight_clipped += w.clipped[r];
+  }
+  MetricSums& sums = seed.sums;
+  sums.value_loss += batch.value_loss / B;
+  sums.actor_loss += batch.actor_loss / B;
+  sums.critic_loss += batch.critic_loss / B;
+  sums.value += batch.value / B;
+  sums.q += batch.q / B;
+  sums.advantage += batch.advantage / B;
+  sums.squared_advantage += batch.squared_advantage / B;
+  sums.weight += batch.weight / B;
+  sums.weight_max = std::max(sums.weight_max, batch.weight_max);
+  sums.weight_clipped += batch.weight_clipped / B;
+
+  const char* network = !std::isfinite(batch.value_loss)    ? "value"
+                        : !std::isfinite(batch.actor_loss)  ? "actor"
+                        : !std::isfinite(batch.critic_loss) ? "critic"
+                                                            : nullptr;
+  if (network != nullptr) {
+    const T* q = w.q.data();
+    seed.failure = Failure{step + 1,
+                           index,
+                           network,
+                           double(*std::min_element(q, q + B)),
+                           double(*std::max_element(q, q + B)),
+                           double(*std::min_element(v, v + B)),
+                           double(*std::max_element(v, v + B))};
+  }
+}
+
+template <class T>
+int CpuEngine<T>::pieces(NetworkId id) const {
+  return piece_count(*seeds_[0]->networks[id].layout);
+}
+
+template <class T>
+std::size_t CpuEngine<T>::piece_size(NetworkId id, int piece) const {
+  return engine::piece_size(*seeds_[0]->networks[id].layout, piece);
+}
+
+namespace {
+
+template <class T>
+T* array_of(const Network<T>& net, ArrayId array) {
+  switch (array) {
+    case kWeights:
+      return net.weights;
+    case kFirstMoment:
+      return net.m;
+    case kSecondMoment:
+      return net.v;
+    case kTarget:
+      return net.target;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+template <class T>
+void CpuEngine<T>::read(int seed_index, int network, ArrayId array, int piece, T* natural) const {
+  const Network<T>& net = seeds_[seed_index]->networks[network];
+  read_piece(*net.layout, static_cast<const T*>(array_of(net, array)), piece, natural);
+}
+
+template <class T>
+void CpuEngine<T>::write(int seed_index, int network, ArrayId array, int piece, const T* natural) {
+  Network<T>& net = seeds_[seed_index]->networks[network];
+  write_piece(*net.layout, array_of(net, array), piece, natural);
+}
+
+template <class T>
+void CpuEngine<T>::refresh() {
+  const int P = kernels_.panel;
+  for (const auto& seed : seeds_) {
+    seed->failure.reset();
+    for (Network<T>& net : seed->networks) {
+      for (std::size_t l = 1; l < net.layout->hidden.size(); ++l) {
+        const HiddenLayer& layer = net.layout->hidden[l];
+        for (int p = 0; p * P < layer.outputs; ++p) {
+          kernels_.transpose_panel(net.weights + layer.weight + std::size_t(p) * P * layer.inputs,
+                                   layer.inputs, p, layer.outputs,
+                                   net.transposed + layer.transposed);
+        }
+      }
+    }
+  }
+  failure_.reset();
+}
+
+template <class T>
+std::vector<MetricSums> CpuEngine<T>::take_metrics(std::int64_t* steps) {
+  std::vector<MetricSums> sums;
+  for (const auto& seed : seeds_) {
+    sums.push_back(seed->sums);
+    seed->sums = MetricSums{};
+  }
+  *steps = metric_steps_;
+  metric_steps_ = 0;
+  return sums;
+}
+
+template class CpuEngine<float>;
+template class CpuEngine<double>;
+
+}  // namespace iql::engine

@@ -1,0 +1,157 @@
+// The IQL training step on the CPU, for S seeds at once, in fp32 or fp64.
+//
+// One step of a seed is four phases, in the authors' update order:
+//   1  by rows:   gather the batch; min of the target critics; V forward, loss and backward;
+//                 the actor's and the critics' forward
+//   2  by panels: V's weight gradients, each followed at once by Adam
+//   3  by rows:   the new V(s) and V(s'); the actor's and the critics' losses and backward
+//   4  by panels: their weight gradients, each followed at once by Adam and Polyak
+// Threads share a seed's rows and panels with a barrier after each phase, or take whole seeds, which
+// needs none. A result never depends on which it was: see cpu/kernels.h.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/workers.h"
+#include "engine/network.h"
+
+namespace iql::engine {
+
+// Hyperparameters that may differ from seed to seed.
+struct SeedHyperparameters {
+  double expectile, temperature, discount, polyak, weight_clip, value_lr, critic_lr, actor_lr;
+};
+
+struct Config {
+  int obs_dim, act_dim;
+  std::vector<int> hidden;
+  int critics;
+  int batch_size;
+  std::vector<std::uint64_t> seeds;
+  std::vector<SeedHyperparameters> hyper;  // one a seed
+  double actor_dropout = 0;
+  std::int64_t actor_schedule_steps = 0;  // 0: constant
+  bool old_value = false;                 // every loss reads the V from before the step
+  bool deterministic_policy = false;
+  int threads = 1;
+};
+
+// Columns that the caller keeps alive. `rows` may grow between runs, as a fine-tuning buffer does.
+struct Dataset {
+  const float* observations;       // [rows, obs_dim]
+  const float* actions;            // [rows, act_dim]
+  const float* rewards;            // [rows]
+  const float* masks;              // [rows]
+  const float* next_observations;  // [rows, obs_dim]
+  std::int64_t rows;
+};
+
+// One batch a seed, given by the caller: a leading axis S on the columns of Dataset.
+template <class T>
+struct GivenBatch {
+  const T *observations, *actions, *rewards, *masks, *next_observations;
+};
+
+// The trained networks of one seed and its target critics. A critic's number follows kCritic.
+enum NetworkId { kValue = 0, kActor = 1, kCritic = 2 };
+// The arrays of one network.
+enum ArrayId { kWeights = 0, kFirstMoment = 1, kSecondMoment = 2, kTarget = 3 };
+
+// Sums over steps of each step's batch mean (maximum for weight_max), in double.
+struct MetricSums {
+  double value_loss = 0, critic_loss = 0, actor_loss = 0, value = 0, q = 0, advantage = 0,
+         squared_advantage = 0, weight = 0, weight_max = 0, weight_clipped = 0;
+};
+
+// A loss was not finite.
+struct Failure {
+  std::int64_t step;    // 1-based
+  int seed_index;
+  const char* network;  // "value", "actor" or "critic", the first in update order
+  double q_min, q_max, v_min, v_max;
+};
+
+template <class T>
+class CpuEngine {
+ public:
+  CpuEngine(Config config, Dataset data);
+  ~CpuEngine();
+
+  // Does `steps` steps, or fewer when `interrupted`, asked a few times a second on the calling
+  // thread, says so. All seeds have then done the same number of steps. Returns the steps done.
+  std::int64_t run(std::int64_t steps, const std::function<bool()>& interrupted);
+  void step_on(const GivenBatch<T>& batch);
+
+  void set_rows(std::int64_t rows) { data_.rows = rows; }
+
+  std::int64_t step() const { return step_; }
+  void set_step(std::int64_t step) { step_ = step; }
+
+  // Pieces as in network.h: `piece` counts the tensors of a network in torch's order.
+  int pieces(NetworkId id) const;
+  std::size_t piece_size(NetworkId id, int piece) const;
+  void read(int seed_index, int network, ArrayId array, int piece, T* natural) const;
+  void write(int seed_index, int network, ArrayId array, int piece, const T* natural);
+  // To be called after writing weights or targets.
+  void refresh();
+
+  // The sums since the last call, one a seed, and the number of steps they cover.
+  std::vector<MetricSums> take_metrics(std::int64_t* steps);
+  const std::optional<Failure>& failure() const { return failure_; }
+  const char* kernel_set() const { return kernels_.name; }
+
+ private:
+  struct Seed;
+  struct Workspace;
+  struct Team;
+
+  void train(std::int64_t steps, const GivenBatch<T>* given);
+  void train_seed(int index, std::int64_t steps, const GivenBatch<T>* given, Team& team,
+                  int member);
+
+  // By rows [begin, end) of the batch.
+  void gather(const Seed& seed, int index, std::int64_t step, const GivenBatch<T>* given,
+              Workspace& w, int begin, int end) const;
+  void forward(const Network<T>& net, const T* values, const Buffer<T>& input, int begin, int end,
+               Workspace& scratch, T* out) const;
+  void forward_saved(const Network<T>& net, int id, Workspace& w, int begin, int end,
+                     const Seed* dropout, std::int64_t step) const;
+  void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<T> rows, int begin,
+            int count) const;
+  void backward(const Network<T>& net, int id, Workspace& w, int begin, int end, T scale) const;
+  void value_head(const Seed& seed, Workspace& w, int begin, int end) const;
+  void actor_and_critic_heads(const Seed& seed, Workspace& w, int begin, int end) const;
+
+  // By panels: this member's share of the weights of networks [first, last).
+  void update(Seed& seed, int first, int last, std::int64_t step, Workspace& w, Workspace& scratch,
+              int member, int members) const;
+  void update_panel(Network<T>& net, int id, int layer, int panel, const AdamStep<T>& adam,
+                    T alpha, Workspace& w, T* gradient) const;
+  void update_head(Network<T>& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,
+                   T* gradient) const;
+
+  void read_log_std(Seed& seed) const;
+  void add_metrics(Seed& seed, int index, std::int64_t step, const Workspace& w) const;
+  std::pair<int, int> share_of_rows(int member, int members) const;
+  cpu::Rows<T> rows(Buffer<T>& matrix, int row) const;
+  cpu::Rows<const T> rows(const Buffer<T>& matrix, int row) const;
+
+  Config config_;
+  Dataset data_;
+  const cpu::Kernels<T>& kernels_;
+  NetworkLayout value_layout_, actor_layout_, critic_layout_;
+  std::vector<std::unique_ptr<Seed>> seeds_;
+  std::vector<std::unique_ptr<Workspace>> workspaces_;  // one a thread
+  std::unique_ptr<cpu::Workers> workers_;
+  std::int64_t step_ = 0;
+  std::int64_t metric_steps_ = 0;
+  std::optional<Failure> failure_;
+};
+
+}  // namespace iql::engine

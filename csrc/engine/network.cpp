@@ -1,0 +1,115 @@
+#include "engine/network.h"
+
+#include <cstring>
+#include <new>
+
+namespace iql::engine {
+namespace {
+
+constexpr std::size_t kLine = 64;  // bytes
+
+std::size_t round_up(std::size_t n, std::size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+// Visits the elements of a piece in torch's order with their offset in the network's arrays.
+template <class Visit>
+void for_elements(const NetworkLayout& layout, int piece, const Visit& visit) {
+  const int layer = piece / 2, layers = static_cast<int>(layout.hidden.size());
+  const bool is_weight = piece % 2 == 0;
+  std::size_t i = 0;
+  if (layer < layers) {
+    const HiddenLayer& h = layout.hidden[layer];
+    const int P = layout.panel;
+    for (int out = 0; out < h.outputs; ++out) {
+      if (!is_weight) visit(i++, h.bias + out);
+      for (int in = 0; is_weight && in < h.inputs; ++in) {
+        visit(i++, h.weight + (std::size_t(out / P) * h.inputs + in) * P + out % P);
+      }
+    }
+  } else if (layer == layers) {
+    for (int out = 0; out < layout.outputs; ++out) {
+      if (!is_weight) visit(i++, layout.head_bias + out);
+      for (int in = 0; is_weight && in < layout.head_inputs; ++in) {
+        visit(i++, layout.head_weight + std::size_t(out) * layout.head_inputs_padded + in);
+      }
+    }
+  } else {
+    for (int a = 0; a < layout.log_stds; ++a) visit(i++, layout.log_std + a);
+  }
+}
+
+}  // namespace
+
+template <class T>
+Buffer<T>::Buffer(std::size_t size) : size_(size) {
+  const std::size_t bytes = round_up(size * sizeof(T) + 1, kLine);
+  data_.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
+  if (!data_) throw std::bad_alloc();
+  std::memset(static_cast<void*>(data_.get()), 0, bytes);
+}
+
+NetworkLayout::NetworkLayout(int inputs, const std::vector<int>& widths, int outputs_, int log_stds_,
+                             int panel_, int alignment)
+    : panel(panel_), outputs(outputs_), log_stds(log_stds_) {
+  const auto place = [&](std::size_t count) {
+    const std::size_t at = size;
+    size = round_up(size + count, alignment);
+    return at;
+  };
+  for (const int width : widths) {
+    const std::size_t padded = round_up(width, panel);
+    HiddenLayer layer{inputs, width, 0, 0, transposed_size};
+    layer.weight = place(padded * inputs);
+    layer.bias = place(padded);
+    if (!hidden.empty()) transposed_size += round_up(inputs, panel) * width;
+    hidden.push_back(layer);
+    inputs = width;
+  }
+  head_inputs = inputs;
+  head_inputs_padded = static_cast<int>(round_up(inputs, panel));
+  head_weight = place(std::size_t(outputs) * head_inputs_padded);
+  head_bias = place(outputs);
+  log_std = place(log_stds);
+}
+
+template <class T>
+Network<T>::Network(const NetworkLayout& l, bool has_target)
+    : layout(&l), arena((has_target ? 4 : 3) * l.size + l.transposed_size) {
+  weights = arena.data();
+  m = weights + l.size;
+  v = m + l.size;
+  target = has_target ? v + l.size : nullptr;
+  transposed = weights + (has_target ? 4 : 3) * l.size;
+}
+
+template <class T>
+void read_piece(const NetworkLayout& layout, const T* values, int piece, T* natural) {
+  for_elements(layout, piece, [&](std::size_t i, std::size_t at) { natural[i] = values[at]; });
+}
+
+template <class T>
+void write_piece(const NetworkLayout& layout, T* values, int piece, const T* natural) {
+  for_elements(layout, piece, [&](std::size_t i, std::size_t at) { values[at] = natural[i]; });
+}
+
+int piece_count(const NetworkLayout& layout) {
+  return 2 * (static_cast<int>(layout.hidden.size()) + 1) + (layout.log_stds > 0 ? 1 : 0);
+}
+
+std::size_t piece_size(const NetworkLayout& layout, int piece) {
+  std::size_t count = 0;
+  for_elements(layout, piece, [&](std::size_t, std::size_t) { ++count; });
+  return count;
+}
+
+template class Buffer<float>;
+template class Buffer<double>;
+template struct Network<float>;
+template struct Network<double>;
+template void read_piece<float>(const NetworkLayout&, const float*, int, float*);
+template void read_piece<double>(const NetworkLayout&, const double*, int, double*);
+template void write_piece<float>(const NetworkLayout&, float*, int, const float*);
+template void write_piece<double>(const NetworkLayout&, double*, int, const double*);
+
+}  // namespace iql::engine

@@ -1,0 +1,77 @@
+// One network's parameters on the CPU: where they lie in its arena, and how they are read and
+// written in torch's layout.
+#pragma once
+
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+namespace iql::engine {
+
+// Zeroed memory aligned to cache lines, which the kernels' vector loads rely on.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(std::size_t size);
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+  std::size_t size() const { return size_; }
+  T& operator[](std::size_t i) { return data_.get()[i]; }
+  const T& operator[](std::size_t i) const { return data_.get()[i]; }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+  std::size_t size_ = 0;
+};
+
+// A hidden layer: inputs -> outputs, its weights in panels (see cpu/kernels.h).
+struct HiddenLayer {
+  int inputs, outputs;
+  std::size_t weight, bias;  // offsets of the parameters
+  std::size_t transposed;    // offset in the transposed copies; none for the first layer, whose
+                             // input needs no gradient
+};
+
+// Offsets, in elements, of an MLP's parameters; every piece starts on a cache line.
+struct NetworkLayout {
+  NetworkLayout(int inputs, const std::vector<int>& hidden, int outputs, int log_stds, int panel,
+                int alignment);
+
+  int panel;
+  std::vector<HiddenLayer> hidden;
+  int head_inputs, head_inputs_padded, outputs, log_stds;
+  std::size_t head_weight, head_bias, log_std;
+  std::size_t size = 0;             // of the parameters
+  std::size_t transposed_size = 0;  // of the transposed copies
+};
+
+// Weights, Adam's moments and, for a critic, the target, side by side in one arena.
+template <class T>
+struct Network {
+  Network(const NetworkLayout& layout, bool has_target);
+
+  const NetworkLayout* layout;
+  Buffer<T> arena;
+  T* weights;
+  T* m;
+  T* v;
+  T* target;      // nullptr where there is none
+  T* transposed;  // of the hidden layers past the first: what the backward pass multiplies with
+};
+
+// The pieces of a network in the order and layout that torch gives them: layer by layer the weight
+// [outputs, inputs] and the bias [outputs], then the log-std. `values` is one of the arrays of a
+// Network; `natural` points at one piece.
+template <class T>
+void read_piece(const NetworkLayout& layout, const T* values, int piece, T* natural);
+template <class T>
+void write_piece(const NetworkLayout& layout, T* values, int piece, const T* natural);
+int piece_count(const NetworkLayout& layout);
+std::size_t piece_size(const NetworkLayout& layout, int piece);
+
+}  // namespace iql::engine

@@ -1,0 +1,44 @@
+// Adam (Kingma and Ba, 2015) with the authors' constants.
+#pragma once
+
+#include <cmath>
+
+#include "iql/host_device.h"
+
+namespace iql {
+
+// One step's coefficients, computed once in double: they depend on the step, not on the element.
+template <class T>
+struct AdamStep {
+  T rate;            // learning rate / (1 - beta1^t)
+  T inverse_root;    // 1 / sqrt(1 - beta2^t)
+  T one_minus_beta1 = T(0.1);
+  T one_minus_beta2 = T(0.001);
+  T epsilon = T(1e-8);
+};
+
+// t is 1 at the first step.
+template <class T>
+inline AdamStep<T> adam_step(double learning_rate, double t) {
+  AdamStep<T> step;
+  step.rate = T(learning_rate / (1.0 - std::pow(0.9, t)));
+  step.inverse_root = T(1.0 / std::sqrt(1.0 - std::pow(0.999, t)));
+  return step;
+}
+
+template <class T>
+IQL_HD inline void adam_update(T& weight, T& m, T& v, T gradient, const AdamStep<T>& step) {
+  m += step.one_minus_beta1 * (gradient - m);
+  v += step.one_minus_beta2 * (gradient * gradient - v);
+  weight -= step.rate * m / (std::sqrt(v) * step.inverse_root + step.epsilon);
+}
+
+// Cosine from `initial` to 0 over `steps` steps (authors' code: the actor's); constant where
+// steps is 0. `step` is 0 at the first step.
+inline double cosine_schedule(double initial, double step, double steps) {
+  if (steps == 0) return initial;
+  const double pi = 3.14159265358979323846;
+  return initial * 0.5 * (1.0 + std::cos(pi * (step < steps ? step : steps) / steps));
+}
+
+}  // namespace iql
