@@ -109,9 +109,7 @@ class CpuEngine:
         return self._metrics()
 
     def step_on(self, batch: Batch) -> Metrics:
-        self._native.step_on(
-            *(x.to(self.dtype).contiguous().numpy() for x in vars(batch).values())
-        )
+        self._native.step_on(*(x.to(self.dtype).contiguous().numpy() for x in vars(batch).values()))
         return self._metrics()
 
     def batch_at(self, step: int) -> Batch:
@@ -128,8 +126,10 @@ class CpuEngine:
             stacked = torch.stack(tensors)
             if len(tensors) > len(self.seeds):  # seeds x critics
                 stacked = stacked.unflatten(0, (len(self.seeds), self.network.critics))
-            elif name.removeprefix("adam.m.").removeprefix("adam.v.").startswith(
-                ("critic", "target")
+            elif (
+                name.removeprefix("adam.m.")
+                .removeprefix("adam.v.")
+                .startswith(("critic", "target"))
             ):
                 stacked = stacked.unsqueeze(1)
             state[name] = stacked

@@ -1,0 +1,21 @@
+"""How every command line of the package ends: an error for the user is a paragraph, not a traceback."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable
+
+from iql_fast.errors import UserError
+
+
+def main(command: Callable[[], None]) -> None:
+    """Run a command; exit with 2 on a ``UserError`` and with 130 on Ctrl-C."""
+    try:
+        command()
+    except UserError as error:
+        print(textwrap.fill(f"Error: {error}", 100, break_on_hyphens=False), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)

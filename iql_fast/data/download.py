@@ -1,0 +1,187 @@
+"""Downloads of D4RL's files: resumed, checked, and given up on quickly where there is no network."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from iql_fast.errors import UserError
+
+D4RL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
+MIRROR = (
+    "https://huggingface.co/datasets/imone/D4RL/resolve/9ed58d8a76c12f4c1cb5db51fa71389e703d2ec5/"
+)
+#: Folders of D4RL that the mirror holds, without the folder's name.
+MIRRORED = "gym_mujoco_v2/"
+
+CONNECT_TIMEOUT = 4.0  # seconds
+READ_TIMEOUT = 20.0
+CHUNK = 1 << 18  # bytes
+
+#: Bytes and SHA-256 that public repositories agree on; D4RL itself publishes none.
+CHECKSUMS = {
+    "gym_mujoco_v2/hopper_medium-v2.hdf5": (
+        152_756_557,
+        "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0",
+    ),
+    "gym_mujoco_v2/hopper_medium_replay-v2.hdf5": (
+        75_854_457,
+        "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b",
+    ),
+    "gym_mujoco_v2/walker2d_medium_replay-v2.hdf5": (
+        86_323_963,
+        "e75de96a4f77acf7d4e0d6fdf0d7ccb177c26c44bb4388e4fd99f543ccfa18db",
+    ),
+}
+
+
+class DownloadFailed(Exception):
+    """One address did not give the file; the message says why."""
+
+
+def addresses(d4rl_file: str) -> list[str]:
+    """Where a file of D4RL may be had, in order: D4RL's own address, then the mirror.
+
+    The environment variable IQL_FAST_D4RL_URLS, a list separated by spaces of addresses of folders
+    laid out as D4RL's, replaces both.
+    """
+    if own := os.environ.get("IQL_FAST_D4RL_URLS"):
+        return [base.rstrip("/") + "/" + d4rl_file for base in own.split()]
+    found = [D4RL + d4rl_file]
+    if d4rl_file.startswith(MIRRORED):
+        found.append(MIRROR + d4rl_file.removeprefix(MIRRORED))
+    return found
+
+
+def download(
+    d4rl_file: str,
+    path: Path,
+    *,
+    checksum: tuple[int, str] | None = None,
+    progress: bool = True,
+    timeouts: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT),
+) -> dict[str, str]:
+    """Bring a file of D4RL to ``path``; returns its address and SHA-256.
+
+    What arrives is kept beside ``path`` as ``.part``, so that a later call goes on where this one
+    stopped, and takes the name ``path`` only when it is whole.
+
+    Raises:
+        UserError: no address gave the file; the message says why of each.
+    """
+    checksum = checksum or CHECKSUMS.get(d4rl_file)
+    failures = []
+    for url in addresses(d4rl_file):
+        try:
+            digest = _download_from(url, path, checksum, progress, timeouts)
+        except DownloadFailed as failure:
+            failures.append(f"{url}: {failure}")
+        else:
+            return {"url": url, "sha256": digest}
+    raise UserError(
+        f"{Path(d4rl_file).name} could not be downloaded. {'. '.join(failures)}. Check the network "
+        f"and try again, or put the file at {path} yourself."
+    )
+
+
+def _download_from(
+    url: str,
+    path: Path,
+    checksum: tuple[int, str] | None,
+    progress: bool,
+    timeouts: tuple[float, float],
+) -> str:
+    import requests
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeouts) as response:
+            if response.status_code == 416:  # nothing is left to send: check what is here
+                expected: int | None = have
+            else:
+                if response.status_code not in (200, 206):
+                    raise DownloadFailed(f"HTTP status {response.status_code} {response.reason}")
+                resumed = response.status_code == 206 and response.headers.get(
+                    "Content-Range", ""
+                ).startswith(f"bytes {have}-")
+                if response.status_code == 206 and not resumed:
+                    part.unlink()
+                    raise DownloadFailed("the server sent another range than the one asked for")
+                have = have if resumed else 0
+                length = response.headers.get("Content-Length")
+                expected = have + int(length) if length is not None else None
+                _receive(response, part, have, expected, progress, path.name)
+    except requests.exceptions.RequestException as error:
+        raise DownloadFailed(_reason(error)) from None
+    except OSError as error:
+        raise UserError(
+            f"{part} cannot be written ({error.strerror or error}). Free some space, or set "
+            "IQL_FAST_DATA to a folder on another disk."
+        ) from None
+    size = part.stat().st_size
+    if expected is not None and size < expected:
+        raise DownloadFailed(
+            f"the connection closed after {size} of {expected} bytes; the next try goes on there"
+        )
+    return _verify(part, path, size, checksum)
+
+
+def _receive(
+    response: object, part: Path, have: int, expected: int | None, progress: bool, label: str
+) -> None:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=not progress) as bar, open(part, "ab" if have else "wb") as out:
+        task = bar.add_task(label, total=expected, completed=have)
+        for chunk in response.iter_content(CHUNK):  # type: ignore[attr-defined]
+            out.write(chunk)
+            bar.advance(task, len(chunk))
+
+
+def _verify(part: Path, path: Path, size: int, checksum: tuple[int, str] | None) -> str:
+    """Check the whole file and give it its name; a wrong one is removed."""
+    with open(part, "rb") as file:
+        start = file.read(8)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
+            hashlib, "file_digest"
+        ) else hashlib.sha256(file.read()).hexdigest()
+    if checksum is not None and (size, digest) != checksum:
+        part.unlink()
+        raise DownloadFailed(
+            f"its checksum is wrong ({size} bytes, SHA-256 {digest[:12]}..., expected "
+            f"{checksum[0]} bytes, {checksum[1][:12]}...); it was removed"
+        )
+    if start != b"\x89HDF\r\n\x1a\n":
+        part.unlink()
+        raise DownloadFailed("what it sent is not an HDF5 file; it was removed")
+    os.replace(part, path)
+    return digest
+
+
+def _reason(error: Exception) -> str:
+    import requests
+
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return "it did not answer in time"
+    if isinstance(error, requests.exceptions.ReadTimeout):
+        return "it stopped sending; the next try goes on there"
+    if "timed out" in str(error).lower():
+        return "it stopped sending; the next try goes on there"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "the connection closed early; the next try goes on there"
+    if isinstance(error, requests.exceptions.ConnectionError):
+        return "no connection could be made"
+    return str(error)

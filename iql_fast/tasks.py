@@ -1,0 +1,172 @@
+"""The tasks of the paper: sizes, reference scores, files, and the authors' settings for each."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, TypeVar
+
+import numpy as np
+
+from iql_fast.errors import UserError
+
+Returns = TypeVar("Returns", float, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the tasks on one environment share.
+
+    ``min_score`` and ``max_score`` are D4RL's reference returns (a random and an expert policy).
+    """
+
+    obs_dim: int
+    act_dim: int
+    horizon: int
+    min_score: float
+    max_score: float
+    gym_id: str | None = None
+    gym_note: str = ""
+
+
+_ADROIT = (
+    "Gymnasium's Adroit environments differ from D4RL's in reward, horizon and termination, so a "
+    "score there would not be D4RL's"
+)
+_ANTMAZE = (
+    "Gymnasium's ant has another time step, gear and observation than D4RL's, so a policy trained "
+    "on D4RL's data cannot be scored there"
+)
+_KITCHEN = "Gymnasium's FrankaKitchen arranges its observation differently from D4RL's"
+
+ENVIRONMENTS = {
+    # D4RL's -v2 data fit Gymnasium's -v4: -v5 changed the healthy reward and a friction.
+    "halfcheetah": Environment(17, 6, 1000, -280.178953, 12135.0, "HalfCheetah-v4"),
+    "hopper": Environment(11, 3, 1000, -20.272305, 3234.3, "Hopper-v4"),
+    "walker2d": Environment(17, 6, 1000, 1.629008, 4592.3, "Walker2d-v4"),
+    "antmaze-umaze": Environment(29, 8, 700, 0.0, 1.0, None, _ANTMAZE),
+    "antmaze-medium": Environment(29, 8, 1000, 0.0, 1.0, None, _ANTMAZE),
+    "antmaze-large": Environment(29, 8, 1000, 0.0, 1.0, None, _ANTMAZE),
+    "kitchen": Environment(60, 9, 280, 0.0, 4.0, None, _KITCHEN),
+    "pen": Environment(45, 24, 100, 96.262799, 3076.8331017826877, None, _ADROIT),
+    "hammer": Environment(46, 26, 200, -274.856578, 12794.134825156867, None, _ADROIT),
+    "door": Environment(39, 28, 200, -56.512833, 2880.5693087298737, None, _ADROIT),
+    "relocate": Environment(39, 30, 200, -6.425911, 4233.877797728884, None, _ADROIT),
+}
+
+#: Where the authors' settings depart from the defaults of ``Hyperparameters``, by family.
+PRESETS: dict[str, dict[str, Any]] = {
+    "locomotion": {"expectile": 0.7, "temperature": 3.0, "actor_dropout": 0.0},
+    "antmaze": {"expectile": 0.9, "temperature": 10.0, "actor_dropout": 0.0},
+    "kitchen": {"expectile": 0.7, "temperature": 0.5, "actor_dropout": 0.1},
+    "adroit": {"expectile": 0.7, "temperature": 0.5, "actor_dropout": 0.1},
+}
+#: (episodes, interval) of the authors' evaluation, by family.
+EVALUATION = {
+    "locomotion": (10, 5_000),
+    "antmaze": (100, 100_000),
+    "kitchen": (10, 5_000),
+    "adroit": (10, 5_000),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A dataset of the paper and the environment that scores it."""
+
+    name: str
+    family: str
+    env: str
+    d4rl_file: str
+    published: Mapping[str, float]
+
+    @property
+    def environment(self) -> Environment:
+        return ENVIRONMENTS[self.env]
+
+    @property
+    def preset(self) -> Mapping[str, Any]:
+        """The authors' values of ``Hyperparameters`` fields."""
+        return PRESETS[self.family]
+
+    @property
+    def evaluation(self) -> tuple[int, int]:
+        """The authors' (episodes, interval in steps)."""
+        return EVALUATION[self.family]
+
+    def normalized_score(self, episode_return: Returns) -> Returns:
+        """``100 (R - min) / (max - min)``: 0 is a random policy, 100 an expert (D4RL)."""
+        low, high = self.environment.min_score, self.environment.max_score
+        return 100.0 * (episode_return - low) / (high - low)
+
+
+@functools.cache
+def _published() -> dict[str, dict[str, float]]:
+    text = resources.files("iql_fast").joinpath("published.csv").read_text()
+    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return {
+        row.pop("task"): {source: float(score) for source, score in row.items() if score}
+        for row in rows
+    }
+
+
+@functools.cache
+def _tasks() -> dict[str, Task]:
+    tasks: dict[str, Task] = {}
+
+    def add(name: str, family: str, env: str, file: str) -> None:
+        tasks[name] = Task(name, family, env, file, _published().get(name, {}))
+
+    for env in ("halfcheetah", "hopper", "walker2d"):
+        for kind in ("random", "medium", "medium-replay", "medium-expert", "expert"):
+            file = f"gym_mujoco_v2/{env}_{kind.replace('-', '_')}-v2.hdf5"
+            add(f"{env}-{kind}-v2", "locomotion", env, file)
+    mazes = {"umaze": "u-maze", "medium": "big-maze", "large": "hardest-maze"}
+    for size, maze in mazes.items():
+        kinds = ("", "-diverse") if size == "umaze" else ("-play", "-diverse")
+        for kind in kinds:
+            diverse = kind == "-diverse"
+            start = diverse if size == "umaze" else True
+            stem = f"Ant_maze_{maze}_noisy_multistart_{start}_multigoal_{diverse}_sparse"
+            env = f"antmaze-{size}"
+            add(f"{env}{kind}-v0", "antmaze", env, f"ant_maze_new/{stem}.hdf5")
+            add(f"{env}{kind}-v2", "antmaze", env, f"ant_maze_v2/{stem}_fixed.hdf5")
+    kitchen = {
+        "complete": "mini_kitchen_microwave_kettle_light_slider-v0",
+        "partial": "kitchen_microwave_kettle_light_slider-v0",
+        "mixed": "kitchen_microwave_kettle_bottomburner_light-v0",
+    }
+    for kind, stem in kitchen.items():
+        add(f"kitchen-{kind}-v0", "kitchen", "kitchen", f"kitchen/{stem}.hdf5")
+    for env in ("pen", "hammer", "door", "relocate"):
+        add(f"{env}-human-v0", "adroit", env, f"hand_dapg/{env}-v0_demos_clipped.hdf5")
+        add(f"{env}-cloned-v0", "adroit", env, f"hand_dapg/{env}-demos-v0-bc-combined.hdf5")
+        for kind in ("human", "cloned", "expert"):
+            add(f"{env}-{kind}-v1", "adroit", env, f"hand_dapg_v1/{env}-{kind}-v1.hdf5")
+    return tasks
+
+
+def names() -> list[str]:
+    """The names of all tasks."""
+    return list(_tasks())
+
+
+def get(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: there is none; the message gives the nearest names.
+    """
+    task = _tasks().get(name)
+    if task is None:
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
+        hint = f"The nearest names: {', '.join(near)}. " if near else ""
+        raise UserError(
+            f"There is no task {name!r}. {hint}`python -m iql_fast.data list` shows all; a dataset "
+            "of your own is trained on with --dataset FILE and the task it resembles."
+        )
+    return task
