@@ -8,8 +8,10 @@ the target environment has none, and otherwise lets the build see the installed 
 from __future__ import annotations
 
 import importlib.machinery
+import site
 import sys
 import sysconfig
+from pathlib import Path
 from typing import Any
 
 from setuptools import build_meta
@@ -32,7 +34,17 @@ Settings = dict[str, Any] | None
 
 
 def _site_packages() -> list[str]:
-    return [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    """Where the target environment imports from; pip hides these folders from the build."""
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    settings = Path(sys.prefix) / "pyvenv.cfg"
+    outside = not settings.exists()
+    if not outside and "include-system-site-packages = true" in settings.read_text().lower():
+        base = {"base": sys.base_prefix, "platbase": sys.base_prefix}
+        folders += [sysconfig.get_path(name, vars=base) for name in ("purelib", "platlib")]
+        outside = True
+    if outside:
+        folders.append(site.getusersitepackages())
+    return folders
 
 
 def _torch_is_installed() -> bool:

@@ -5,21 +5,32 @@
 
 namespace py = pybind11;
 
-#define IQL_TEXT_(x) #x
-#define IQL_TEXT(x) IQL_TEXT_(x)
+// setup.py defines these as bare text; a comma in one would be taken for a second argument.
+#define IQL_TEXT_(...) #__VA_ARGS__
+#define IQL_TEXT(...) IQL_TEXT_(__VA_ARGS__)
+
+#if defined(__clang__)
+#define IQL_COMPILER __VERSION__
+#else
+#define IQL_COMPILER "GCC " __VERSION__
+#endif
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "The native part of iql_fast.";
-  module.def("build_config", [] {
-    py::dict config;
-    config["compiler"] = __VERSION__;
-    config["torch"] = IQL_TEXT(IQL_TORCH_VERSION);
+  module.def(
+      "build_config",
+      [] {
+        py::dict config;
+        config["compiler"] = IQL_COMPILER;
+        config["flags"] = IQL_TEXT(IQL_CORE_FLAGS);
+        config["torch"] = IQL_TEXT(IQL_TORCH_VERSION);
 #ifdef IQL_WITH_CUDA
-    config["cuda_architectures"] = IQL_TEXT(IQL_CUDA_ARCHITECTURES);
+        config["cuda_architectures"] = IQL_TEXT(IQL_CUDA_ARCHITECTURES);
 #else
-    config["cuda_architectures"] = "";
+        config["cuda_architectures"] = "";
 #endif
-    return config;
-  });
+        return config;
+      },
+      "How this module was built; cuda_architectures is empty where the CUDA code was left out.");
   iql::bind_engine(module);
 }

@@ -119,7 +119,9 @@ def check(steps: LoggedSteps, where: str, obs_dim: int | None, act_dim: int | No
                 "column must have one row a step."
             )
     if rows < 2:
-        raise UserError(f"{where} has {rows} row(s): a transition needs two that follow each other.")
+        raise UserError(
+            f"{where} has {rows} row(s): a transition needs two that follow each other."
+        )
     for key, width in (("observations", obs_dim), ("actions", act_dim)):
         if width is not None and columns[key].shape[1] != width:
             raise UserError(

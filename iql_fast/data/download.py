@@ -133,8 +133,14 @@ def _download_from(
 def _receive(
     response: object, part: Path, have: int, expected: int | None, progress: bool, label: str
 ) -> None:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
@@ -155,9 +161,11 @@ def _verify(part: Path, path: Path, size: int, checksum: tuple[int, str] | None)
     with open(part, "rb") as file:
         start = file.read(8)
         file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-            hashlib, "file_digest"
-        ) else hashlib.sha256(file.read()).hexdigest()
+        digest = (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )
     if checksum is not None and (size, digest) != checksum:
         part.unlink()
         raise DownloadFailed(

@@ -1,0 +1,263 @@
+"""Regenerated datasets: D4RL's recipe, with behaviour policies that this project trained.
+
+D4RL rolled policies, trained part-way, out in MuJoCo. Where its files cannot be had, this does the
+same with the policies in ``behaviour/``: each part of a dataset is so many rows of one policy, as
+``behaviour/manifest.json`` says. The result depends on the seed alone, not on the number of
+workers: every trajectory has its own random stream and is rolled out on its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iql_fast import tasks
+from iql_fast.data import behaviour_policy
+from iql_fast.data.behaviour_policy import BehaviourPolicy, UniformPolicy
+from iql_fast.errors import UserError
+
+BEHAVIOUR = Path(__file__).parent / "behaviour"
+#: Trajectories that a worker rolls out for one message to the parent.
+TRAJECTORIES_A_TASK = 4
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """T steps of one episode.
+
+    Attributes:
+        observations: ``[T + 1, O]`` float32, the last one after the last step.
+        actions: ``[T, A]`` float32.
+        rewards: ``[T]`` float32.
+        terminal: whether it ended in a terminal state (otherwise the time limit cut it).
+    """
+
+    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    terminal: bool
+
+
+@functools.cache
+def manifest() -> dict[str, Any]:
+    """Dataset name -> its parts, in order: ``{"policy": file stem or "uniform", "rows": n,
+    "noise": factor}``; and the returns measured when it was made."""
+    return dict(json.loads((BEHAVIOUR / "manifest.json").read_text()))
+
+
+def available() -> list[str]:
+    """Names of the datasets that can be regenerated."""
+    return list(manifest())
+
+
+def regenerate(
+    name: str,
+    path: Path,
+    *,
+    seed: int = 0,
+    rows: int | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Roll the behaviour policies out and write a file in D4RL's layout.
+
+    Args:
+        name: a dataset of ``available()``.
+        path: written beside it and renamed when it is whole.
+        rows: transitions altogether; None takes D4RL's number. Parts shrink in proportion.
+        workers: processes; None takes all cores.
+
+    Raises:
+        UserError: unknown name, no simulator, or a folder that cannot be written.
+    """
+    if name not in manifest():
+        raise UserError(
+            f"{name} cannot be regenerated: there is no behaviour policy for it. "
+            f"These can be: {', '.join(available())}."
+        )
+    try:
+        import gymnasium
+        import mujoco
+    except ImportError as error:
+        raise UserError(
+            f"Regenerating {name} needs the simulator, but {error.name!r} is not installed: "
+            "pip install 'gymnasium[mujoco]' 'mujoco<3.12' imageio packaging."
+        ) from None
+    import h5py
+
+    from iql_fast.data.files import written_beside
+
+    parts = manifest()[name]["parts"]
+    total = rows or sum(part["rows"] for part in parts)
+    columns = _collect(name, parts, total, seed, workers, progress)
+    with written_beside(path) as partial, h5py.File(partial, "w") as file:
+        for key, column in columns.items():
+            file.create_dataset(key, data=column)
+        file.attrs["task"] = name
+        file.attrs["regenerated"] = True
+        file.attrs["seed"] = seed
+        file.attrs["gymnasium"] = gymnasium.__version__
+        file.attrs["mujoco"] = mujoco.__version__
+        file.attrs["manifest"] = json.dumps(manifest()[name])
+
+
+def _collect(
+    name: str,
+    parts: list[dict[str, Any]],
+    total: int,
+    seed: int,
+    workers: int | None,
+    progress: bool,
+) -> dict[str, NDArray[Any]]:
+    """The columns of the file: all parts, one after the other."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    environment = tasks.get(name).environment
+    columns: dict[str, NDArray[Any]] = {
+        "observations": np.empty((total, environment.obs_dim), np.float32),
+        "actions": np.empty((total, environment.act_dim), np.float32),
+        "rewards": np.empty(total, np.float32),
+        "next_observations": np.empty((total, environment.obs_dim), np.float32),
+        "terminals": np.zeros(total, bool),
+        "timeouts": np.zeros(total, bool),
+    }
+    planned = np.cumsum([0] + [part["rows"] for part in parts])
+    bounds = np.round(planned * (total / planned[-1])).astype(int)
+    bar_columns = (
+        TextColumn("making {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+    )
+    with _pool(workers) as (pool, size), Progress(*bar_columns, disable=not progress) as bar:
+        task = bar.add_task(name, total=total)
+        for i, part in enumerate(parts):
+            row, end = int(bounds[i]), int(bounds[i + 1])
+            for trajectory in _trajectories(pool, size, name, part, (seed, i)):
+                if row == end:
+                    break
+                count = min(len(trajectory.rewards), end - row)
+                rows = slice(row, row + count)
+                columns["observations"][rows] = trajectory.observations[:count]
+                columns["next_observations"][rows] = trajectory.observations[1 : count + 1]
+                columns["actions"][rows] = trajectory.actions[:count]
+                columns["rewards"][rows] = trajectory.rewards[:count]
+                row += count
+                if count == len(trajectory.rewards):
+                    key = "terminals" if trajectory.terminal else "timeouts"
+                    columns[key][row - 1] = True
+                bar.advance(task, count)
+            # What follows the cut tail of a part is another policy's: the tail must not run on.
+            if end < total and not columns["terminals"][end - 1]:
+                columns["timeouts"][end - 1] = True
+    return columns
+
+
+@contextmanager
+def _pool(workers: int | None) -> Iterator[tuple[ProcessPoolExecutor, int]]:
+    """Worker processes without threads of their own, ended at once when the block is left."""
+    size = workers or len(os.sched_getaffinity(0))
+    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    settings["MUJOCO_GL"] = "disable"
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # the workers inherit it when they start
+    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+    try:
+        pool.submit(os.getpid).result()
+        yield pool, size
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _trajectories(
+    pool: ProcessPoolExecutor, size: int, name: str, part: dict[str, Any], key: tuple[int, int]
+) -> Iterator[Trajectory]:
+    """Trajectories 0, 1, 2, ... of a part, rolled out ahead of time by the workers."""
+    pending: deque[Future[list[Trajectory]]] = deque()
+    first = 0
+    while True:
+        while len(pending) < 2 * size:
+            indices = range(first, first + TRAJECTORIES_A_TASK)
+            pending.append(pool.submit(_roll_out_some, name, part, key, indices))
+            first += TRAJECTORIES_A_TASK
+        yield from pending.popleft().result()
+
+
+def _roll_out_some(
+    name: str, part: dict[str, Any], key: tuple[int, int], indices: range
+) -> list[Trajectory]:
+    """In a worker: the trajectories of these indices."""
+    task = tasks.get(name)
+    env = _environment(task.environment.gym_id or "")
+    policy = part_policy(part, task.environment.act_dim)
+    stream = zlib.crc32(name.encode())
+    return [
+        roll_out(env, policy, task.environment.horizon, (key[0], stream, key[1], index))
+        for index in indices
+    ]
+
+
+@functools.cache
+def _environment(gym_id: str) -> Any:
+    import gymnasium
+
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # -v4 is asked for on purpose
+    # The time limit is kept by roll_out: the wrappers would cost a third of the time.
+    return gymnasium.make(gym_id).unwrapped
+
+
+def part_policy(part: dict[str, Any], act_dim: int) -> BehaviourPolicy | UniformPolicy:
+    """The policy of a part of the manifest."""
+    if part["policy"] == "uniform":
+        return UniformPolicy(act_dim)
+    return _load_policy(BEHAVIOUR / f"{part['policy']}.safetensors", part.get("noise", 1.0))
+
+
+_load_policy = functools.cache(behaviour_policy.load)
+
+
+def roll_out(
+    env: Any, policy: BehaviourPolicy | UniformPolicy, horizon: int, key: tuple[int, ...]
+) -> Trajectory:
+    """One episode of at most ``horizon`` steps; ``key`` seeds the environment and the policy."""
+    generator = np.random.default_rng(key)
+    observation, _ = env.reset(seed=int(generator.integers(2**31)))
+    observations, actions, rewards = [observation], [], []
+    terminal = False
+    while len(rewards) < horizon and not terminal:
+        action = policy.sample(observation, generator)
+        observation, reward, terminal, _, _ = env.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(reward)
+    return Trajectory(
+        np.asarray(observations, dtype=np.float32),
+        np.asarray(actions, dtype=np.float32),
+        np.asarray(rewards, dtype=np.float32),
+        bool(terminal),
+    )

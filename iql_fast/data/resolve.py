@@ -1,0 +1,144 @@
+"""From a task's name to its data: a file that the user named, the cache, a download, or made anew."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iql_fast import tasks
+from iql_fast.data import d4rl, download, minari, regenerate
+from iql_fast.data.d4rl import LoggedTransitions
+from iql_fast.data.dataset import Transitions
+from iql_fast.data.transform import to_training
+from iql_fast.errors import UserError
+from iql_fast.tasks import Task
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """A dataset ready to train on, and where it came from.
+
+    Attributes:
+        transitions: after the authors' transforms.
+        title: what reports call it; says so where the data are regenerated or the user's own.
+        source: ``"file"``, ``"cache"``, ``"download"``, ``"regenerated"`` or ``"minari"``.
+        record: everything a run's record needs to say about it.
+        behaviour_return: mean raw return of the trajectories, the partial tail left out.
+    """
+
+    transitions: Transitions
+    title: str
+    source: str
+    record: dict[str, Any]
+    behaviour_return: float
+
+
+def cache_folder() -> Path:
+    """Where datasets are kept: IQL_FAST_DATA, or the user's cache folder."""
+    if own := os.environ.get("IQL_FAST_DATA"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "iql_fast"
+
+
+def downloaded_path(task: Task) -> Path:
+    """Where D4RL's own file of a task lies once it is downloaded."""
+    return cache_folder() / task.d4rl_file
+
+
+def regenerated_path(task: Task, seed: int) -> Path:
+    """Where a regenerated dataset lies: never under the name of D4RL's."""
+    return cache_folder() / "regenerated" / f"{task.name}-seed{seed}.hdf5"
+
+
+def load(
+    task: Task | str,
+    *,
+    dataset: Path | None = None,
+    regenerate_ok: bool = True,
+    offline: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+) -> LoadedData:
+    """Find or make the data of a task, check them and transform them for training.
+
+    Args:
+        task: a task, or a Minari id.
+        dataset: a file of the user's in D4RL's layout; nothing else is then looked for.
+        regenerate_ok: whether regenerated data may stand in for D4RL's.
+        offline: do not try to download.
+        seed: of regenerated data.
+
+    Raises:
+        UserError: no data could be had, or they are not usable; says why and what to do.
+    """
+    if isinstance(task, str):
+        if dataset is None and minari.is_id(task):
+            _, logged = minari.load(task, offline)
+            return _finish(logged, minari.family(task), task, "minari", {"minari_id": task})
+        task = tasks.get(task)
+    path, source, record = _find(task, dataset, regenerate_ok, offline, seed, progress)
+    environment = task.environment
+    steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
+    logged = d4rl.transitions(steps, environment.horizon)
+    title = task.name
+    if "regenerated" in path.parts or source == "regenerated":
+        title += " (regenerated)"
+    elif source == "file":
+        title += f" ({path.name})"
+    return _finish(logged, task.family, title, source, {"path": str(path), **record})
+
+
+def _find(
+    task: Task,
+    dataset: Path | None,
+    regenerate_ok: bool,
+    offline: bool,
+    seed: int,
+    progress: bool,
+) -> tuple[Path, str, dict[str, Any]]:
+    """(file, source, record) of a task's data."""
+    if dataset is not None:
+        return dataset, "file", {}
+    original, made = downloaded_path(task), regenerated_path(task, seed)
+    if original.exists():
+        return original, "cache", {}
+    can_make = regenerate_ok and task.name in regenerate.available()
+    if made.exists() and can_make:
+        return made, "cache", {"regenerated": True, "seed": seed}
+    failure = "Downloads were switched off."
+    if not offline:
+        try:
+            record = download.download(task.d4rl_file, original, progress=progress)
+        except UserError as error:
+            failure = str(error)
+        else:
+            return original, "download", dict(record)
+    if not can_make:
+        raise UserError(f"There are no data for {task.name}. {failure}")
+    regenerate.regenerate(task.name, made, seed=seed, progress=progress)
+    return made, "regenerated", {"regenerated": True, "seed": seed, "download": failure}
+
+
+def _finish(
+    logged: LoggedTransitions, family: str, title: str, source: str, record: dict[str, Any]
+) -> LoadedData:
+    transitions, transform = to_training(logged, family, str(record.get("path", title)))
+    returns = d4rl.trajectory_returns(logged.rewards, logged.ends)
+    whole = returns[:-1] if len(returns) > 1 and not logged.terminals[-1] else returns
+    summary = {
+        "title": title,
+        "source": source,
+        "rows": len(transitions),
+        "trajectories": len(returns),
+        "return_mean": float(np.mean(whole)),
+        "return_std": float(np.std(whole)),
+        "return_min": float(np.min(whole)),
+        "return_max": float(np.max(whole)),
+    }
+    return LoadedData(
+        transitions, title, source, summary | transform | record, float(np.mean(whole))
+    )

@@ -1,0 +1,170 @@
+"""Choose the behaviour policies of the regenerated datasets from the snapshots of a training.
+
+    python tools/select_behaviour.py --env hopper --snapshots FOLDER
+
+measures what each snapshot's stochastic policy returns, picks those whose returns are nearest to
+D4RL's datasets, and writes ``iql_fast/data/behaviour/``. ``medium-replay`` is a mixture of
+snapshots up to the medium one, their shares tilted until the mean trajectory return is D4RL's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from iql_fast import tasks
+from iql_fast.data import behaviour_policy, regenerate
+
+#: Mean trajectory return and rows of D4RL's -v2 datasets.
+D4RL = {
+    "hopper": {
+        "random": (18, 1_000_000),
+        "medium": (1422, 1_000_000),
+        "medium-replay": (467, 402_000),
+        "expert": (3511, 1_000_000),
+    },
+    "halfcheetah": {
+        "random": (-288, 1_000_000),
+        "medium": (4770, 1_000_000),
+        "medium-replay": (3093, 202_000),
+        "expert": (10656, 1_000_000),
+    },
+    "walker2d": {
+        "random": (2, 1_000_000),
+        "medium": (2852, 1_000_000),
+        "medium-replay": (682, 302_000),
+        "expert": (4920, 1_000_000),
+    },
+}
+MEDIUM_EXPERT = {"hopper": 2089, "halfcheetah": 7713, "walker2d": 3887}
+REPLAY_POLICIES = 8
+
+
+def measure(arguments: tuple[str, Path, int, float]) -> tuple[float, float, float]:
+    """Mean return, its standard deviation and mean length over episodes of a snapshot."""
+    env_name, snapshot, episodes, noise = arguments
+    environment = tasks.ENVIRONMENTS[env_name]
+    env = regenerate._environment(environment.gym_id or "")
+    policy = behaviour_policy.load(snapshot, noise)
+    trajectories = [
+        regenerate.roll_out(env, policy, environment.horizon, (12345, i)) for i in range(episodes)
+    ]
+    returns = [float(t.rewards.sum(dtype=np.float64)) for t in trajectories]
+    lengths = [len(t.rewards) for t in trajectories]
+    return float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths))
+
+
+def tilted_shares(
+    returns: np.ndarray, lengths: np.ndarray, target: float
+) -> tuple[np.ndarray, float]:
+    """Shares of rows ``exp(tilt * i)`` whose mean trajectory return is nearest to the target."""
+    places = np.linspace(-1, 1, len(returns))
+
+    def mean(tilt: float) -> tuple[np.ndarray, float]:
+        shares = np.exp(tilt * places)
+        shares /= shares.sum()
+        trajectories = shares / lengths
+        return shares, float((trajectories * returns).sum() / trajectories.sum())
+
+    candidates = [mean(tilt) for tilt in np.linspace(-12, 12, 2401)]
+    return min(candidates, key=lambda c: abs(c[1] - target))
+
+
+def export(snapshot: Path, name: str) -> str:
+    """Copy a snapshot into the package in float16; its name there."""
+    with safe_open(snapshot, "numpy") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key).astype(np.float16) for key in file.keys()}
+    path = regenerate.BEHAVIOUR / f"{name}.safetensors"
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(0o644)
+    return name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--env", required=True, choices=list(D4RL))
+    parser.add_argument("--snapshots", required=True, type=Path)
+    parser.add_argument("--episodes", type=int, default=20, help="episodes to measure each with")
+    parser.add_argument("--every", type=int, default=1, help="measure every n-th snapshot only")
+    parser.add_argument(
+        "--expert-noise", type=float, default=1.0, help="factor on the expert's std"
+    )
+    arguments = parser.parse_args()
+    env, targets = arguments.env, D4RL[arguments.env]
+
+    snapshots = sorted(arguments.snapshots.glob("*.safetensors"))[:: arguments.every]
+    jobs = [(env, snapshot, arguments.episodes, 1.0) for snapshot in snapshots]
+    with ProcessPoolExecutor() as pool:
+        measured = np.array(list(pool.map(measure, jobs)))
+    for snapshot, (mean, spread, length) in zip(snapshots, measured, strict=True):
+        print(f"{snapshot.stem}  return {mean:8.1f} +- {spread:7.1f}  length {length:6.1f}")
+
+    path = regenerate.BEHAVIOUR / "manifest.json"
+    manifest: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    returns, lengths = measured[:, 0], measured[:, 2]
+
+    def entry(kind: str, parts: list[dict[str, Any]], mean: float, d4rl: float) -> None:
+        rounded = {"parts": parts, "mean_return": round(mean, 1), "d4rl_mean_return": d4rl}
+        manifest[f"{env}-{kind}-v2"] = rounded
+        print(f"{env}-{kind}: mean return {mean:.1f}, D4RL's {d4rl}")
+
+    def part(name: str, rows: int, **more: float) -> dict[str, Any]:
+        return {"policy": name, "rows": rows, **more}
+
+    random_rows = targets["random"][1]
+    environment = tasks.ENVIRONMENTS[env]
+    uniform = behaviour_policy.UniformPolicy(environment.act_dim)
+    simulator = regenerate._environment(environment.gym_id or "")
+    random_returns = [
+        regenerate.roll_out(simulator, uniform, environment.horizon, (54321, i)).rewards.sum()
+        for i in range(200)
+    ]
+    entry(
+        "random",
+        [part("uniform", random_rows)],
+        float(np.mean(random_returns)),
+        targets["random"][0],
+    )
+
+    # The first snapshot that is near enough: D4RL's medium policies were trained part-way.
+    medium = int(np.argmin(np.abs(returns - targets["medium"][0])))
+    medium_part = part(export(snapshots[medium], f"{env}-medium"), targets["medium"][1])
+    entry("medium", [medium_part], returns[medium], targets["medium"][0])
+
+    expert = int(np.argmin(np.abs(returns - targets["expert"][0])))
+    noise = arguments.expert_noise
+    expert_return = measure((env, snapshots[expert], 2 * arguments.episodes, noise))[0]
+    expert_part = part(
+        export(snapshots[expert], f"{env}-expert"), targets["expert"][1], noise=noise
+    )
+    entry("expert", [expert_part], expert_return, targets["expert"][0])
+    per_part = np.array([returns[medium] / lengths[medium], expert_return / lengths[expert]])
+    trajectories = np.array([1 / lengths[medium], 1 / lengths[expert]])
+    entry(
+        "medium-expert",
+        [medium_part, expert_part],
+        float(per_part.sum() / trajectories.sum()),
+        MEDIUM_EXPERT[env],
+    )
+
+    chosen = np.unique(np.linspace(0, medium, REPLAY_POLICIES).round().astype(int))
+    target, rows = targets["medium-replay"]
+    shares, mean = tilted_shares(returns[chosen], lengths[chosen], target)
+    replay = [
+        part(export(snapshots[i], f"{env}-replay-{k}"), int(round(rows * share, -2)))
+        for k, (i, share) in enumerate(zip(chosen, shares, strict=True))
+    ]
+    entry("medium-replay", [p for p in replay if p["rows"] > 0], mean, target)
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
