@@ -118,23 +118,38 @@ def extension() -> dict[str, Any]:
     os.environ["CXX"] = cxx  # torch's helper reads it: one compiler for both parts
 
     import pybind11
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, include_paths
 
     toolkit = find_cuda()
-    flags = " ".join(CORE_FLAGS)
+    guard = Path(include_paths()[0], "c10/core/impl/VirtualGuardImpl.h").read_text()
+    old_torch = toolkit is not None and "getStreamNativeHandle" not in guard
+    if old_torch and torch.version.cuda is None:
+        # Such a torch tells the stream only through its CUDA headers, and has no CUDA tensors.
+        reason = "a CPU build of this old torch cannot hold CUDA code"
+        if os.environ.get("IQL_FAST_CUDA") == "1":
+            sys.exit(f"IQL_FAST_CUDA=1, but {reason}.")
+        print(f"iql_fast: {reason}: it is left out")
+        toolkit, old_torch = None, False
+    version = torch_requirement().partition("==")[2]
     macros: list[tuple[str, str | None]] = [
-        ("IQL_TORCH_VERSION", torch_requirement().partition("==")[2]),
-        ("IQL_CORE_FLAGS", flags),
+        ("IQL_TORCH_VERSION", f'"{version}"'),
+        ("IQL_CORE_FLAGS", f'"{" ".join(CORE_FLAGS)}"'),
     ]
     link = ["-lpthread"]
     if toolkit is not None:
         architectures = " ".join(toolkit.architectures)
-        macros += [("IQL_WITH_CUDA", None), ("IQL_CUDA_ARCHITECTURES", architectures)]
+        macros += [("IQL_WITH_CUDA", None), ("IQL_CUDA_ARCHITECTURES", f'"{architectures}"')]
         link += [f"-L{toolkit.library}", "-l:libcudart_static.a", "-ldl", "-lrt"]
+    includes = [*map(str, INCLUDE_DIRS), pybind11.get_include()]
+    if toolkit is not None and old_torch:
+        macros.append(("IQL_OLD_TORCH", None))
+        includes.append(str(toolkit.include))
+        link.append("-lc10_cuda")
     binding = CppExtension(
         "iql_fast._C",
         [source.path for source in sources("binding")],
-        include_dirs=[*map(str, INCLUDE_DIRS), pybind11.get_include()],
+        include_dirs=includes,
         define_macros=macros,
         extra_compile_args=["-O2", "-g0", "-fvisibility=hidden"],
         extra_link_args=link,

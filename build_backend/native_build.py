@@ -82,10 +82,11 @@ def find_compiler() -> tuple[str | None, str]:
 
 
 class Cuda(NamedTuple):
-    """A CUDA toolkit: ``library`` is the folder of libcudart_static.a."""
+    """A CUDA toolkit: ``library`` holds libcudart_static.a, ``include`` cuda_runtime.h."""
 
     nvcc: str
     library: Path
+    include: Path
     architectures: list[str]
 
     @property
@@ -140,4 +141,5 @@ def find_cuda() -> Cuda | None:
             )
     else:
         architectures = [a for a in DEFAULT_ARCHITECTURES if re.sub("[.a]", "", a) in known]
-    return Cuda(nvcc, library.resolve(), architectures)
+    root = next(home for home in homes if home in library.parents)
+    return Cuda(nvcc, library.resolve(), (root / "include").resolve(), architectures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,3 +68,8 @@ def policy_from_state(state: Mapping[str, Tensor], index: int) -> Policy:
         biases=tuple(arrays[f"actor.layers.{i}.bias"].copy() for i in range(layers)),
         log_std=np.clip(arrays["actor.log_std"], *LOG_STD_RANGE),
     )
+
+
+def with_normalisation(policy: Policy, mean: FloatArray, scale: FloatArray) -> Policy:
+    """``policy`` for raw observations, where it was trained on ``(obs - mean) / scale``."""
+    return replace(policy, obs_mean=mean, obs_scale=scale)

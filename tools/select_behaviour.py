@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from iql_fast import tasks
+from iql_fast import simulator, tasks
 from iql_fast.data import behaviour_policy, regenerate
 
 #: Mean trajectory return and rows of D4RL's -v2 datasets.
@@ -51,7 +51,7 @@ def measure(arguments: tuple[str, Path, int, float]) -> tuple[float, float, floa
     """Mean return, its standard deviation and mean length over episodes of a snapshot."""
     env_name, snapshot, episodes, noise = arguments
     environment = tasks.ENVIRONMENTS[env_name]
-    env = regenerate._environment(environment.gym_id or "")
+    env = simulator.environment(environment.gym_id or "")
     policy = behaviour_policy.load(snapshot, noise)
     trajectories = [
         regenerate.roll_out(env, policy, environment.horizon, (12345, i)) for i in range(episodes)
@@ -122,7 +122,7 @@ def main() -> None:
     random_rows = targets["random"][1]
     environment = tasks.ENVIRONMENTS[env]
     uniform = behaviour_policy.UniformPolicy(environment.act_dim)
-    simulator = regenerate._environment(environment.gym_id or "")
+    simulator = simulator.environment(environment.gym_id or "")
     random_returns = [
         regenerate.roll_out(simulator, uniform, environment.horizon, (54321, i)).rewards.sum()
         for i in range(200)

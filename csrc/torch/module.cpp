@@ -5,10 +5,6 @@
 
 namespace py = pybind11;
 
-// setup.py defines these as bare text; a comma in one would be taken for a second argument.
-#define IQL_TEXT_(...) #__VA_ARGS__
-#define IQL_TEXT(...) IQL_TEXT_(__VA_ARGS__)
-
 #if defined(__clang__)
 #define IQL_COMPILER __VERSION__
 #else
@@ -22,10 +18,10 @@ PYBIND11_MODULE(_C, module) {
       [] {
         py::dict config;
         config["compiler"] = IQL_COMPILER;
-        config["flags"] = IQL_TEXT(IQL_CORE_FLAGS);
-        config["torch"] = IQL_TEXT(IQL_TORCH_VERSION);
+        config["flags"] = IQL_CORE_FLAGS;
+        config["torch"] = IQL_TORCH_VERSION;
 #ifdef IQL_WITH_CUDA
-        config["cuda_architectures"] = IQL_TEXT(IQL_CUDA_ARCHITECTURES);
+        config["cuda_architectures"] = IQL_CUDA_ARCHITECTURES;
 #else
         config["cuda_architectures"] = "";
 #endif

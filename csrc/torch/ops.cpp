@@ -15,6 +15,9 @@
 #include "cpu/elementwise.h"
 #ifdef IQL_WITH_CUDA
 #include "cuda/elementwise.h"
+#ifdef IQL_OLD_TORCH  // before VirtualGuardImpl::getStreamNativeHandle
+#include <c10/cuda/CUDAStream.h>
+#endif
 #endif
 
 namespace iql {
@@ -85,10 +88,14 @@ void polyak_cpu(Tensor& target, const Tensor& source, double alpha) {
 
 #ifdef IQL_WITH_CUDA
 
-// Through the device-neutral interface: torch's CUDA headers are absent from a CPU build of torch.
 void* current_stream(const Tensor& tensor) {
+#ifdef IQL_OLD_TORCH
+  return c10::cuda::getCurrentCUDAStream(tensor.device().index()).stream();
+#else
+  // Device-neutral: torch's CUDA headers do not compile under a CPU build of torch.
   const c10::impl::VirtualGuardImpl guard(tensor.device().type());
   return guard.getStreamNativeHandle(guard.getStream(tensor.device()));
+#endif
 }
 
 void check_launch(int code, const char* op) {

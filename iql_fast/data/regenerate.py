@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast import tasks
+from iql_fast import simulator, tasks
 from iql_fast.data import behaviour_policy
 from iql_fast.data.behaviour_policy import BehaviourPolicy, UniformPolicy
 from iql_fast.errors import UserError
@@ -88,17 +85,12 @@ def regenerate(
             f"{name} cannot be regenerated: there is no behaviour policy for it. "
             f"These can be: {', '.join(available())}."
         )
-    try:
-        import gymnasium
-        import mujoco
-    except ImportError as error:
-        raise UserError(
-            f"Regenerating {name} needs the simulator, but {error.name!r} is not installed: "
-            "pip install 'gymnasium[mujoco]' 'mujoco<3.12' imageio packaging."
-        ) from None
+    simulator.require(f"Regenerating {name}")
+    import gymnasium
     import h5py
+    import mujoco
 
-    from iql_fast.data.files import written_beside
+    from iql_fast.files import written_beside
 
     parts = manifest()[name]["parts"]
     total = rows or sum(part["rows"] for part in parts)
@@ -149,7 +141,9 @@ def _collect(
         TextColumn("rows"),
         TimeRemainingColumn(),
     )
-    with _pool(workers) as (pool, size), Progress(*bar_columns, disable=not progress) as bar:
+    size = workers or simulator.cores()
+    bar = Progress(*bar_columns, disable=not progress)
+    with simulator.worker_pool(size) as pool, bar:
         task = bar.add_task(name, total=total)
         for i, part in enumerate(parts):
             row, end = int(bounds[i]), int(bounds[i + 1])
@@ -173,27 +167,6 @@ def _collect(
     return columns
 
 
-@contextmanager
-def _pool(workers: int | None) -> Iterator[tuple[ProcessPoolExecutor, int]]:
-    """Worker processes without threads of their own, ended at once when the block is left."""
-    size = workers or len(os.sched_getaffinity(0))
-    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    settings["MUJOCO_GL"] = "disable"
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)  # the workers inherit it when they start
-    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"))
-    try:
-        pool.submit(os.getpid).result()
-        yield pool, size
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def _trajectories(
     pool: ProcessPoolExecutor, size: int, name: str, part: dict[str, Any], key: tuple[int, int]
 ) -> Iterator[Trajectory]:
@@ -213,22 +186,13 @@ def _roll_out_some(
 ) -> list[Trajectory]:
     """In a worker: the trajectories of these indices."""
     task = tasks.get(name)
-    env = _environment(task.environment.gym_id or "")
+    env = simulator.environment(task.environment.gym_id or "")
     policy = part_policy(part, task.environment.act_dim)
     stream = zlib.crc32(name.encode())
     return [
         roll_out(env, policy, task.environment.horizon, (key[0], stream, key[1], index))
         for index in indices
     ]
-
-
-@functools.cache
-def _environment(gym_id: str) -> Any:
-    import gymnasium
-
-    gymnasium.logger.min_level = gymnasium.logger.ERROR  # -v4 is asked for on purpose
-    # The time limit is kept by roll_out: the wrappers would cost a third of the time.
-    return gymnasium.make(gym_id).unwrapped
 
 
 def part_policy(part: dict[str, Any], act_dim: int) -> BehaviourPolicy | UniformPolicy:

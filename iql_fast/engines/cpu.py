@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iql_fast import extension
+from iql_fast import extension, simulator
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
     METRICS,
@@ -36,11 +35,6 @@ def unavailable_reason() -> str:
     return extension.unavailable_reason()
 
 
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class CpuEngine:
     """See ``iql_fast.engines.base.Engine``."""
 
@@ -61,7 +55,7 @@ class CpuEngine:
         self.data = data
         self.seeds = tuple(seeds)
         self.dtype = dtype
-        self.threads = threads or usable_cores()
+        self.threads = threads or simulator.cores()
         S = len(self.seeds)
         vectors = {name: hyper.per_seed(name, S) for name in PER_SEED}
         config = native.EngineConfig(

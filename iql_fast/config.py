@@ -1,0 +1,329 @@
+"""What a training run is asked to do: one dataclass, the command line's and the run's record."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from iql_fast import tasks
+from iql_fast.data import minari
+from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec
+from iql_fast.errors import UserError
+
+OneOrPerSeed = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """IQL's settings. Where one is left out, the authors' value for the task is taken. Those that
+    take several values take one a seed, so that one run sweeps them."""
+
+    expectile: OneOrPerSeed = ()
+    """tau of the value loss, in (0, 1) (paper, equation 5)"""
+    temperature: OneOrPerSeed = ()
+    """beta, the inverse temperature of the policy extraction (equation 7)"""
+    discount: OneOrPerSeed = (0.99,)
+    """gamma"""
+    polyak: OneOrPerSeed = (0.005,)
+    """step of the target critics towards the critics"""
+    weight_clip: OneOrPerSeed = (100.0,)
+    """upper bound on exp(beta * advantage)"""
+    value_lr: OneOrPerSeed = (3e-4,)
+    """Adam's learning rate for V"""
+    critic_lr: OneOrPerSeed = (3e-4,)
+    """Adam's learning rate for the critics"""
+    actor_lr: OneOrPerSeed = (3e-4,)
+    """Adam's learning rate for the actor, at the start of its schedule"""
+    actor_schedule: Literal["cosine", "constant"] = "cosine"
+    """cosine falls to 0 over the run"""
+    batch_size: int = 256
+    """transitions a step"""
+    hidden: tuple[int, ...] = (256, 256)
+    """units of the hidden layers of every network"""
+    critics: int = 2
+    """Q networks, whose minimum the target takes"""
+    actor_dropout: float | None = None
+    """probability of dropping a hidden unit of the actor, in training only"""
+
+
+@dataclass(frozen=True)
+class Departures:
+    """Departures from the authors' code: off by default, and named in the run's record."""
+
+    value_order: Literal["new", "old"] = "new"
+    """old: every loss reads the V from before the step, as CORL does; new: the authors' order"""
+    deterministic_policy: bool = False
+    """regress tanh(mean) on the actions instead of maximising a Gaussian likelihood"""
+    normalize_obs: bool = False
+    """scale observations to mean 0 and standard deviation 1 over the dataset"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores in the simulator while training goes on."""
+
+    eval_episodes: int | None = None
+    """episodes a seed each time (default: the authors' for the task); 0 switches evaluation off"""
+    eval_interval: int | None = None
+    """steps from one evaluation to the next (default: the authors')"""
+    eval_workers: int | None = None
+    """worker processes (default: all cores); scores do not depend on it"""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is written, and how often."""
+
+    log_interval: int = 1000
+    """steps that one row of metrics.csv is averaged over"""
+    checkpoint_interval: int = 10_000
+    """steps from one checkpoint to the next"""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train IQL on a dataset and score the policy.
+
+    The data are found in the cache, downloaded, or regenerated in the simulator. Everything about
+    the run goes to one folder; a run that was stopped goes on with --resume.
+    """
+
+    task: str = ""
+    """task, such as hopper-medium-v2 (`python -m iql_fast.data list` shows all), or a Minari id"""
+    dataset: Path | None = None
+    """your own file in D4RL's layout, instead of the task's"""
+    out: Path | None = None
+    """folder of the run (default: runs/TASK-DATE-TIME)"""
+    overwrite: bool = False
+    """replace the run that --out already holds"""
+    resume: Path | None = None
+    """go on with the run in this folder; no other option is needed"""
+    config: Path | None = None
+    """YAML file of option names and values; the command line overrides it"""
+    offline: bool = False
+    """do not try to download the dataset"""
+    data_seed: int = 0
+    """seed of regenerated data"""
+    steps: int = 1_000_000
+    """training steps"""
+    seeds: int = 1
+    """networks to train at once, each with its own seed"""
+    seed: int = 0
+    """the first seed; the others count up from it"""
+    engine: Literal["auto", "cuda", "cpu", "reference"] = "auto"
+    """auto takes the fastest that works here and says which"""
+    precision: Literal["fp32", "fp64"] = "fp32"
+    """of all training arithmetic"""
+    threads: int = 0
+    """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
+    algorithm: Algorithm = field(default_factory=Algorithm)
+    departures: Departures = field(default_factory=Departures)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    records: Records = field(default_factory=Records)
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        return tuple(range(self.seed, self.seed + self.seeds))
+
+    def hyperparameters(self) -> Hyperparameters:
+        """What the engine reads."""
+        a = self.algorithm
+        values: dict[str, Any] = {}
+        for name in PER_SEED:
+            given = getattr(a, name)
+            values[name] = given[0] if len(given) == 1 else given
+        return Hyperparameters(
+            **values,
+            actor_schedule_steps=self.steps if a.actor_schedule == "cosine" else 0,
+            batch_size=a.batch_size,
+            actor_dropout=a.actor_dropout or 0.0,
+            value_order=self.departures.value_order,
+            deterministic_policy=self.departures.deterministic_policy,
+        )
+
+    def network(self, obs_dim: int, act_dim: int) -> NetworkSpec:
+        """Sizes of the networks."""
+        return NetworkSpec(obs_dim, act_dim, self.algorithm.hidden, self.algorithm.critics)
+
+
+#: The groups of TrainConfig, whose options carry no prefix.
+GROUPS = ("algorithm", "departures", "evaluation", "records")
+#: Options that do not change what a run computes, so a resumed run may change them.
+FREE = ("threads", "eval_workers", "resume", "overwrite", "config", "out", "offline")
+
+
+def flat(config: TrainConfig) -> dict[str, Any]:
+    """Option name -> value, as JSON holds them."""
+    values = asdict(config)
+    for group in GROUPS:
+        values |= values.pop(group)
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple)
+        else value
+        for name, value in values.items()
+    }  # fmt: skip
+
+
+def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> TrainConfig:
+    """``config`` with options by name, as YAML or JSON holds them.
+
+    Raises:
+        UserError: an option does not exist or has the wrong type; names it and ``where`` it stands.
+    """
+    known = flat(config)
+    for name in options:
+        if name.replace("-", "_") not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            hint = f" The nearest: {', '.join(near)}." if near else ""
+            raise UserError(f"{where}: there is no option {name!r}.{hint}")
+    options = {name.replace("-", "_"): value for name, value in options.items()}
+    for group in (*GROUPS, None):
+        part: Any = config if group is None else getattr(config, group)
+        changes = {}
+        for f in fields(part):
+            if f.name in options:
+                changes[f.name] = _typed(f.name, options[f.name], str(f.type), where)
+        part = replace(part, **changes)
+        config = part if group is None else replace(config, **{group: part})
+    return config
+
+
+def _typed(name: str, value: Any, kind: str, where: str) -> Any:
+    """A value from YAML as the type that the option's annotation names."""
+    if value is None and "None" in kind:
+        return None
+    try:
+        if kind.startswith("OneOrPerSeed"):
+            return tuple(float(x) for x in (value if isinstance(value, list) else [value]))
+        if kind.startswith("tuple[int"):
+            return tuple(int(x) for x in (value if isinstance(value, list) else [value]))
+        if kind.startswith("bool"):
+            if not isinstance(value, bool):
+                raise TypeError
+            return value
+        if kind.startswith("int"):
+            if isinstance(value, bool) or int(float(value)) != float(value):
+                raise TypeError
+            return int(float(value))
+        if kind.startswith("float"):
+            return float(value)
+        return Path(value) if kind.startswith("Path") else str(value)
+    except (TypeError, ValueError):
+        expected = "numbers" if "PerSeed" in kind else kind.removesuffix(" | None")
+        raise UserError(f"{where}: {name} is {value!r}; expected {expected}.") from None
+
+
+def parse(arguments: Sequence[str], base: TrainConfig | None = None) -> TrainConfig:
+    """The command line's options over those of ``base`` and of --config FILE."""
+    base = base or TrainConfig()
+    file = _value_of("--config", arguments)
+    if file is not None:
+        base = with_options(base, _read_yaml(Path(file)), file)
+    return tyro.cli(
+        TrainConfig,
+        args=list(arguments),
+        default=base,
+        prog="python -m iql_fast.train",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(flag + "="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config {path} cannot be read: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not YAML: {error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold lines of the form `option: value`.")
+    return content
+
+
+def completed(config: TrainConfig) -> TrainConfig:
+    """``config`` with the authors' values for its task in place of what was left out, checked.
+
+    Raises:
+        UserError: a value is out of its range; names the option, the value and the range.
+    """
+    if not config.task:
+        raise UserError(
+            "Say what to train on: --task NAME, or --resume RUN. "
+            "`python -m iql_fast.data list` shows the tasks."
+        )
+    if minari.is_id(config.task):
+        family, (episodes, interval) = minari.family(config.task), (10, 5_000)
+    else:
+        task = tasks.get(config.task)
+        family, (episodes, interval) = task.family, task.evaluation
+    preset, a, e = tasks.PRESETS[family], config.algorithm, config.evaluation
+    algorithm = replace(
+        a,
+        expectile=a.expectile or (preset["expectile"],),
+        temperature=a.temperature or (preset["temperature"],),
+        actor_dropout=preset["actor_dropout"] if a.actor_dropout is None else a.actor_dropout,
+    )
+    # Evaluations fall on the grid of the log; a short run is still scored at its end.
+    evaluation = replace(
+        e,
+        eval_episodes=episodes if e.eval_episodes is None else e.eval_episodes,
+        eval_interval=e.eval_interval
+        or math.ceil(interval / config.records.log_interval) * config.records.log_interval,
+    )
+    config = replace(config, algorithm=algorithm, evaluation=evaluation)
+    _check(config)
+    return config
+
+
+def _check(config: TrainConfig) -> None:
+    values = flat(config)
+
+    def require(right: bool, name: str, expected: str) -> None:
+        if not right:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is {values[name]}; expected {expected}.")
+
+    for name in ("steps", "seeds", "batch_size", "critics", "log_interval", "checkpoint_interval"):
+        require(values[name] >= 1, name, "a positive number")
+    require(config.seed >= 0, "seed", "a number of at least 0")
+    require(config.threads >= 0, "threads", "a number of at least 0")
+    hidden = values["hidden"]
+    require(len(hidden) >= 1 and min(hidden) >= 1, "hidden", "one or more positive widths")
+    for name in PER_SEED:
+        count = len(values[name])
+        require(count in (1, config.seeds), name, f"one value, or one for each of {config.seeds}")
+        require(all(math.isfinite(x) for x in values[name]), name, "finite numbers")
+    ranges = {
+        "expectile": (lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
+        "discount": (lambda x: 0 <= x <= 1, "between 0 and 1"),
+        "polyak": (lambda x: 0 <= x <= 1, "between 0 and 1"),
+        "temperature": (lambda x: x >= 0, "at least 0"),
+        "weight_clip": (lambda x: x > 0, "positive"),
+        "value_lr": (lambda x: x >= 0, "at least 0"),
+        "critic_lr": (lambda x: x >= 0, "at least 0"),
+        "actor_lr": (lambda x: x >= 0, "at least 0"),
+    }
+    for name, (inside, expected) in ranges.items():
+        require(all(inside(x) for x in values[name]), name, expected)
+    require(0 <= values["actor_dropout"] < 1, "actor_dropout", "at least 0 and below 1")
+    require(values["eval_episodes"] >= 0, "eval_episodes", "a number of at least 0")
+    for name in ("eval_interval", "checkpoint_interval"):
+        multiple = values[name] >= 1 and values[name] % config.records.log_interval == 0
+        require(multiple, name, f"a multiple of --log-interval ({config.records.log_interval})")

@@ -1,0 +1,88 @@
+"""``python -m iql_fast.evaluate --run RUN``: score a run's policies again, with more episodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from iql_fast import cli, tasks
+from iql_fast.errors import UserError
+from iql_fast.runs import checkpoint
+from iql_fast.runs.folder import RunFolder, write_json
+
+#: Keeps these episodes apart from those of training's own evaluations, which are keyed by the step.
+KEY_OFFSET = 1 << 40
+
+
+@dataclass
+class Options:
+    """Score the policies of a run in the simulator: the mean action, seeded episodes."""
+
+    run: Path
+    """folder of the run"""
+    episodes: int = 100
+    """episodes a seed"""
+    checkpoint: int | None = None
+    """step of the checkpoint (default: the last)"""
+    workers: int | None = None
+    """worker processes (default: all cores); scores do not depend on it"""
+
+
+def main() -> None:
+    """Parse the command line, score, print a table, and write evaluation.json into the run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from iql_fast.evaluation import Evaluator
+    from iql_fast.policy import policy_from_state
+
+    options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
+    if options.episodes < 1:
+        raise UserError(f"--episodes is {options.episodes}; expected a positive number.")
+    run = RunFolder(options.run)
+    record = run.read_config()
+    task = tasks.get(record["options"]["task"])
+    environment = task.environment
+    if environment.gym_id is None:
+        raise UserError(f"{task.name} cannot be scored: {environment.gym_note}.")
+    if record["options"]["normalize_obs"]:
+        raise UserError(
+            f"{run.path} was trained with --normalize-obs; its policies are scored by the run "
+            "itself only, since their scaling is not in the checkpoint."
+        )
+    saved = checkpoint.load(run.checkpoints, options.checkpoint)
+    first = record["options"]["seed"]
+    seeds = range(first, first + record["options"]["seeds"])
+    policies = [policy_from_state(saved.state, s) for s in range(len(seeds))]
+    with Evaluator(environment.gym_id, environment.horizon, options.workers) as evaluator:
+        returns = evaluator.returns(policies, seeds, KEY_OFFSET + saved.step, options.episodes)
+    scores = task.normalized_score(returns)
+
+    title = f"{record['data']['title']}, step {saved.step:,}, {options.episodes} episodes"
+    table = Table(title=title)
+    for heading in ("seed", "score", "std over episodes", "return"):
+        table.add_column(heading, justify="right")
+    for s, seed in enumerate(seeds):
+        row = (scores[s].mean(), scores[s].std(), returns[s].mean())
+        table.add_row(str(seed), *(f"{value:.1f}" for value in row))
+    means = scores.mean(1)
+    table.add_row("all", f"{means.mean():.1f}", f"{means.std():.1f} (over seeds)", "")
+    Console().print(table)
+    write_json(
+        run.path / "evaluation.json",
+        {
+            "title": record["data"]["title"],
+            "step": saved.step,
+            "seeds": list(seeds),
+            "returns": returns.tolist(),
+            "scores": scores.tolist(),
+            "mean": float(means.mean()),
+            "std_over_seeds": float(means.std()),
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.main(main)

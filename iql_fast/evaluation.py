@@ -1,0 +1,83 @@
+"""Scores of policies in the simulator: episodes in worker processes, the mean action.
+
+Every episode is run on its own, row by row, so that a score does not depend on how many workers
+there are or which policies are scored beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iql_fast import simulator
+from iql_fast.errors import UserError
+from iql_fast.policy import Policy
+
+
+class Evaluator:
+    """Runs episodes of one environment; to be used as a context manager.
+
+    Raises:
+        UserError: on entering, where the simulator or the environment does not work here.
+    """
+
+    def __init__(self, gym_id: str, horizon: int, workers: int | None = None) -> None:
+        self.gym_id = gym_id
+        self.horizon = horizon
+        self.workers = workers or simulator.cores()
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Evaluator:
+        simulator.require(f"Evaluation in {self.gym_id}")
+        self._pool = self._stack.enter_context(simulator.worker_pool(self.workers))
+        try:
+            self._pool.submit(_make, self.gym_id).result()
+        except Exception as error:
+            self._stack.close()
+            raise UserError(
+                f"{self.gym_id} does not work here ({type(error).__name__}: {error}). Train with "
+                "--eval-episodes 0, or mend the simulator."
+            ) from None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def returns(
+        self, policies: Sequence[Policy], keys: Sequence[int], step: int, episodes: int
+    ) -> NDArray[np.float64]:
+        """Undiscounted returns ``[policies, episodes]``.
+
+        Args:
+            keys: one a policy, its training seed: with ``step`` and the episode's number it seeds
+                the environment.
+        """
+        jobs = [
+            self._pool.submit(
+                episode_return, self.gym_id, self.horizon, policy, (key, step, episode)
+            )
+            for policy, key in zip(policies, keys, strict=True)
+            for episode in range(episodes)
+        ]
+        return np.array([job.result() for job in jobs]).reshape(len(policies), episodes)
+
+
+def _make(gym_id: str) -> None:
+    simulator.environment(gym_id)
+
+
+def episode_return(gym_id: str, horizon: int, policy: Policy, key: tuple[int, int, int]) -> float:
+    """The return of one episode of at most ``horizon`` steps, seeded by ``key``."""
+    env = simulator.environment(gym_id)
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    observation, _ = env.reset(seed=seed)
+    total = 0.0
+    for _ in range(horizon):
+        observation, reward, terminal, _, _ = env.step(policy.mean_action(observation))
+        total += float(reward)
+        if terminal:
+            break
+    return total

@@ -1,0 +1,29 @@
+"""``python -m iql_fast.info``: the build, the machine, and the engines with what keeps them away."""
+
+from __future__ import annotations
+
+from iql_fast import cli, engines, environment_record, extension
+
+
+def main() -> None:
+    """Print the diagnosis."""
+    for name, version in environment_record.versions().items():
+        print(f"{name:14} {version}")
+    for name, value in environment_record.machine().items():
+        print(f"{name:14} {value}")
+    if reason := extension.unavailable_reason():
+        print(f"extension      none: {reason}")
+    else:
+        native = extension.load()
+        build = native.build_config()
+        print(f"extension      compiled by {build['compiler']}, against torch {build['torch']}")
+        cuda = build["cuda_architectures"] or "not compiled in (no nvcc, or IQL_FAST_CUDA=0)"
+        print(f"CUDA kernels   {cuda}")
+        sets = ", ".join(native.cpu_kernel_sets())
+        print(f"CPU kernels    {native.cpu_kernel_set()} (this machine can run: {sets})")
+    for name, reason in engines.available().items():
+        print(f"engine {name:10} {f'no: {reason}' if reason else 'yes'}")
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,127 @@
+"""Pictures of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iql_fast.files import written_beside
+from iql_fast.runs.table import read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Rows = Sequence[Mapping[str, str]]
+
+
+def by_seed(rows: Rows, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps ``[T]`` and values ``[T, seeds]`` of a column; steps that lack a seed are left out."""
+    seeds = sorted({int(row["seed"]) for row in rows})
+    table: dict[int, dict[int, float]] = {}
+    for row in rows:
+        table.setdefault(int(row["step"]), {})[int(row["seed"])] = float(row[column])
+    steps = sorted(step for step, values in table.items() if len(values) == len(seeds))
+    values = [[table[step][seed] for seed in seeds] for step in steps]
+    return np.array(steps, dtype=float), np.array(values).reshape(len(steps), len(seeds))
+
+
+def plot_spread(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -> None:
+    """Mean over seeds as a line, from the lowest to the highest seed as a band."""
+    steps, values = by_seed(rows, column)
+    if len(steps) == 0:
+        return
+    (line,) = axes.plot(steps, values.mean(1), label=label, **style)
+    if values.shape[1] > 1:
+        axes.fill_between(steps, values.min(1), values.max(1), alpha=0.2, color=line.get_color())
+
+
+def draw(
+    path: Path,
+    title: str,
+    metrics: Path,
+    scores: Path,
+    reference_lines: Mapping[str, float],
+    score_label: str,
+) -> None:
+    """Write a run's curves: scores, losses, advantages and weights.
+
+    Args:
+        reference_lines: label -> score, each a dashed line (the paper's, the behaviour policy's).
+    """
+    from matplotlib.figure import Figure
+
+    metric_rows = read_rows(metrics)
+    score_rows = read_rows(scores) if scores.exists() else []
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    (score_axes, loss_axes), (value_axes, weight_axes) = figure.subplots(2, 2)
+    figure.suptitle(title)
+
+    if score_rows:
+        plot_spread(score_axes, score_rows, "score", "IQL, mean and range over seeds", marker=".")
+        for i, (label, score) in enumerate(reference_lines.items()):
+            score_axes.axhline(score, linestyle="--", color=f"C{i + 1}", label=label)
+        score_axes.legend(fontsize=8)
+    else:
+        score_axes.text(0.5, 0.5, "not evaluated", ha="center", transform=score_axes.transAxes)
+    score_axes.set(title="Score", ylabel=score_label)
+
+    for column, label in {"value_loss": "V", "critic_loss": "Q (summed over critics)"}.items():
+        plot_spread(loss_axes, metric_rows, column, label)
+    loss_axes.set(title="Losses", yscale="log", ylabel="V and Q loss (log scale)")
+    actor_axes = loss_axes.twinx()
+    plot_spread(actor_axes, metric_rows, "actor_loss", "policy (right axis)", color="C2")
+    actor_axes.set(ylabel="policy loss")
+    lines = [*loss_axes.get_lines(), *actor_axes.get_lines()]
+    loss_axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+
+    for column, label in {"value": "V(s)", "q": "min target Q(s, a)"}.items():
+        plot_spread(value_axes, metric_rows, column, label)
+    advantage_axes = value_axes.twinx()
+    plot_spread(advantage_axes, metric_rows, "advantage", "advantage (right axis)", color="C2")
+    plot_spread(advantage_axes, metric_rows, "advantage_std", "its std (right axis)", color="C3")
+    advantage_axes.set(ylabel="advantage")
+    lines = [*value_axes.get_lines(), *advantage_axes.get_lines()]
+    value_axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    value_axes.set(title="Values and advantages", ylabel="value (scaled rewards)")
+
+    plot_spread(weight_axes, metric_rows, "weight", "mean")
+    plot_spread(weight_axes, metric_rows, "weight_max", "largest")
+    weight_axes.set(title="Weights exp(beta A), clipped", yscale="log", ylabel="weight (log scale)")
+    share_axes = weight_axes.twinx()
+    plot_spread(share_axes, metric_rows, "weight_clipped", "share at the clip", color="C2")
+    share_axes.set(ylabel="share at the clip", ylim=(0, None))
+    lines = [*weight_axes.get_lines(), *share_axes.get_lines()]
+    weight_axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+
+    for axes in (score_axes, loss_axes, value_axes, weight_axes):
+        axes.set_xlabel("training steps")
+        axes.grid(alpha=0.3)
+    with written_beside(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
+def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -> None:
+    """Write the score curves of several runs into one picture.
+
+    Args:
+        runs: (label, scores.csv, reference lines) of each.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    references: dict[str, float] = {}
+    for label, scores, lines in runs:
+        plot_spread(axes, read_rows(scores), "score", label, marker=".")
+        references |= lines
+    for i, (label, score) in enumerate(references.items()):
+        axes.axhline(score, linestyle="--", color=f"C{len(runs) + i}", label=label)
+    axes.set(title="Scores, mean and range over seeds", xlabel="training steps", ylabel="score")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with written_beside(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

@@ -1,0 +1,128 @@
+"""A run's folder: what lies where, and who may write it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iql_fast.errors import UserError
+from iql_fast.files import written_beside
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Everything needed to repeat the run."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One row a log interval and seed."""
+        return self.path / "metrics.csv"
+
+    @property
+    def scores(self) -> Path:
+        """One row an evaluation and seed."""
+        return self.path / "scores.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def read_config(self) -> dict[str, Any]:
+        """The record that the run began with.
+
+        Raises:
+            UserError: this is not the folder of a run.
+        """
+        return read_json(self.config, f"{self.path} is not the folder of a run")
+
+    def read_summary(self) -> dict[str, Any]:
+        """The scores of a run that has ended.
+
+        Raises:
+            UserError: it has not.
+        """
+        return read_json(self.summary, f"{self.path} holds no finished run")
+
+
+def read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    """The object in a JSON file; a ``UserError`` that begins with ``otherwise`` where none is."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{otherwise}: {path.name} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise UserError(f"{otherwise}: {path.name} is damaged ({error}).") from None
+    return dict(content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object so that nobody ever sees half of it."""
+    with written_beside(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
+    """A new, empty run folder.
+
+    Args:
+        needed_bytes: what the run will write at most at one time; less free space is an error.
+
+    Raises:
+        UserError: the folder holds a run already, cannot be written, or its disk is full.
+    """
+    folder = RunFolder(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file. Name another folder with --out.")
+    if path.is_dir() and any(path.iterdir()):
+        if not folder.config.exists():
+            raise UserError(
+                f"{path} is not empty and holds no run, so nothing in it will be touched. Name "
+                "another folder with --out."
+            )
+        if not overwrite:
+            raise UserError(
+                f"{path} already holds a run. Go on with it (--resume {path}), name another folder "
+                "with --out, or replace it with --overwrite."
+            )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.write_bytes(b"\0" * 4096)
+        probe.unlink()
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise UserError(
+            f"The run's folder {path} cannot be written ({error.strerror}). Name another with --out."
+        ) from None
+    if free < needed_bytes:
+        raise UserError(
+            f"{path} has {free / 2**20:.0f} MiB free, but the run needs {needed_bytes / 2**20:.0f}. "
+            "Free some space, or name a folder on another disk with --out."
+        )
+    for old in (folder.checkpoints, folder.tensorboard):
+        shutil.rmtree(old, ignore_errors=True)
+    for old in (folder.metrics, folder.scores, folder.curves, folder.summary):
+        old.unlink(missing_ok=True)
+    return folder

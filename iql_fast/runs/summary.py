@@ -1,0 +1,40 @@
+"""The scores that a run comes to, beside the published ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+#: Evaluations that the final score averages over: one alone is noisy.
+FINAL_EVALUATIONS = 10
+
+
+def summarise(rows: Sequence[dict[str, str]], key: str = "score") -> dict[str, Any]:
+    """Final, last and best score of each seed, and their mean and standard deviation over seeds.
+
+    Args:
+        rows: of scores.csv.
+        key: ``"score"``, or ``"return"`` where the task has no reference scores.
+    """
+    by_seed: dict[int, list[float]] = {}
+    for row in rows:
+        by_seed.setdefault(int(row["seed"]), []).append(float(row[key]))
+    kinds = {
+        "final": lambda scores: float(np.mean(scores[-FINAL_EVALUATIONS:])),
+        "last": lambda scores: scores[-1],
+        "best": max,
+    }
+    summary: dict[str, Any] = {}
+    for kind, reduce in kinds.items():
+        values = {seed: reduce(scores) for seed, scores in by_seed.items()}
+        array = np.array(list(values.values()))
+        summary[kind] = {
+            "per_seed": {str(seed): value for seed, value in values.items()},
+            "mean": float(array.mean()),
+            "std": float(array.std()),
+        }
+    last = next(iter(by_seed.values()))[-FINAL_EVALUATIONS:]
+    summary["final"]["evaluations"] = len(last)
+    return summary

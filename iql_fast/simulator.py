@@ -1,0 +1,76 @@
+"""Gymnasium's environments and the worker processes that step them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+from iql_fast.errors import UserError
+
+
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def require(what_for: str) -> None:
+    """Raise a ``UserError`` where the simulator is not installed."""
+    try:
+        import gymnasium.envs.mujoco.mujoco_env  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"{what_for} needs the simulator, but it cannot be imported ({error}): "
+            "pip install 'gymnasium[mujoco]' 'mujoco<3.12' imageio packaging."
+        ) from None
+
+
+@functools.cache
+def environment(gym_id: str) -> Any:
+    """This process's instance of an environment.
+
+    Without its wrappers, which cost a third of the time: callers keep the time limit themselves.
+    """
+    import gymnasium
+
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # -v4 is asked for on purpose
+    return gymnasium.make(gym_id).unwrapped
+
+
+@contextmanager
+def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that use one thread each, ended at once when the block is left.
+
+    Args:
+        workers: None takes all cores.
+    """
+    size = workers or cores()
+    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    settings["MUJOCO_GL"] = "disable"
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # the workers inherit it when they start
+    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+    try:
+        # A process is started for each task that finds none idle: start them all now.
+        for future in [pool.submit(_start) for _ in range(size)]:
+            future.result()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start() -> None:
+    import signal
+    import time
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    time.sleep(0.05)  # so that the next start goes to a process of its own

@@ -1,0 +1,240 @@
+"""The training loop: engine, evaluation, log and checkpoint, step by step.
+
+Everything that a run computes falls on a grid of ``log_interval`` steps: a row of metrics is the mean
+over one interval, evaluations and checkpoints come at its ends. So a run that was killed and goes
+on from a checkpoint writes the same rows and ends with the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from iql_fast.config import TrainConfig
+from iql_fast.data import LoadedData
+from iql_fast.engines import METRICS, Engine, Metrics
+from iql_fast.errors import NonFiniteLoss, UserError
+from iql_fast.evaluation import Evaluator
+from iql_fast.policy import with_normalisation
+from iql_fast.runs import checkpoint, curves
+from iql_fast.runs.checkpoint import Checkpoint
+from iql_fast.runs.folder import RunFolder, write_json
+from iql_fast.runs.summary import summarise
+from iql_fast.runs.table import StepTable, read_rows
+from iql_fast.tasks import Task
+
+CURVES_EVERY = 60.0  # seconds
+SCORE_COLUMNS = ("seed", "score", "return", "return_std", "episodes")
+
+
+@dataclass
+class Run:
+    """One training run and what it writes."""
+
+    config: TrainConfig
+    folder: RunFolder
+    engine: Engine
+    data: LoadedData
+    task: Task | None
+    """None for a dataset without reference scores"""
+    evaluator: Evaluator | None
+    observation_scaling: tuple[np.ndarray, np.ndarray] | None
+    """mean and scale that the networks' observations were normalised with"""
+    say: Callable[[str], None] = print
+    advance: Callable[[int, float, str], None] = lambda step, rate, text: None
+    """told of progress: step, steps/s (over all seeds), what to show"""
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"training": 0.0, "evaluation": 0.0, "records": 0.0}
+    )
+
+    def __post_init__(self) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        step = self.engine.step
+        self.metrics = StepTable(self.folder.metrics, ("seed", *METRICS, "actor_lr", "seconds"))
+        self.scores = StepTable(self.folder.scores, SCORE_COLUMNS)
+        self.metrics.cut_after(step)
+        self.scores.cut_after(step)
+        purge = step + 1 if step else None
+        self.board: Any = SummaryWriter(str(self.folder.tensorboard), purge_step=purge)
+        self.curves_drawn = time.monotonic()
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end and write the summary, which is returned.
+
+        Raises:
+            NonFiniteLoss: the last checkpoint stays; ``failure.json`` says what happened.
+            KeyboardInterrupt: a checkpoint of the last interval was written.
+        """
+        with ExitStack() as stack:
+            stack.callback(self.board.close)
+            self._loop()
+            summary = self._summary()
+            write_json(self.folder.summary, summary)
+            self._draw()
+        return summary
+
+    def _loop(self) -> None:
+        records, steps = self.config.records, self.config.steps
+        boundary = self._checkpoint()
+        saved = boundary.step if boundary.step in checkpoint.steps(self.folder.checkpoints) else -1
+        while (step := self.engine.step) < steps:
+            interval = min(records.log_interval - step % records.log_interval, steps - step)
+            try:
+                with self._timed("training") as elapsed:
+                    metrics = self.engine.run(interval)
+            except KeyboardInterrupt:
+                # Back to the last interval's end, where a resumed run falls into the same rhythm.
+                if boundary.step != saved:
+                    checkpoint.save(self.folder.checkpoints, boundary)
+                raise
+            except NonFiniteLoss as failure:
+                if boundary.step != saved:
+                    checkpoint.save(self.folder.checkpoints, boundary)
+                write_json(self.folder.path / "failure.json", vars(failure))
+                raise
+            step = self.engine.step
+            rate = interval * len(self.engine.seeds) / elapsed()
+            with self._timed("records"):
+                self._log(step, metrics)
+                boundary = self._checkpoint()
+            text = ""
+            if self._due(step, self.config.evaluation.eval_interval) and self.evaluator:
+                with self._timed("evaluation"):
+                    text = self._evaluate(step, self.evaluator)
+                boundary = Checkpoint(step, boundary.state, dict(self.seconds))
+            with self._timed("records"):
+                if self._due(step, records.checkpoint_interval):
+                    checkpoint.save(self.folder.checkpoints, boundary)
+                    saved = step
+                if time.monotonic() - self.curves_drawn > CURVES_EVERY:
+                    self._draw()
+            self.advance(step, rate, text)
+
+    def _due(self, step: int, interval: int | None) -> bool:
+        return step == self.config.steps or (bool(interval) and step % (interval or 1) == 0)
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[Callable[[], float]]:
+        start = time.perf_counter()
+        try:
+            yield lambda: time.perf_counter() - start
+        finally:
+            self.seconds[what] += time.perf_counter() - start
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.engine.step, self.engine.state_dict(), dict(self.seconds))
+
+    def _log(self, step: int, metrics: Metrics) -> None:
+        hyper = self.config.hyperparameters()
+        rates = hyper.per_seed("actor_lr", self.config.seeds)
+        if hyper.actor_schedule_steps:
+            progress = min(step, hyper.actor_schedule_steps) / hyper.actor_schedule_steps
+            rates = rates * 0.5 * (1 + np.cos(np.pi * progress))
+        rows = []
+        for s, seed in enumerate(self.engine.seeds):
+            values = {name: float(metrics[name][s]) for name in METRICS}
+            values["actor_lr"] = float(rates[s])
+            for name, value in values.items():
+                self.board.add_scalar(f"{name}/seed{seed}", value, step)
+            row: dict[str, Any] = {"step": step, "seed": seed, **values}
+            rows.append(row | {"seconds": round(self.seconds["training"], 3)})
+        self.metrics.append(rows)
+
+    def _evaluate(self, step: int, evaluator: Evaluator) -> str:
+        seeds = self.engine.seeds
+        policies = [self.engine.policy(s) for s in range(len(seeds))]
+        if self.observation_scaling is not None:
+            policies = [with_normalisation(p, *self.observation_scaling) for p in policies]
+        episodes = self.config.evaluation.eval_episodes or 0
+        returns = evaluator.returns(policies, seeds, step, episodes)
+        scores = returns if self.task is None else self.task.normalized_score(returns)
+        rows = []
+        for s, seed in enumerate(seeds):
+            rows.append(
+                {
+                    "step": step,
+                    "seed": seed,
+                    "score": float(scores[s].mean()),
+                    "return": float(returns[s].mean()),
+                    "return_std": float(returns[s].std()),
+                    "episodes": episodes,
+                }
+            )
+            self.board.add_scalar(f"score/seed{seed}", rows[-1]["score"], step)
+        self.scores.append(rows)
+        means = scores.mean(1)
+        spread = f" +- {means.std():.1f} over {len(seeds)} seeds" if len(seeds) > 1 else ""
+        text = f"score {means.mean():.1f}{spread}"
+        self.say(f"step {step:>9,}  {text}")
+        return text
+
+    def _draw(self) -> None:
+        label = "normalised score" if self.task is not None else "return"
+        lines = reference_lines(self.task, self.data.record)
+        curves.draw(
+            self.folder.curves,
+            self.data.title,
+            self.folder.metrics,
+            self.folder.scores,
+            lines,
+            label,
+        )
+        self.curves_drawn = time.monotonic()
+
+    def _summary(self) -> dict[str, Any]:
+        rows = read_rows(self.folder.scores)
+        done = self.config.steps * self.config.seeds
+        summary: dict[str, Any] = {
+            "title": self.data.title,
+            "steps": self.config.steps,
+            "seeds": list(self.engine.seeds),
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+            "seed_steps_per_second": done / self.seconds["training"],
+            "behaviour_return": self.data.behaviour_return,
+        }
+        if self.task is not None:
+            behaviour = self.task.normalized_score(self.data.behaviour_return)
+            summary |= {"behaviour_score": behaviour, "published": dict(self.task.published)}
+        if rows:
+            summary["scores"] = summarise(rows)
+        return summary
+
+
+def reference_lines(task: Task | None, data_record: Mapping[str, Any]) -> dict[str, float]:
+    """Scores to draw beside a run's: the paper's, and the mean of the data."""
+    behaviour = float(data_record["return_mean"])
+    if task is None:
+        return {"mean return of the data": behaviour}
+    lines = {f"mean return of the data ({data_record['title']})": task.normalized_score(behaviour)}
+    if "paper" in task.published:
+        regenerated = " on D4RL's own data" if data_record.get("regenerated") else ""
+        lines[f"IQL in the paper{regenerated}"] = task.published["paper"]
+    return lines
+
+
+def needed_bytes(state_bytes: int, config: TrainConfig) -> int:
+    """Free space that a run needs: three checkpoints, and its tables."""
+    rows = config.seeds * config.steps // config.records.log_interval
+    return 3 * state_bytes + 1024 * rows + (4 << 20)
+
+
+def check_same(
+    resumed: Mapping[str, Any], stored: Mapping[str, Any], free: tuple[str, ...]
+) -> None:
+    """Raise a ``UserError`` where a resumed run is asked for something else than it began with."""
+    changed = [
+        f"--{name.replace('_', '-')} {value} (the run has {stored.get(name)})"
+        for name, value in resumed.items()
+        if name not in free and value != stored.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"A resumed run cannot change {'; '.join(changed)}: its end would not be the one it "
+            "was begun for. Leave these out, or start a new run."
+        )
