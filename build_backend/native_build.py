@@ -21,7 +21,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDE_DIRS = [ROOT / "csrc", ROOT / "csrc" / "include"]
 
-# No fast-math, and no fused multiply-add but where sources.txt asks for it: a formula then gives the
+# No fast-math, and no fused multiply-add but where sources.txt asks for it: a formula gives the
 # same bits wherever it is compiled in. Errors are read from results, so errno is not kept.
 CORE_FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"]
 CORE_FLAGS += ["-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi"]
