@@ -1,7 +1,7 @@
 """Builds the extension ``iql_fast._C``.
 
 The torch-free core and the CUDA code are compiled here through ninja, since each file may have
-flags of its own; the binding goes through torch's build helper, which knows the flags of its headers.
+flags of its own; the binding goes through torch's build helper, which knows what its headers need.
 
 Environment: IQL_FAST_EXTENSION=0 builds none; IQL_FAST_CUDA=0|1 leaves CUDA out or insists on it
 (otherwise it is in where nvcc is found); TORCH_CUDA_ARCH_LIST, CUDA_HOME, NVCC and CXX as usual.

@@ -25,9 +25,9 @@ void polyak_(T* target, const T* source, std::int64_t n, T alpha) {
   for (std::int64_t i = 0; i < n; ++i) target[i] = polyak(target[i], source[i], alpha);
 }
 
-#define IQL_INSTANTIATE(T)                                                     \
-  template void expectile<T>(const T*, const T*, T*, T*, std::int64_t, T);     \
-  template void awr_weights<T>(const T*, T*, std::int64_t, T, T);              \
+#define IQL_INSTANTIATE(T)                                                 \
+  template void expectile<T>(const T*, const T*, T*, T*, std::int64_t, T); \
+  template void awr_weights<T>(const T*, T*, std::int64_t, T, T);          \
   template void polyak_<T>(T*, const T*, std::int64_t, T);
 IQL_INSTANTIATE(float)
 IQL_INSTANTIATE(double)

@@ -1,7 +1,7 @@
 // torch.ops.iql_fast: the kernels as torch operators, for CPU and CUDA tensors.
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/neg.h>
@@ -121,11 +121,10 @@ Tensor awr_weights_cuda(const Tensor& advantage, double beta, double clip) {
   const c10::DeviceGuard guard(advantage.device());
   const Tensor dense = advantage.contiguous();
   Tensor weight = dense_like(advantage);
-  check_launch(
-      cuda::launch_awr_weights(dense.const_data_ptr<float>(), weight.mutable_data_ptr<float>(),
-                               dense.numel(), static_cast<float>(beta), static_cast<float>(clip),
-                               current_stream(advantage)),
-      "awr_weights");
+  check_launch(cuda::launch_awr_weights(
+                   dense.const_data_ptr<float>(), weight.mutable_data_ptr<float>(), dense.numel(),
+                   static_cast<float>(beta), static_cast<float>(clip), current_stream(advantage)),
+               "awr_weights");
   return weight;
 }
 
@@ -135,10 +134,10 @@ void polyak_cuda(Tensor& target, const Tensor& source, double alpha) {
   TORCH_CHECK(target.is_contiguous(), "polyak_: the target must be contiguous");
   const c10::DeviceGuard guard(target.device());
   const Tensor dense = source.contiguous();
-  check_launch(cuda::launch_polyak_(target.mutable_data_ptr<float>(),
-                                    dense.const_data_ptr<float>(), dense.numel(),
-                                    static_cast<float>(alpha), current_stream(target)),
-               "polyak_");
+  check_launch(
+      cuda::launch_polyak_(target.mutable_data_ptr<float>(), dense.const_data_ptr<float>(),
+                           dense.numel(), static_cast<float>(alpha), current_stream(target)),
+      "polyak_");
 }
 
 #endif  // IQL_WITH_CUDA

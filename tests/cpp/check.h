@@ -5,21 +5,21 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define CHECK(condition)                                                            \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
+#define CHECK(condition)                                                           \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
       std::fprintf(stderr, "%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
-      std::exit(1);                                                                 \
-    }                                                                               \
+      std::exit(1);                                                                \
+    }                                                                              \
   } while (false)
 
 // |a - b| <= tolerance * max(1, |b|)
-#define CHECK_NEAR(a, b, tolerance)                                                             \
-  do {                                                                                          \
-    const double a_ = (a), b_ = (b);                                                            \
-    if (!(std::fabs(a_ - b_) <= (tolerance) * std::fmax(1.0, std::fabs(b_)))) {                 \
-      std::fprintf(stderr, "%s:%d: failed: %s = %.17g, expected %.17g\n", __FILE__, __LINE__, \
-                   #a, a_, b_);                                                                 \
-      std::exit(1);                                                                             \
-    }                                                                                           \
+#define CHECK_NEAR(a, b, tolerance)                                                               \
+  do {                                                                                            \
+    const double a_ = (a), b_ = (b);                                                              \
+    if (!(std::fabs(a_ - b_) <= (tolerance) * std::fmax(1.0, std::fabs(b_)))) {                   \
+      std::fprintf(stderr, "%s:%d: failed: %s = %.17g, expected %.17g\n", __FILE__, __LINE__, #a, \
+                   a_, b_);                                                                       \
+      std::exit(1);                                                                               \
+    }                                                                                             \
   } while (false)
