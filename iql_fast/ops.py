@@ -1,9 +1,13 @@
 """The kernels for use in other torch trainers, with a pure-torch statement of each.
 
-Where the extension is missing, or ``native=False``, the pure-torch statement computes the result.
+Where the extension is missing (a warning says so once), or with ``native=False``, the pure-torch
+statement computes the result.
 """
 
 from __future__ import annotations
+
+import functools
+import warnings
 
 import torch
 from torch import Tensor
@@ -12,8 +16,16 @@ from iql_fast import extension
 from iql_fast.engines import reference
 
 
+@functools.cache
+def _extension_works() -> bool:
+    reason = extension.unavailable_reason()
+    if reason:
+        warnings.warn(f"iql_fast.ops computes in plain torch: {reason}", stacklevel=4)
+    return not reason
+
+
 def _native(native: bool) -> bool:
-    return native and not extension.unavailable_reason()
+    return native and _extension_works()
 
 
 def expectile_loss(q: Tensor, v: Tensor, tau: float, *, native: bool = True) -> Tensor:
@@ -31,7 +43,7 @@ def expectile_loss(q: Tensor, v: Tensor, tau: float, *, native: bool = True) -> 
 def awr_weights(
     advantage: Tensor, beta: float, clip: float = 100.0, *, native: bool = True
 ) -> Tensor:
-    """``min(exp(beta A), clip)`` (paper, equation 7), of the advantage's shape, without gradient."""
+    """``min(exp(beta A), clip)`` (equation 7), of the advantage's shape, without gradient."""
     advantage = advantage.detach()
     if _native(native):
         weights: Tensor = torch.ops.iql_fast.awr_weights(advantage, beta, clip)

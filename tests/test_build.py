@@ -1,0 +1,165 @@
+"""The build's own logic: the list of sources, the toolchains, what it asks pip for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(folder: str, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of the repository that is not installed."""
+    if not (ROOT / folder).exists():
+        pytest.skip("only in a checkout: the build's files are not installed")
+    monkeypatch.syspath_prepend(str(ROOT / folder))
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def native_build(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name in ("CXX", "NVCC", "CUDA_HOME", "CUDA_PATH", "IQL_FAST_CUDA", "TORCH_CUDA_ARCH_LIST"):
+        monkeypatch.delenv(name, raising=False)
+    return load("build_backend", "native_build", monkeypatch)
+
+
+def test_every_source_file_is_listed_once(native_build: Any) -> None:
+    kinds = ("core", "core-x86", "cuda", "binding", "test")
+    listed = [source.path for source in native_build.sources(*kinds)]
+    files = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.cu"), *ROOT.glob("tests/cpp/*.cpp")]
+    assert sorted(listed) == sorted(str(file.relative_to(ROOT)) for file in files)
+
+
+def test_a_compiler_that_does_not_work_is_passed_over_with_the_reason(
+    native_build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert native_build.find_compiler() == (None, "/nowhere/c++: No such file or directory")
+    monkeypatch.setenv("CXX", "false")
+    compiler, reason = native_build.find_compiler()
+    assert compiler is None
+    assert "false cannot build" in reason
+
+
+def fake_toolkit(folder: Path) -> Path:
+    """A toolkit and, apart from it, an nvcc that is a wrapper script."""
+    (folder / "toolkit" / "lib64").mkdir(parents=True)
+    (folder / "toolkit" / "lib64" / "libcudart_static.a").touch()
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(
+        '#!/bin/sh\ncase "$1" in\n'
+        f"  --dryrun) echo '#$ TOP={folder}/toolkit' >&2 ;;\n"
+        "  --list-gpu-code) printf 'sm_80\\nsm_90\\n' ;;\nesac\n"
+    )
+    nvcc.chmod(0o755)
+    return nvcc
+
+
+def test_the_toolkit_of_a_wrapped_nvcc(
+    native_build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NVCC", str(fake_toolkit(tmp_path)))
+    toolkit = native_build.find_cuda()
+    assert toolkit.library == tmp_path / "toolkit" / "lib64"
+    assert toolkit.include == tmp_path / "toolkit" / "include"
+    assert toolkit.architectures == ["8.0", "9.0a"]  # 10.0 is not among those that it knows
+
+
+def test_architectures_asked_for(
+    native_build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NVCC", str(fake_toolkit(tmp_path)))
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6;9.0+PTX")
+    flags = native_build.find_cuda().code_flags
+    assert [flag for flag in flags if flag != "-gencode"] == [
+        "arch=compute_86,code=sm_86",
+        "arch=compute_90,code=sm_90",
+        "arch=compute_90,code=compute_90",
+    ]
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Hopper")
+    with pytest.raises(SystemExit, match="Hopper"):
+        native_build.find_cuda()
+
+
+def test_cuda_can_be_forbidden_and_insisted_on(
+    native_build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NVCC", str(fake_toolkit(tmp_path)))
+    monkeypatch.setenv("IQL_FAST_CUDA", "0")
+    assert native_build.find_cuda() is None
+    monkeypatch.setenv("IQL_FAST_CUDA", "1")
+    with monkeypatch.context() as context:
+        context.setattr(native_build.shutil, "which", lambda _: None)
+        with pytest.raises(SystemExit, match="no nvcc was found"):
+            native_build.find_cuda()
+    monkeypatch.setenv("IQL_FAST_CUDA", "yes")
+    with pytest.raises(SystemExit, match="must be 0, 1 or unset"):
+        native_build.find_cuda()
+
+
+def test_torch_is_asked_for_only_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    backend = load("build_backend", "iql_fast_build", monkeypatch)
+    monkeypatch.setattr(backend, "_site_packages", lambda: [str(tmp_path)])
+    assert backend.get_requires_for_build_wheel() == ["torch==2.13.0"]
+    assert backend.get_requires_for_build_editable() == ["torch==2.13.0"]
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    assert backend.get_requires_for_build_wheel() == []
+    assert backend.get_requires_for_build_editable() == []
+
+
+PTXAS = """\
+ptxas info    : Compiling entry function '_Z4fullPf' for 'sm_80'
+ptxas info    : Function properties for _Z4fullPf
+    8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers, 4096 bytes smem, 372 bytes cmem[0]
+ptxas info    : Compiling entry function '_Z5smallPf' for 'sm_80'
+ptxas info    : Function properties for _Z5smallPf
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 28 registers, used 0 barriers, 372 bytes cmem[0]
+"""
+
+
+def test_the_spill_gate_reads_ptxas(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = load("tools", "check_cuda", monkeypatch)
+    full, small = check.kernel_uses(PTXAS)
+    assert full == ("_Z4fullPf", 255, 12, 16, 4096)
+    assert small == ("_Z5smallPf", 28, 0, 0, 0)
+    assert check.may_spill(full.kernel, "x\n// spills allowed: full\n")
+    assert not check.may_spill(full.kernel, "// spills allowed: small\n")
+
+
+WITHOUT_EXTENSION = """
+import sys, warnings
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "iql_fast._C":
+            raise ModuleNotFoundError("No module named 'iql_fast._C'", name=name)
+sys.meta_path.insert(0, Absent())
+import torch
+from iql_fast import engines, ops
+assert "not built" in engines.available()["cpu"]
+name, why = engines.choose("auto")
+assert name == "reference" and "not built" in why, (name, why)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        ops.awr_weights(torch.zeros(2), 3.0)
+assert len(caught) == 1 and "not built" in str(caught[0].message), caught
+"""
+
+
+def test_without_the_extension_the_reference_engine_works_and_says_so_once() -> None:
+    subprocess.run(
+        [sys.executable, "-c", WITHOUT_EXTENSION], check=True, cwd=ROOT, env=dict(os.environ)
+    )

@@ -1,0 +1,22 @@
+"""``python -m iql_fast.info`` as a user runs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from iql_fast import engines, extension
+
+
+def test_info_names_every_engine_and_why_it_cannot_be_used() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "iql_fast.info"], capture_output=True, text=True, check=True
+    )
+    lines = [line.split() for line in result.stdout.splitlines()]
+    verdicts = {line[1]: " ".join(line[2:]) for line in lines if line[:1] == ["engine"]}
+    for name, reason in engines.available().items():
+        assert verdicts[name] == (f"no: {reason}" if reason else "yes")
+    if not extension.unavailable_reason():
+        build = extension.load().build_config()
+        assert build["compiler"] in result.stdout
+        assert build["torch"] in result.stdout
