@@ -1,0 +1,196 @@
+"""The C++ engine against the reference: equal in the same precision within rounding."""
+
+import numpy as np
+import pytest
+import torch
+
+from iql_fast import extension
+from iql_fast.engines import Batch, Hyperparameters, NetworkSpec, create
+from iql_fast.errors import NonFiniteLoss
+
+from .conftest import random_transitions
+
+pytestmark = pytest.mark.skipif(
+    bool(extension.unavailable_reason()), reason=extension.unavailable_reason()
+)
+
+
+def largest_difference(a, b):
+    """The largest relative difference of the tensors of two states, in the Frobenius norm."""
+    assert a.keys() == b.keys()
+    return max(
+        (float((a[key] - b[key]).norm() / (b[key].norm() + 1e-20)), key)
+        for key in a
+        if key != "step" and not key.startswith("adam")
+    )
+
+
+CASES = {
+    "authors": ({}, {}),
+    "expectile 0.9, beta 10": ({"expectile": 0.9, "temperature": 10.0}, {}),
+    "a value for each seed": ({"expectile": (0.5, 0.7, 0.9), "actor_lr": (1e-3, 1e-4, 0.0)}, {}),
+    "clip saturated": ({"temperature": 60.0, "weight_clip": 3.0}, {}),
+    "dropout": ({"actor_dropout": 0.1}, {}),
+    "old value": ({"value_order": "old"}, {}),
+    "deterministic": ({"deterministic_policy": True}, {}),
+    "batch 1": ({"batch_size": 1}, {}),
+    "batch 255": ({"batch_size": 255}, {}),
+    "batch 257": ({"batch_size": 257}, {}),
+    "one layer": ({}, {"hidden": (40,)}),
+    "three layers, odd widths": ({"actor_dropout": 0.2}, {"hidden": (33, 17, 50)}),
+    "four layers": ({}, {"hidden": (24, 24, 24, 24)}),
+    "one critic": ({}, {"critics": 1}),
+    "ten critics": ({"batch_size": 32}, {"critics": 10, "hidden": (20, 20)}),
+    "wide": ({"batch_size": 64}, {"hidden": (130, 257)}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_reference(name, dtype):
+    hyper, sizes = CASES[name]
+    hyper = Hyperparameters(**{"batch_size": 48, **hyper})
+    network = NetworkSpec(11, 3, **{"hidden": (48, 40), **sizes})
+    data, seeds = random_transitions(), [0, 1, 9]
+    reference = create("reference", network, hyper, data, seeds, dtype=dtype)
+    engine = create("cpu", network, hyper, data, seeds, dtype=dtype, threads=2)
+    assert largest_difference(engine.state_dict(), reference.state_dict())[0] == 0
+    metrics, expected = engine.run(20), reference.run(20)
+    # Rounding alone: 20 steps amplify it little. Measured: 1e-15 and 1e-6 at most.
+    tolerance = {"float64": 1e-12, "float32": 2e-5}[dtype]
+    difference, key = largest_difference(engine.state_dict(), reference.state_dict())
+    assert difference < tolerance, key
+    for key in expected:
+        scale = np.abs(expected[key]) + 1e-2
+        assert (np.abs(metrics[key] - expected[key]) / scale).max() < 100 * tolerance, key
+
+
+def test_a_thousand_steps_at_the_papers_sizes():
+    """fp32 against fp32, equal weights and equal batches: weights within 1e-4 of each other."""
+    data = random_transitions(5000)
+    network, hyper = NetworkSpec(11, 3), Hyperparameters()
+    reference = create("reference", network, hyper, data, [0])
+    engine = create("cpu", network, hyper, data, [0])
+    reference.run(1000)
+    engine.run(1000)
+    states = engine.state_dict(), reference.state_dict()
+    weights = [{k: v for k, v in state.items() if k.endswith("weight")} for state in states]
+    assert largest_difference(*weights)[0] < 1e-4
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1], [4, 5, 6]])
+def test_results_do_not_depend_on_threads_or_on_the_seeds_beside(seeds):
+    data = random_transitions()
+    network, hyper = NetworkSpec(11, 3, (64, 64)), Hyperparameters(batch_size=100)
+    states = []
+    for threads in (1, 2, 3):
+        engine = create("cpu", network, hyper, data, seeds, threads=threads)
+        engine.run(30)
+        states.append(engine.state_dict())
+    alone = create("cpu", network, hyper, data, seeds[-1:], threads=1)
+    alone.run(30)
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key]), key
+        assert torch.equal(tensor, states[2][key]), key
+        if key != "step":
+            assert torch.equal(tensor[-1], alone.state_dict()[key][0]), key
+
+
+def test_runs_do_not_depend_on_how_they_are_divided_or_resumed():
+    data = random_transitions()
+    network, hyper = NetworkSpec(11, 3, (32, 32)), Hyperparameters(batch_size=32, actor_dropout=0.1)
+    whole = create("cpu", network, hyper, data, [1, 2])
+    whole.run(50)
+    first = create("cpu", network, hyper, data, [1, 2])
+    first.run(13)
+    second = create("cpu", network, hyper, data, [1, 2])
+    second.load_state_dict(first.state_dict())
+    second.run(37)
+    assert second.step == 50
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[key]), key
+
+
+def test_step_on_equals_run_on_the_same_batch():
+    data = random_transitions()
+    network, hyper = NetworkSpec(11, 3, (32, 32)), Hyperparameters(batch_size=33)
+    drawn = create("cpu", network, hyper, data, [1, 2])
+    given = create("cpu", network, hyper, data, [1, 2])
+    for step in range(3):
+        given.step_on(given.batch_at(step))
+    drawn.run(3)
+    for key, tensor in drawn.state_dict().items():
+        assert torch.equal(tensor, given.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512"])
+def test_every_kernel_set_that_runs_here(kernels, monkeypatch):
+    if kernels not in extension.load().cpu_kernel_sets():
+        pytest.skip(f"this machine cannot run {kernels}")
+    monkeypatch.setenv("IQL_FAST_CPU_KERNELS", kernels)
+    data = random_transitions()
+    network, hyper = NetworkSpec(11, 3, (50, 33)), Hyperparameters(batch_size=37)
+    engine = create("cpu", network, hyper, data, [0, 1], dtype="float64")
+    assert engine.kernel_set == kernels
+    reference = create("reference", network, hyper, data, [0, 1], dtype="float64")
+    engine.run(10)
+    reference.run(10)
+    assert largest_difference(engine.state_dict(), reference.state_dict())[0] < 1e-12
+
+
+def test_a_state_survives_the_packed_layout():
+    network = NetworkSpec(5, 2, (19, 33), critics=3)
+    engine = create("cpu", network, Hyperparameters(), random_transitions(50, 5, 2), [0, 1])
+    state = {
+        key: torch.randn(tensor.shape) if key != "step" else torch.tensor(7)
+        for key, tensor in engine.state_dict().items()
+    }
+    engine.load_state_dict(state)
+    for key, tensor in engine.state_dict().items():
+        assert torch.equal(tensor, state[key]), key
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+@pytest.mark.parametrize(
+    ("column", "network"), [("rewards", "critic"), ("observations", "value"), ("actions", "value")]
+)
+def test_a_loss_that_is_not_finite_is_named(name, column, network):
+    data = random_transitions(40)
+    getattr(data, column)[:] = np.nan if column != "rewards" else np.inf
+    engine = create(name, NetworkSpec(11, 3, (16,)), Hyperparameters(batch_size=8), data, [3, 4])
+    with pytest.raises(NonFiniteLoss) as caught:
+        engine.run(10)
+    assert (caught.value.step, caught.value.seed, caught.value.network) == (1, 3, network)
+    assert "reward max" in caught.value.statistics
+
+
+def test_the_policy_is_the_actors_mean():
+    data = random_transitions()
+    engine = create("cpu", NetworkSpec(11, 3, (32, 32)), Hyperparameters(), data, [0, 1])
+    engine.run(3)
+    state = engine.state_dict()
+    x = torch.from_numpy(data.observations[:6])
+    for i in range(3):
+        x = x @ state[f"actor.layers.{i}.weight"][1].T + state[f"actor.layers.{i}.bias"][1]
+        x = torch.relu(x) if i < 2 else torch.tanh(x)
+    np.testing.assert_allclose(engine.policy(1).mean_action(data.observations[:6]), x, atol=1e-5)
+
+
+def test_wrong_shapes_are_refused():
+    data = random_transitions()
+    engine = create("cpu", NetworkSpec(11, 3, (16,)), Hyperparameters(batch_size=8), data, [0])
+    batch = engine.batch_at(0)
+    with pytest.raises(ValueError, match=r"rewards must have shape \[1, 8\]"):
+        engine.step_on(
+            Batch(
+                batch.observations,
+                batch.actions,
+                batch.rewards[:, :4],
+                batch.masks,
+                batch.next_observations,
+            )
+        )
+    state = engine.state_dict()
+    del state["actor.log_std"]
+    with pytest.raises(ValueError, match=r"actor\.log_std"):
+        engine.load_state_dict(state)
