@@ -1,4 +1,4 @@
-"""``python -m iql_fast.info``: the build, the machine, and the engines with what keeps them away."""
+"""``python -m iql_fast.info``: the build, the machine, and the engines with what bars them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def main() -> None:
         native = extension.load()
         build = native.build_config()
         print(f"extension      compiled by {build['compiler']}, against torch {build['torch']}")
+        print(f"flags          {build['flags']}")
         cuda = build["cuda_architectures"] or "not compiled in (no nvcc, or IQL_FAST_CUDA=0)"
         print(f"CUDA kernels   {cuda}")
         sets = ", ".join(native.cpu_kernel_sets())

@@ -20,3 +20,4 @@ def test_info_names_every_engine_and_why_it_cannot_be_used() -> None:
         build = extension.load().build_config()
         assert build["compiler"] in result.stdout
         assert build["torch"] in result.stdout
+        assert build["flags"] in result.stdout
