@@ -12,8 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
+import torch
+
 from iql_fast.data.dataset import Transitions
 
+# On a busy machine torch's threads wait for each other longer than they work at these sizes.
+torch.set_num_threads(1)
 os.environ.setdefault("MUJOCO_GL", "disable")
 
 

@@ -65,17 +65,38 @@ def test_equals_the_reference(name, dtype):
         assert (np.abs(metrics[key] - expected[key]) / scale).max() < 100 * tolerance, key
 
 
-def test_a_thousand_steps_at_the_papers_sizes():
-    """fp32 against fp32, equal weights and equal batches: weights within 1e-4 of each other."""
+def test_a_thousand_steps():
+    """Training amplifies rounding, so after many steps two fp32 runs differ however right both are.
+    What can be asked: in fp64 the engines stay together, and in fp32 the engine strays no further
+    from the fp64 trajectory than plain torch does."""
+    data = random_transitions(2000)
+    network, hyper = NetworkSpec(11, 3, (32, 32)), Hyperparameters(batch_size=64)
+
+    def train(engine, dtype):
+        trained = create(engine, network, hyper, data, [0], dtype=dtype)
+        trained.run(1000)
+        return {key: tensor.double() for key, tensor in trained.state_dict().items()}
+
+    exact = train("reference", "float64")
+    assert largest_difference(train("cpu", "float64"), exact)[0] < 1e-7
+    drift_of_torch, _ = largest_difference(train("reference", "float32"), exact)
+    drift, key = largest_difference(train("cpu", "float32"), exact)
+    assert drift < 3 * drift_of_torch, key
+
+
+def test_step_for_step_at_the_papers_sizes():
+    """From equal weights, on equal batches, one step at a time: fp32 within 1e-4 relative."""
     data = random_transitions(5000)
-    network, hyper = NetworkSpec(11, 3), Hyperparameters()
+    network, hyper = NetworkSpec(17, 6), Hyperparameters(temperature=10.0)
+    data = random_transitions(5000, 17, 6)
     reference = create("reference", network, hyper, data, [0])
     engine = create("cpu", network, hyper, data, [0])
-    reference.run(1000)
-    engine.run(1000)
-    states = engine.state_dict(), reference.state_dict()
-    weights = [{k: v for k, v in state.items() if k.endswith("weight")} for state in states]
-    assert largest_difference(*weights)[0] < 1e-4
+    for _ in range(40):
+        engine.load_state_dict(reference.state_dict())
+        reference.run(1)
+        engine.run(1)
+        difference, key = largest_difference(engine.state_dict(), reference.state_dict())
+        assert difference < 1e-4, key
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1], [4, 5, 6]])

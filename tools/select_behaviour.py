@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--env", required=True, choices=list(D4RL))
     parser.add_argument("--snapshots", required=True, type=Path)
     parser.add_argument("--episodes", type=int, default=20, help="episodes to measure each with")
+    parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     parser.add_argument("--every", type=int, default=1, help="measure every n-th snapshot only")
     parser.add_argument(
         "--expert-noise", type=float, default=1.0, help="factor on the expert's std"
@@ -102,7 +103,7 @@ def main() -> None:
 
     snapshots = sorted(arguments.snapshots.glob("*.safetensors"))[:: arguments.every]
     jobs = [(env, snapshot, arguments.episodes, 1.0) for snapshot in snapshots]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(arguments.workers) as pool:
         measured = np.array(list(pool.map(measure, jobs)))
     for snapshot, (mean, spread, length) in zip(snapshots, measured, strict=True):
         print(f"{snapshot.stem}  return {mean:8.1f} +- {spread:7.1f}  length {length:6.1f}")
@@ -122,9 +123,9 @@ def main() -> None:
     random_rows = targets["random"][1]
     environment = tasks.ENVIRONMENTS[env]
     uniform = behaviour_policy.UniformPolicy(environment.act_dim)
-    simulator = simulator.environment(environment.gym_id or "")
+    env_instance = simulator.environment(environment.gym_id or "")
     random_returns = [
-        regenerate.roll_out(simulator, uniform, environment.horizon, (54321, i)).rewards.sum()
+        regenerate.roll_out(env_instance, uniform, environment.horizon, (54321, i)).rewards.sum()
         for i in range(200)
     ]
     entry(

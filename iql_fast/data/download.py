@@ -17,7 +17,7 @@ MIRRORED = "gym_mujoco_v2/"
 
 CONNECT_TIMEOUT = 4.0  # seconds
 READ_TIMEOUT = 20.0
-CHUNK = 1 << 18  # bytes
+CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 
 #: Bytes and SHA-256 that public repositories agree on; D4RL itself publishes none.
 CHECKSUMS = {
