@@ -29,7 +29,9 @@ def slow_qlearning_dataset(observations, terminals, timeouts, horizon):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    ends=st.lists(st.sampled_from(["", "", "", "terminal", "timeout", "both"]), min_size=2, max_size=40),
+    ends=st.lists(
+        st.sampled_from(["", "", "", "terminal", "timeout", "both"]), min_size=2, max_size=40
+    ),
     with_timeouts=st.booleans(),
     horizon=st.integers(1, 7),
 )

@@ -24,7 +24,7 @@ class List:
 
         table = Table(title=f"Tasks (cache: {resolve.cache_folder()})")
         for heading in ("task", "obs / act", "D4RL's file", "regenerated", "IQL in the paper"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold", no_wrap=heading == "task")
         can_make = set(regenerate.available())
         for name in tasks.names():
             task = tasks.get(name)

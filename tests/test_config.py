@@ -1,0 +1,102 @@
+"""Options: presets, YAML, ranges, and errors that say what to do."""
+
+import pytest
+
+from iql_fast import config, tasks
+from iql_fast.config import TrainConfig
+from iql_fast.errors import UserError
+
+
+def complete(*arguments):
+    return config.completed(config.parse(arguments))
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("hopper-medium-v2", (0.7, 3.0, 0.0, 10, 5_000)),
+        ("antmaze-large-play-v0", (0.9, 10.0, 0.0, 100, 100_000)),
+        ("kitchen-mixed-v0", (0.7, 0.5, 0.1, 10, 5_000)),
+        ("pen-human-v1", (0.7, 0.5, 0.1, 10, 5_000)),
+    ],
+)
+def test_the_authors_values_fill_what_is_left_out(task, expected):
+    options = complete("--task", task)
+    a, e = options.algorithm, options.evaluation
+    values = (*a.expectile, *a.temperature, a.actor_dropout, e.eval_episodes, e.eval_interval)
+    assert values == expected
+
+
+def test_options_override_the_preset_and_yaml(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("task: pen-human-v0\nexpectile: 0.8\nsteps: 5000\nhidden: [32, 16]\n")
+    options = complete("--config", str(file), "--steps", "7000", "--temperature", "2")
+    assert options.task == "pen-human-v0"
+    assert options.steps == 7000
+    assert options.algorithm.expectile == (0.8,)
+    assert options.algorithm.temperature == (2.0,)
+    assert options.algorithm.hidden == (32, 16)
+    hyper = options.hyperparameters()
+    assert (hyper.expectile, hyper.temperature, hyper.actor_schedule_steps) == (0.8, 2.0, 7000)
+
+
+def test_one_value_for_each_seed():
+    options = complete("--task", "hopper-medium-v2", "--seeds", "2", "--expectile", "0.7", "0.9")
+    assert options.hyperparameters().expectile == (0.7, 0.9)
+    assert options.seed_list == (0, 1)
+
+
+def test_the_record_gives_the_options_back():
+    options = complete("--task", "hopper-medium-v2", "--hidden", "8", "--normalize-obs")
+    assert config.with_options(TrainConfig(), config.flat(options), "record") == options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "hoper-medium-v2"], "nearest names: hopper-medium-v2"),
+        ([], "--task NAME"),
+        (["--expectile", "1.5"], r"--expectile is \[1.5\]; expected between 0 and 1"),
+        (["--expectile", "0.1", "0.2"], "one value, or one for each of 1"),
+        (["--steps", "0"], "--steps is 0; expected a positive number"),
+        (["--eval-interval", "1500"], r"a multiple of --log-interval \(1000\)"),
+        (["--actor-dropout", "1"], "--actor-dropout is 1.0"),
+        (["--discount", "nan"], "finite numbers"),
+    ],
+)
+def test_bad_options(arguments, message):
+    if arguments and "--task" not in arguments:
+        arguments = ["--task", "hopper-medium-v2", *arguments]
+    with pytest.raises(UserError, match=message):
+        complete(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("expectil: 0.8", "no option 'expectil'. The nearest: expectile"),
+        ("steps: many", "steps is 'many'; expected int"),
+        ("steps: 1.5", "steps is 1.5; expected int"),
+        ("overwrite: 1", "overwrite is 1; expected bool"),
+        ("- steps", "lines of the form"),
+        ("a: b: c", "is not YAML"),
+    ],
+)
+def test_bad_yaml(tmp_path, text, message):
+    file = tmp_path / "options.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        config.parse(["--config", str(file)])
+    assert str(file) in str(caught.value)
+
+
+def test_every_task_has_what_it_needs():
+    for name in tasks.names():
+        task = tasks.get(name)
+        assert task.environment.max_score > task.environment.min_score
+        assert task.environment.gym_id or task.environment.gym_note
+        low = task.normalized_score(task.environment.min_score)
+        high = task.normalized_score(task.environment.max_score)
+        assert (low, high) == pytest.approx((0, 100))
+    assert tasks.get("hopper-medium-v2").published["paper"] == 66.2
+    assert "multistart_True_multigoal_False" in tasks.get("antmaze-medium-play-v0").d4rl_file

@@ -1,0 +1,117 @@
+"""Where a task's data come from, in which order, and what they are then called."""
+
+import numpy as np
+import pytest
+
+from iql_fast import data, tasks
+from iql_fast.data import regenerate, resolve
+from iql_fast.errors import UserError
+
+from .conftest import d4rl_columns, random_transitions, write_hdf5
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    monkeypatch.setenv("IQL_FAST_D4RL_URLS", "http://127.0.0.1:9/none")
+
+
+@pytest.fixture
+def fake_rollouts(monkeypatch):
+    made = []
+
+    def make(name, path, *, seed=0, rows=None, workers=None, progress=True):
+        made.append((name, seed))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_hdf5(path, d4rl_columns())
+
+    monkeypatch.setattr(regenerate, "regenerate", make)
+    return made
+
+
+def test_the_users_file_comes_first(dataset_file, fake_rollouts):
+    loaded = data.load("hopper-medium-v2", dataset=dataset_file)
+    assert (loaded.source, loaded.title) == ("file", "hopper-medium-v2 (data.hdf5)")
+    assert fake_rollouts == []
+
+
+@pytest.mark.usefixtures("no_network")
+def test_regenerated_when_nothing_else_is_to_be_had(fake_rollouts):
+    first = data.load("hopper-medium-v2", seed=3)
+    assert (first.source, first.title) == ("regenerated", "hopper-medium-v2 (regenerated)")
+    assert "no connection" in first.record["download"]
+    again = data.load("hopper-medium-v2", seed=3)
+    assert (again.source, again.title) == ("cache", "hopper-medium-v2 (regenerated)")
+    assert fake_rollouts == [("hopper-medium-v2", 3)]
+    np.testing.assert_array_equal(first.transitions.rewards, again.transitions.rewards)
+
+
+def test_d4rls_own_file_is_preferred_to_a_regenerated_one(fake_rollouts):
+    task = tasks.get("hopper-medium-v2")
+    data.load(task, offline=True)
+    path = resolve.downloaded_path(task)
+    path.parent.mkdir(parents=True)
+    write_hdf5(path, d4rl_columns(seed=8))
+    assert data.load(task).title == "hopper-medium-v2"
+    assert len(fake_rollouts) == 1
+
+
+@pytest.mark.usefixtures("no_network")
+def test_no_data_at_all_says_why():
+    with pytest.raises(UserError, match=r"no data for pen-human-v0.*no connection"):
+        data.load("pen-human-v0")
+    with pytest.raises(UserError, match="Downloads were switched off"):
+        data.load("pen-human-v0", offline=True)
+
+
+def test_a_minari_dataset(tmp_path, monkeypatch):
+    minari = pytest.importorskip("minari")
+    import gymnasium
+    from minari.data_collector import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    source = random_transitions(20)
+    box = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    minari.create_dataset_from_buffers(
+        "mujoco/test/tiny-v0",
+        buffer=[
+            EpisodeBuffer(
+                id=i,
+                observations=np.concatenate(
+                    [source.observations[:9], source.next_observations[8:9]]
+                ),
+                actions=source.actions[:9],
+                rewards=list(source.rewards[:9] + i),
+                terminations=[False] * 8 + [i == 0],
+                truncations=[False] * 8 + [i == 1],
+                infos={},
+            )
+            for i in range(2)
+        ],
+        observation_space=box,
+        action_space=gymnasium.spaces.Box(-1, 1, (3,), np.float32),
+    )
+    loaded = data.load("mujoco/test/tiny-v0", offline=True)
+    assert len(loaded.transitions) == 18  # all rows: truncation costs none here
+    assert loaded.transitions.masks.tolist() == [1.0] * 8 + [0.0] + [1.0] * 9
+    np.testing.assert_array_equal(
+        loaded.transitions.next_observations[:8], source.observations[1:9]
+    )
+    with pytest.raises(UserError, match="Minari has no dataset"):
+        data.load("mujoco/test/other-v0", offline=True)
+
+
+def test_the_data_command(command, dataset_file):
+    listing = command("data", "list")
+    assert listing.returncode == 0
+    assert "walker2d-medium-replay-v2" in listing.stdout
+    info = command("data", "info", "hopper-medium-v2", "--dataset", dataset_file)
+    assert info.returncode == 0, info.stderr
+    assert "transitions 390" in info.stdout  # of 400 rows ten are cut by the time limit
+    missing = command("data", "info", "hopper-medium-v2")
+    assert missing.returncode == 2
+    assert "fetch hopper-medium-v2" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    out = command("data", "make", "hopper-random-v2", "--rows", 500, "--out", "made.hdf5")
+    assert out.returncode == 0, out.stderr
+    refused = command("data", "make", "hopper-random-v2", "--rows", 500)
+    assert refused.returncode == 2

@@ -1,0 +1,281 @@
+"""The training command as a user runs it: runs, resumes, and errors before any work starts."""
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from iql_fast.errors import UserError
+from iql_fast.evaluation import Evaluator
+from iql_fast.policy import Policy
+from iql_fast.runs import checkpoint, folder
+from iql_fast.runs.checkpoint import Checkpoint
+from iql_fast.runs.summary import summarise
+from iql_fast.runs.table import StepTable, read_rows
+
+from .conftest import d4rl_columns, write_hdf5
+
+SMALL = [
+    *("--task", "hopper-medium-v2", "--hidden", "16", "16", "--batch-size", "16"),
+    *("--log-interval", "50", "--eval-interval", "200", "--checkpoint-interval", "100"),
+    *("--eval-episodes", "1"),
+]
+
+
+def rows_without_time(path):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(path)]
+
+
+def same_state(a: Path, b: Path) -> bool:
+    left, right = checkpoint.load(a / "checkpoint"), checkpoint.load(b / "checkpoint")
+    assert left.step == right.step
+    return all(torch.equal(tensor, right.state[name]) for name, tensor in left.state.items())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small run of two seeds, done once for all tests that look at one."""
+    place = tmp_path_factory.mktemp("finished")
+    dataset = write_hdf5(place / "data.hdf5", d4rl_columns())
+    arguments = ["--dataset", dataset, "--out", place / "run", "--steps", 425, "--seeds", 2]
+    result = subprocess.run(
+        [sys.executable, "-m", "iql_fast.train", *SMALL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=place,
+    )
+    assert result.returncode == 0, result.stderr
+    return place / "run", dataset, result.stdout
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    run, _, output = finished
+    rows = read_rows(run / "metrics.csv")
+    expected = [(step, seed) for step in [*range(50, 401, 50), 425] for seed in (0, 1)]
+    assert [(int(row["step"]), int(row["seed"])) for row in rows] == expected
+    assert all(np.isfinite(float(value)) for row in rows for value in row.values())
+    assert float(rows[-1]["actor_lr"]) == 0.0  # the cosine's end
+    scores = read_rows(run / "scores.csv")
+    assert [int(row["step"]) for row in scores] == [200, 200, 400, 400, 425, 425]
+    assert checkpoint.steps(run / "checkpoint") == [400, 425]
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+    summary = json.loads((run / "summary.json").read_text())
+    final = [float(np.mean([float(r["score"]) for r in scores[s::2]])) for s in (0, 1)]
+    assert summary["scores"]["final"]["mean"] == pytest.approx(np.mean(final))
+    assert summary["published"]["paper"] == 66.2
+    record = json.loads((run / "config.json").read_text())
+    assert record["options"]["steps"] == 425
+    assert record["data"]["rows"] == 390
+    assert record["versions"]["torch"] == torch.__version__
+    assert "published: paper" in output
+    assert not list(run.rglob("*.partial"))
+
+
+def test_threads_and_workers_change_nothing(finished, command, tmp_path):
+    run, dataset, _ = finished
+    arguments = ["--dataset", dataset, "--out", "again", "--steps", 425, "--seeds", 2]
+    result = command("train", *SMALL, *arguments, "--threads", 1, "--eval-workers", 1)
+    assert result.returncode == 0, result.stderr
+    again = tmp_path / "again"
+    assert rows_without_time(again / "metrics.csv") == rows_without_time(run / "metrics.csv")
+    assert read_rows(again / "scores.csv") == read_rows(run / "scores.csv")
+    assert same_state(again, run)
+
+
+def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path):
+    run, dataset, _ = finished
+    cut = tmp_path / "cut"
+    arguments = ["--dataset", dataset, "--out", cut, "--steps", 425, "--seeds", 2]
+    first = [sys.executable, "-m", "iql_fast.train", *SMALL, *map(str, arguments)]
+    resume = [sys.executable, "-m", "iql_fast.train", "--resume", str(cut)]
+    rng = random.Random(0)
+    killed = 0
+    command = first
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        # From the first row on, at a moment of no particular meaning.
+        deadline = time.monotonic() + 60
+        before = len(read_rows(cut / "metrics.csv")) if (cut / "metrics.csv").exists() else 0
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.005)
+            if (cut / "metrics.csv").exists() and len(read_rows(cut / "metrics.csv")) != before:
+                break
+        time.sleep(rng.random() * 0.3)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        command = resume if (cut / "config.json").exists() else first
+    assert killed >= 1
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert rows_without_time(cut / "metrics.csv") == rows_without_time(run / "metrics.csv")
+    assert read_rows(cut / "scores.csv") == read_rows(run / "scores.csv")
+    assert same_state(cut, run)
+
+
+def test_ctrl_c_is_answered_and_resumed(finished, tmp_path):
+    run, dataset, _ = finished
+    cut = tmp_path / "cut"
+    arguments = ["--dataset", dataset, "--out", cut, "--steps", 425, "--seeds", 2]
+    command = [sys.executable, "-m", "iql_fast.train", *SMALL, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (cut / "metrics.csv").exists() or len(read_rows(cut / "metrics.csv")) < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=30)
+    if process.returncode == 0:
+        pytest.skip("the run ended before the signal arrived")
+    assert process.returncode == 130, errors
+    assert "--resume" in output
+    again = [sys.executable, "-m", "iql_fast.train", "--resume", str(cut)]
+    assert subprocess.run(again, capture_output=True).returncode == 0
+    assert rows_without_time(cut / "metrics.csv") == rows_without_time(run / "metrics.csv")
+    assert same_state(cut, run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "hoper-medium-v2"], "nearest names: hopper-medium-v2"),
+        (["--engine", "cuda"], "cannot be used here"),
+        (["--dataset", "none.hdf5"], "There is no dataset file none.hdf5"),
+        (["--resume", "nowhere"], "nowhere is not the folder of a run"),
+        (["--out", "/proc/run"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_a_paragraph_and_status_2(command, arguments, message, dataset_file):
+    base = [*SMALL, "--steps", 50]
+    if "--dataset" not in arguments:
+        base += ["--dataset", dataset_file]
+    result = command("train", *base, *arguments)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+
+
+def test_an_existing_run_is_not_overwritten(finished, command):
+    run, dataset, _ = finished
+    before = (run / "metrics.csv").read_bytes()
+    result = command("train", *SMALL, "--dataset", dataset, "--out", run, "--steps", 50)
+    assert result.returncode == 2
+    assert "--overwrite" in result.stderr
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_a_resume_with_other_options_is_refused(finished, command):
+    run, _, _ = finished
+    result = command("train", "--resume", run, "--expectile", 0.9, "--steps", 900)
+    assert result.returncode == 2
+    text = " ".join(result.stderr.split())
+    assert "--steps 900 (the run has 425)" in text
+    assert "--expectile [0.9] (the run has [0.7])" in text
+
+
+def test_a_full_disk_is_noticed_before_training(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(folder.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="0 MiB free, but the run needs 10"):
+        folder.create(tmp_path / "run", False, 10 << 20)
+
+
+def test_a_failed_checkpoint_leaves_the_others(tmp_path, monkeypatch):
+    state = {"x": torch.arange(3)}
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, Checkpoint(step, state, {}))
+    assert checkpoint.steps(tmp_path) == [2, 3]
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        checkpoint.save(tmp_path, Checkpoint(4, state, {}))
+    assert checkpoint.steps(tmp_path) == [2, 3]
+    assert torch.equal(checkpoint.load(tmp_path).state["x"], state["x"])
+
+
+def test_a_loss_that_explodes_stops_the_run(command, tmp_path, dataset_file):
+    result = command(
+        "train", *SMALL, "--dataset", dataset_file, "--out", "run", "--steps", 5000,
+        "--critic-lr", 1e30,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    failure = json.loads((tmp_path / "run" / "failure.json").read_text())
+    assert failure["network"] in ("value", "critic", "actor")
+    assert f"at step {failure['step']}" in " ".join(result.stdout.split())
+    assert "reward max" in failure["statistics"]
+
+
+def test_tables_drop_what_a_crash_left(tmp_path):
+    table = StepTable(tmp_path / "t.csv", ("a",))
+    table.append([{"step": 10, "a": 1}])
+    table.append([{"step": 20, "a": 2}])
+    with open(tmp_path / "t.csv", "a") as file:
+        file.write("30,")
+    assert [row["step"] for row in read_rows(tmp_path / "t.csv")] == ["10", "20"]
+    table.cut_after(10)
+    table.append([{"step": 20, "a": 5}])
+    with open(tmp_path / "t.csv") as file:
+        assert list(csv.reader(file)) == [["step", "a"], ["10", "1"], ["20", "5"]]
+
+
+def test_the_summary_by_hand():
+    rows = [{"seed": str(seed), "score": str(10 * seed + i)} for i in range(12) for seed in (0, 1)]
+    summary = summarise(rows)
+    assert summary["final"]["per_seed"] == {"0": 6.5, "1": 16.5}  # the last ten
+    assert summary["final"]["mean"] == 11.5
+    assert summary["final"]["std"] == 5.0
+    assert summary["best"]["mean"] == 16.0
+    assert summary["last"]["mean"] == 16.0
+
+
+def test_scores_do_not_depend_on_workers_and_are_gymnasiums():
+    import gymnasium
+
+    rng = np.random.default_rng(0)
+    policy = Policy(
+        (rng.standard_normal((11, 8)).astype(np.float32), np.ones((8, 3), np.float32) / 8),
+        (np.zeros(8, np.float32), np.zeros(3, np.float32)),
+        np.zeros(3, np.float32),
+    )
+    results = []
+    for workers in (1, 2):
+        with Evaluator("Hopper-v4", 1000, workers) as evaluator:
+            results.append(evaluator.returns([policy, policy], [0, 1], 5, 3))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert len(set(results[0].ravel().tolist())) == 6  # every episode has its own start
+    env = gymnasium.make("Hopper-v4")
+    seed = int(np.random.SeedSequence((1, 5, 2)).generate_state(1)[0])
+    observation, _ = env.reset(seed=seed)
+    total, done = 0.0, False
+    while not done:
+        observation, reward, terminal, truncated, _ = env.step(policy.mean_action(observation))
+        total, done = total + float(reward), terminal or truncated
+    assert results[0][1, 2] == total
+
+
+def test_an_environment_that_does_not_exist():
+    with pytest.raises(UserError, match="NoSuch-v0 does not work here"), Evaluator("NoSuch-v0", 10):
+        pass
+
+
+def test_evaluate_and_compare(finished, command, tmp_path):
+    run, _, _ = finished
+    result = command("evaluate", "--run", run, "--episodes", 2)
+    assert result.returncode == 0, result.stderr
+    written = json.loads((run / "evaluation.json").read_text())
+    assert np.array(written["scores"]).shape == (2, 2)
+    result = command("compare", run, run, "--out", "both.png")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
+    result = command("compare", "nowhere")
+    assert result.returncode == 2
