@@ -1,4 +1,4 @@
-"""How every command line of the package ends: an error for the user is a paragraph, not a traceback."""
+"""How every command line ends: an error for the user is a paragraph, not a traceback."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -310,7 +310,7 @@ def _check(config: TrainConfig) -> None:
         count = len(values[name])
         require(count in (1, config.seeds), name, f"one value, or one for each of {config.seeds}")
         require(all(math.isfinite(x) for x in values[name]), name, "finite numbers")
-    ranges = {
+    ranges: dict[str, tuple[Callable[[float], bool], str]] = {
         "expectile": (lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
         "discount": (lambda x: 0 <= x <= 1, "between 0 and 1"),
         "polyak": (lambda x: 0 <= x <= 1, "between 0 and 1"),

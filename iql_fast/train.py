@@ -125,8 +125,8 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
             console.print(f"[red]{failure}[/red]")
             console.print(
                 f"The last good checkpoint is that of step {last[-1] if last else 0}; "
-                f"{run_folder.path / 'failure.json'} holds the statistics. A smaller learning rate, "
-                "or data without outliers, usually helps."
+                f"{run_folder.path / 'failure.json'} holds the statistics. A smaller learning "
+                "rate, or data without outliers, usually helps."
             )
             sys.exit(1)
     _print_summary(summary, console)
@@ -215,9 +215,11 @@ def _show_progress(stack: ExitStack, run: Any, console: Any) -> None:
         "", total=run.config.steps, completed=run.engine.step, rate="-", score=""
     )
 
+    def shown() -> str:
+        return str(progress.tasks[0].fields["score"])
+
     def advance(step: int, rate: float, score: str) -> None:
-        fields = {"score": score} if score else {}
-        progress.update(bar, completed=step, rate=f"{rate:.0f}", **fields)
+        progress.update(bar, completed=step, rate=f"{rate:.0f}", score=score or shown())
 
     run.advance = advance
     run.say = progress.console.print
@@ -229,8 +231,9 @@ def _print_summary(summary: dict[str, Any], console: Any) -> None:
     seconds = summary["seconds"]
     console.print(
         f"{summary['steps']:,} steps of {len(summary['seeds'])} seed(s): "
-        f"training {seconds['training']:.0f} s ({summary['seed_steps_per_second']:.0f} steps/s over "
-        f"all seeds), evaluation {seconds['evaluation']:.0f} s, records {seconds['records']:.0f} s"
+        f"training {seconds['training']:.0f} s ({summary['seed_steps_per_second']:.0f} steps/s "
+        f"over all seeds), evaluation {seconds['evaluation']:.0f} s, "
+        f"records {seconds['records']:.0f} s"
     )
     if "scores" not in summary:
         return

@@ -1,8 +1,8 @@
 """The training loop: engine, evaluation, log and checkpoint, step by step.
 
-Everything that a run computes falls on a grid of ``log_interval`` steps: a row of metrics is the mean
-over one interval, evaluations and checkpoints come at its ends. So a run that was killed and goes
-on from a checkpoint writes the same rows and ends with the same weights as one that was not.
+Everything that a run computes falls on a grid of ``log_interval`` steps: a row of metrics is the
+mean over one interval, evaluations and checkpoints come at its ends. So a run that was killed and
+goes on from a checkpoint writes the same rows and ends with the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ CURVES_EVERY = 60.0  # seconds
 SCORE_COLUMNS = ("seed", "score", "return", "return_std", "episodes")
 
 
+def _ignore(_step: int, _rate: float, _text: str) -> None:
+    pass
+
+
 @dataclass
 class Run:
     """One training run and what it writes."""
@@ -46,7 +50,7 @@ class Run:
     observation_scaling: tuple[np.ndarray, np.ndarray] | None
     """mean and scale that the networks' observations were normalised with"""
     say: Callable[[str], None] = print
-    advance: Callable[[int, float, str], None] = lambda step, rate, text: None
+    advance: Callable[[int, float, str], None] = _ignore
     """told of progress: step, steps/s (over all seeds), what to show"""
     seconds: dict[str, float] = field(
         default_factory=lambda: {"training": 0.0, "evaluation": 0.0, "records": 0.0}

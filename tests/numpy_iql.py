@@ -1,6 +1,6 @@
 """One IQL step written by hand in numpy: gradients derived on paper, no autograd, one seed.
 
-An independent statement of the same rule, against which the torch reference is checked. Dropout off.
+An independent statement of the same rule, which the torch reference is checked against. No dropout.
 """
 
 from __future__ import annotations

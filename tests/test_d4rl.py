@@ -1,4 +1,4 @@
-"""D4RL's layout: its semantics against a slow loop written from their description, and bad files."""
+"""D4RL's layout: against a slow loop written from its description, and bad files."""
 
 import h5py
 import numpy as np

@@ -81,7 +81,7 @@ def export(snapshot: Path, name: str) -> str:
     """Copy a snapshot into the package in float16; its name there."""
     with safe_open(snapshot, "numpy") as file:
         metadata = file.metadata()
-        tensors = {key: file.get_tensor(key).astype(np.float16) for key in file.keys()}
+        tensors = {key: file.get_tensor(key).astype(np.float16) for key in file.keys()}  # noqa: SIM118  not a dict
     path = regenerate.BEHAVIOUR / f"{name}.safetensors"
     save_file(tensors, path, metadata=metadata)
     path.chmod(0o644)

@@ -143,7 +143,7 @@ def build(arguments: argparse.Namespace) -> Any:
     """The learner, with settings that are known to work on these environments."""
     env_id = f"{arguments.env}-v4"
     if arguments.algorithm == "sac":
-        model = LeanSAC(
+        return LeanSAC(
             "MlpPolicy",
             gymnasium.make(env_id),
             learning_rate=arguments.learning_rate or 5e-4,
@@ -153,7 +153,6 @@ def build(arguments: argparse.Namespace) -> Any:
             policy_kwargs={"net_arch": [256, 256], "optimizer_kwargs": {"fused": True}},
             seed=arguments.seed,
         )
-        return model
     envs = DummyVecEnv([lambda: gymnasium.make(env_id)] * 4)
     envs.seed(arguments.seed)
     from stable_baselines3.common.vec_env import VecMonitor

@@ -8,9 +8,9 @@
 
 namespace iql::cpu {
 
-#define IQL_DECLARE_KERNELS(isa)       \
-  namespace isa {                      \
-  extern const Kernels<float> kFloat;  \
+#define IQL_DECLARE_KERNELS(isa)        \
+  namespace isa {                       \
+  extern const Kernels<float> kFloat;   \
   extern const Kernels<double> kDouble; \
   }
 IQL_DECLARE_KERNELS(portable)

@@ -2,9 +2,9 @@
 // chosen at run time.
 //
 // Matrices are stored in panels of P columns, P = two vector registers: element (r, c) of a matrix
-// of R rows lies at ((c / P) * R + r) * P + c % P. A panel of weights, of activations or of gradients
-// is then one contiguous stream for the matrix product, and stays in the L1 cache while it is used.
-// Columns past the last are zero and stay zero.
+// of R rows lies at ((c / P) * R + r) * P + c % P. A panel of weights, of activations or of
+// gradients is then one contiguous stream for the matrix product, and stays in the L1 cache while
+// it is used. Columns past the last are zero and stay zero.
 //
 // Every result element is computed by the same operations in the same order however rows and panels
 // are shared out, so results do not depend on the number of threads.

@@ -330,8 +330,16 @@ void transpose_panel(const T* panel, int k, int p, int n, T* weight_t) {
 
 template <class T>
 constexpr Kernels<T> table(const char* name) {
-  return {name,          Vector<T>::kPanel, forward<T>,       backward<T>, weight_gradient<T>,
-          head_forward<T>, head_backward<T>,  head_gradient<T>, adam<T>,     transpose_panel<T>};
+  return {name,
+          Vector<T>::kPanel,
+          forward<T>,
+          backward<T>,
+          weight_gradient<T>,
+          head_forward<T>,
+          head_backward<T>,
+          head_gradient<T>,
+          adam<T>,
+          transpose_panel<T>};
 }
 
 }  // namespace

@@ -21,7 +21,9 @@ namespace {
 // cache from one layer to the next. A multiple of every kernel's tile height.
 constexpr int kBlockRows = 96;
 
-std::size_t padded(int n, int multiple) { return std::size_t(n + multiple - 1) / multiple * multiple; }
+std::size_t padded(int n, int multiple) {
+  return std::size_t(n + multiple - 1) / multiple * multiple;
+}
 
 }  // namespace
 
@@ -44,17 +46,17 @@ struct CpuEngine<T>::Workspace {
     std::vector<Buffer<T>> activation, gradient;
     Buffer<T> out, d_out;  // [B][outputs]
   };
-  Buffer<T> input, next_input;           // observation ++ action; next observation
-  Buffer<T> reward, mask;                // [B]
-  Buffer<T> q, v, v_next;                // [B]: min of the targets; V that the losses read
-  Buffer<T> target_q;                    // [B]: one target critic
-  std::vector<Saved> saved;              // by NetworkId
-  std::vector<Buffer<T>> scratch;        // [layer] of kBlockRows rows: a forward that keeps nothing
-  Buffer<T> gradient;                    // one panel's weights and biases, or a head's
-  Buffer<T> d_log_std;                   // [B][A]
+  Buffer<T> input, next_input;     // observation ++ action; next observation
+  Buffer<T> reward, mask;          // [B]
+  Buffer<T> q, v, v_next;          // [B]: min of the targets; V that the losses read
+  Buffer<T> target_q;              // [B]: one target critic
+  std::vector<Saved> saved;        // by NetworkId
+  std::vector<Buffer<T>> scratch;  // [layer] of kBlockRows rows: a forward that keeps nothing
+  Buffer<T> gradient;              // one panel's weights and biases, or a head's
+  Buffer<T> d_log_std;             // [B][A]
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
-  std::vector<char> clipped;             // [B]
-  std::vector<std::int64_t> rows;        // [B]
+  std::vector<char> clipped;                                         // [B]
+  std::vector<std::int64_t> rows;                                    // [B]
 };
 
 // Threads that train one seed together; they share the workspace of the first.
@@ -102,9 +104,9 @@ CpuEngine<T>::CpuEngine(Config config, Dataset data)
     auto w = std::make_unique<Workspace>();
     w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
     w->next_input = Buffer<T>(B * padded(config_.obs_dim, P));
-    for (Buffer<T>* column : {&w->reward, &w->mask, &w->q, &w->v, &w->v_next, &w->target_q,
-                              &w->value_loss, &w->advantage, &w->weight, &w->actor_loss,
-                              &w->critic_loss}) {
+    for (Buffer<T>* column :
+         {&w->reward, &w->mask, &w->q, &w->v, &w->v_next, &w->target_q, &w->value_loss,
+          &w->advantage, &w->weight, &w->actor_loss, &w->critic_loss}) {
       *column = Buffer<T>(B);
     }
     for (const Network<T>& net : seeds_[0]->networks) {
@@ -195,7 +197,8 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
   const Network<T>& value = seed.networks[kValue];
   const int networks = static_cast<int>(seed.networks.size());
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
-  // The first member may still be at a seed of its own, with the workspace that is now to be shared.
+  // The first member may still be at a seed of its own, with the workspace that is now to be
+  // shared.
   team.barrier.wait();
 
   for (std::int64_t step = step_; step < step_ + steps && !team.stop; ++step) {
@@ -464,12 +467,10 @@ void CpuEngine<T>::update(Seed& seed, int first, int last, std::int64_t step, Wo
   for (int id = first; id < last; ++id) {
     Network<T>& net = seed.networks[id];
     const NetworkLayout& layout = *net.layout;
-    const double rate =
-        id == kValue ? seed.hyper.value_lr
-        : id == kActor
-            ? cosine_schedule(seed.hyper.actor_lr, double(step),
-                              double(config_.actor_schedule_steps))
-            : seed.hyper.critic_lr;
+    const double rate = id == kValue   ? seed.hyper.value_lr
+                        : id == kActor ? cosine_schedule(seed.hyper.actor_lr, double(step),
+                                                         double(config_.actor_schedule_steps))
+                                       : seed.hyper.critic_lr;
     const AdamStep<T> adam = adam_step<T>(rate, double(step + 1));
     const T alpha = T(seed.hyper.polyak);
     T* gradient = scratch.gradient.data();
@@ -486,8 +487,7 @@ void CpuEngine<T>::update(Seed& seed, int first, int last, std::int64_t step, Wo
 
 template <class T>
 void CpuEngine<T>::update_panel(Network<T>& net, int id, int layer_index, int panel,
-                                const AdamStep<T>& adam, T alpha, Workspace& w,
-                                T* gradient) const {
+                                const AdamStep<T>& adam, T alpha, Workspace& w, T* gradient) const {
   const HiddenLayer& layer = net.layout->hidden[layer_index];
   const std::size_t P = kernels_.panel, count = P * layer.inputs;
   auto& saved = w.saved[id];

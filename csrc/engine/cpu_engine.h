@@ -6,8 +6,8 @@
 //   2  by panels: V's weight gradients, each followed at once by Adam
 //   3  by rows:   the new V(s) and V(s'); the actor's and the critics' losses and backward
 //   4  by panels: their weight gradients, each followed at once by Adam and Polyak
-// Threads share a seed's rows and panels with a barrier after each phase, or take whole seeds, which
-// needs none. A result never depends on which it was: see cpu/kernels.h.
+// Threads share a seed's rows and panels with a barrier after each phase, or take whole seeds,
+// which needs none. A result never depends on which it was: see cpu/kernels.h.
 #pragma once
 
 #include <cstdint>
@@ -71,7 +71,7 @@ struct MetricSums {
 
 // A loss was not finite.
 struct Failure {
-  std::int64_t step;    // 1-based
+  std::int64_t step;  // 1-based
   int seed_index;
   const char* network;  // "value", "actor" or "critic", the first in update order
   double q_min, q_max, v_min, v_max;
@@ -131,8 +131,8 @@ class CpuEngine {
   // By panels: this member's share of the weights of networks [first, last).
   void update(Seed& seed, int first, int last, std::int64_t step, Workspace& w, Workspace& scratch,
               int member, int members) const;
-  void update_panel(Network<T>& net, int id, int layer, int panel, const AdamStep<T>& adam,
-                    T alpha, Workspace& w, T* gradient) const;
+  void update_panel(Network<T>& net, int id, int layer, int panel, const AdamStep<T>& adam, T alpha,
+                    Workspace& w, T* gradient) const;
   void update_head(Network<T>& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,
                    T* gradient) const;
 

@@ -49,8 +49,8 @@ Buffer<T>::Buffer(std::size_t size) : size_(size) {
   std::memset(static_cast<void*>(data_.get()), 0, bytes);
 }
 
-NetworkLayout::NetworkLayout(int inputs, const std::vector<int>& widths, int outputs_, int log_stds_,
-                             int panel_, int alignment)
+NetworkLayout::NetworkLayout(int inputs, const std::vector<int>& widths, int outputs_,
+                             int log_stds_, int panel_, int alignment)
     : panel(panel_), outputs(outputs_), log_stds(log_stds_) {
   const auto place = [&](std::size_t count) {
     const std::size_t at = size;

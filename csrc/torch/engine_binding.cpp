@@ -33,7 +33,8 @@ const T* checked(const Array<T>& array, std::initializer_list<py::ssize_t> shape
     right = right && array.shape(axis) == length;
     expected += (axis++ > 0 ? ", " : "") + std::to_string(length);
   }
-  if (!right) throw std::invalid_argument(std::string(name) + " must have shape [" + expected + "]");
+  if (!right)
+    throw std::invalid_argument(std::string(name) + " must have shape [" + expected + "]");
   return array.data();
 }
 
@@ -137,9 +138,12 @@ class PyCpuEngine {
     if (N < 1 || N >= py::ssize_t{1} << 32) {
       throw std::invalid_argument("the dataset must have between 1 and 2^32 - 1 rows");
     }
-    return {checked(columns_[0], {N, O}, "observations"), checked(columns_[1], {N, A}, "actions"),
-            checked(columns_[2], {N}, "rewards"), checked(columns_[3], {N}, "masks"),
-            checked(columns_[4], {N, O}, "next_observations"), N};
+    return {checked(columns_[0], {N, O}, "observations"),
+            checked(columns_[1], {N, A}, "actions"),
+            checked(columns_[2], {N}, "rewards"),
+            checked(columns_[3], {N}, "masks"),
+            checked(columns_[4], {N, O}, "next_observations"),
+            N};
   }
 
   Array<float> columns_[5];

@@ -64,7 +64,7 @@ def load(path: Path, noise: float = 1.0) -> BehaviourPolicy:
 
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
-        tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}
+        tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118  not a dict
     layers = sum(name.endswith(".weight") for name in tensors)
     return BehaviourPolicy(
         weights=tuple(np.ascontiguousarray(tensors[f"layers.{i}.weight"].T) for i in range(layers)),

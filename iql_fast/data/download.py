@@ -1,4 +1,4 @@
-"""Downloads of D4RL's files: resumed, checked, and given up on quickly where there is no network."""
+"""Downloads of D4RL's files: resumed, checked, and quickly given up without a network."""
 
 from __future__ import annotations
 

@@ -211,7 +211,8 @@ def roll_out(
     """One episode of at most ``horizon`` steps; ``key`` seeds the environment and the policy."""
     generator = np.random.default_rng(key)
     observation, _ = env.reset(seed=int(generator.integers(2**31)))
-    observations, actions, rewards = [observation], [], []
+    observations, actions = [observation], []
+    rewards: list[float] = []
     terminal = False
     while len(rewards) < horizon and not terminal:
         action = policy.sample(observation, generator)

@@ -1,4 +1,4 @@
-"""From a task's name to its data: a file that the user named, the cache, a download, or made anew."""
+"""From a task's name to its data: the user's file, the cache, a download, or made anew."""
 
 from __future__ import annotations
 

@@ -113,13 +113,15 @@ class CpuEngine:
     def state_dict(self) -> dict[str, Tensor]:
         state = {"step": torch.tensor(self.step, dtype=torch.int64)}
         parts: dict[str, list[Tensor]] = {}
+        shape_of: dict[str, list[int]] = {}
         for name, seed, network, array, piece, shape in self._pieces():
             values = torch.from_numpy(self._native.read(seed, network, array, piece))
             parts.setdefault(name, []).append(values.view(shape))
+            shape_of[name] = shape
         for name, tensors in parts.items():
             stacked = torch.stack(tensors)
             if len(tensors) > len(self.seeds):  # seeds x critics
-                stacked = stacked.unflatten(0, (len(self.seeds), self.network.critics))
+                stacked = stacked.reshape(len(self.seeds), self.network.critics, *shape_of[name])
             elif (
                 name.removeprefix("adam.m.")
                 .removeprefix("adam.v.")

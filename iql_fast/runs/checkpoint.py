@@ -58,7 +58,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
-            f"The checkpoint of step {checkpoint.step} could not be written to {folder} ({reason}). "
+            f"Checkpoint {checkpoint.step} could not be written to {folder} ({reason}). "
             "Earlier checkpoints are whole: free some space and go on with --resume."
         ) from error
     for old in _complete(folder)[:-KEPT]:
@@ -93,7 +93,7 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
         state = load_file(path / "state.safetensors")
     except Exception as error:
         raise UserError(
-            f"The checkpoint {path} cannot be read ({error}). Remove it to go on from the one before."
+            f"The checkpoint {path} cannot be read ({error}). Remove it to go on from another."
         ) from None
     if record["format"] != FORMAT:
         raise UserError(

@@ -114,11 +114,11 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
         free = shutil.disk_usage(path).free
     except OSError as error:
         raise UserError(
-            f"The run's folder {path} cannot be written ({error.strerror}). Name another with --out."
+            f"The folder {path} cannot be written ({error.strerror}). Name another with --out."
         ) from None
     if free < needed_bytes:
         raise UserError(
-            f"{path} has {free / 2**20:.0f} MiB free, but the run needs {needed_bytes / 2**20:.0f}. "
+            f"{path} has {free >> 20} MiB free, but the run needs {needed_bytes >> 20}. "
             "Free some space, or name a folder on another disk with --out."
         )
     for old in (folder.checkpoints, folder.tensorboard):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ def summarise(rows: Sequence[dict[str, str]], key: str = "score") -> dict[str, A
     by_seed: dict[int, list[float]] = {}
     for row in rows:
         by_seed.setdefault(int(row["seed"]), []).append(float(row[key]))
-    kinds = {
+    kinds: dict[str, Callable[[list[float]], float]] = {
         "final": lambda scores: float(np.mean(scores[-FINAL_EVALUATIONS:])),
         "last": lambda scores: scores[-1],
         "best": max,

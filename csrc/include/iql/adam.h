@@ -10,8 +10,8 @@ namespace iql {
 // One step's coefficients, computed once in double: they depend on the step, not on the element.
 template <class T>
 struct AdamStep {
-  T rate;            // learning rate / (1 - beta1^t)
-  T inverse_root;    // 1 / sqrt(1 - beta2^t)
+  T rate;          // learning rate / (1 - beta1^t)
+  T inverse_root;  // 1 / sqrt(1 - beta2^t)
   T one_minus_beta1 = T(0.1);
   T one_minus_beta2 = T(0.001);
   T epsilon = T(1e-8);

@@ -1,5 +1,5 @@
-// The authors' policy head: a diagonal Gaussian whose mean is tanh of the network's output and whose
-// log-std is a state-independent parameter, clipped to [-5, 2].
+// The authors' policy head: a diagonal Gaussian whose mean is tanh of the network's output and
+// whose log-std is a state-independent parameter, clipped to [-5, 2].
 #pragma once
 
 #include <cmath>
@@ -13,9 +13,9 @@ constexpr double kLogStdMax = 2.0;
 
 template <class T>
 struct GaussianTerm {
-  T log_prob;     // of one action component
-  T d_output;     // d log_prob / d (network output before tanh)
-  T d_log_std;    // d log_prob / d (log-std before the clip)
+  T log_prob;   // of one action component
+  T d_output;   // d log_prob / d (network output before tanh)
+  T d_log_std;  // d log_prob / d (log-std before the clip)
 };
 
 // log_std and inverse_std = exp(-log_std) are of the clipped parameter; `free` says that the clip

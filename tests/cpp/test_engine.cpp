@@ -1,0 +1,205 @@
+// The engine without torch: threads and kernel sets agree, and a failure stops the run.
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "cpu/kernels.h"
+#include "engine/cpu_engine.h"
+#include "iql/philox.h"
+
+namespace {
+
+using namespace iql::engine;
+
+constexpr int kObs = 5, kAct = 2, kRows = 64;
+
+// Columns of numbers without structure in [-1, 1).
+struct Columns {
+  std::vector<float> observations, actions, rewards, masks, next_observations;
+
+  Columns() {
+    std::uint32_t index = 0;
+    const auto fill = [&](std::vector<float>& column, int size) {
+      for (int i = 0; i < size; ++i) {
+        const std::uint32_t word = iql::draw(1, 2, 3, index++).word[0];
+        column.push_back(static_cast<float>(word / 2147483648.0 - 1.0));
+      }
+    };
+    fill(observations, kRows * kObs);
+    fill(actions, kRows * kAct);
+    fill(rewards, kRows);
+    masks.assign(kRows, 1.0f);
+    fill(next_observations, kRows * kObs);
+  }
+
+  Dataset dataset() const {
+    return {observations.data(), actions.data(),           rewards.data(),
+            masks.data(),        next_observations.data(), kRows};
+  }
+};
+
+Config config(int seeds, int threads, const std::vector<int>& hidden, double dropout) {
+  Config c;
+  c.obs_dim = kObs;
+  c.act_dim = kAct;
+  c.hidden = hidden;
+  c.critics = 2;
+  c.batch_size = 37;
+  for (int s = 0; s < seeds; ++s) {
+    c.seeds.push_back(10 + s);
+    c.hyper.push_back({0.7, 3.0, 0.99, 0.005, 100.0, 3e-4, 3e-4, 3e-4});
+  }
+  c.actor_dropout = dropout;
+  c.actor_schedule_steps = 100;
+  c.threads = threads;
+  return c;
+}
+
+// Small numbers that depend on the place alone into every weight; the target equals the critic.
+template <class T>
+void initialise(CpuEngine<T>& engine, const Config& c) {
+  for (std::size_t s = 0; s < c.seeds.size(); ++s) {
+    for (int n = 0; n < 2 + c.critics; ++n) {
+      const NetworkId id = static_cast<NetworkId>(n < 2 ? n : 2);
+      for (int piece = 0; piece < engine.pieces(id); ++piece) {
+        std::vector<T> values(engine.piece_size(id, piece));
+        for (std::size_t i = 0; i < values.size(); ++i) {
+          values[i] = T(0.3) * std::sin(T(1 + i + 7 * piece + 31 * n));
+        }
+        engine.write(static_cast<int>(s), n, kWeights, piece, values.data());
+        if (n >= 2) engine.write(static_cast<int>(s), n, kTarget, piece, values.data());
+      }
+    }
+  }
+  engine.refresh();
+}
+
+template <class T>
+std::vector<T> weights(const CpuEngine<T>& engine, const Config& c) {
+  std::vector<T> all;
+  for (std::size_t s = 0; s < c.seeds.size(); ++s) {
+    for (int n = 0; n < 2 + c.critics; ++n) {
+      const NetworkId id = static_cast<NetworkId>(n < 2 ? n : 2);
+      for (int piece = 0; piece < engine.pieces(id); ++piece) {
+        std::vector<T> values(engine.piece_size(id, piece));
+        engine.read(static_cast<int>(s), n, kWeights, piece, values.data());
+        all.insert(all.end(), values.begin(), values.end());
+      }
+    }
+  }
+  return all;
+}
+
+template <class T>
+std::vector<T> trained(int seeds, int threads, const std::vector<int>& hidden, double dropout) {
+  const Columns columns;
+  const Config c = config(seeds, threads, hidden, dropout);
+  CpuEngine<T> engine(c, columns.dataset());
+  initialise(engine, c);
+  CHECK(engine.run(25, [] { return false; }) == 25);
+  CHECK(engine.step() == 25);
+  CHECK(!engine.failure());
+  return weights(engine, c);
+}
+
+template <class T>
+void threads_change_nothing() {
+  for (const int seeds : {1, 2, 3}) {
+    for (const std::vector<int>& hidden : {std::vector<int>{33}, std::vector<int>{40, 17, 24}}) {
+      const std::vector<T> one = trained<T>(seeds, 1, hidden, 0.1);
+      for (const int threads : {2, 3, 5}) CHECK(trained<T>(seeds, threads, hidden, 0.1) == one);
+      for (const T value : one) CHECK(std::isfinite(value));
+    }
+  }
+}
+
+void interruption_ends_between_steps() {
+  const Columns columns;
+  const Config c = config(2, 2, {16}, 0);
+  CpuEngine<float> engine(c, columns.dataset());
+  initialise(engine, c);
+  int asked = 0;
+  const std::int64_t done = engine.run(1 << 20, [&] { return ++asked == 4; });
+  CHECK(done > 0);
+  CHECK(done < 1 << 20);
+  CHECK(engine.step() == done);
+}
+
+void a_loss_that_is_not_finite_stops_the_run() {
+  Columns columns;
+  columns.rewards.assign(kRows, std::numeric_limits<float>::infinity());
+  const Config c = config(1, 2, {16}, 0);
+  CpuEngine<float> engine(c, columns.dataset());
+  initialise(engine, c);
+  engine.run(50, [] { return false; });
+  CHECK(engine.failure().has_value());
+  CHECK(engine.failure()->step == 1);
+  CHECK(std::string(engine.failure()->network) == "critic");
+}
+
+// Every kernel set against plain loops, in fp64.
+void products_equal_plain_loops() {
+  constexpr int m = 13, k = 11, n = 19;
+  for (const auto* const* set = iql::cpu::all_kernels<double>(); *set != nullptr; ++set) {
+    const auto& kernels = **set;
+    if (!iql::cpu::can_run(kernels.name)) continue;
+    const int P = kernels.panel;
+    const auto panels = [P](int columns) { return (columns + P - 1) / P; };
+    const auto at = [P](int rows, int r, int c) { return ((c / P) * rows + r) * P + c % P; };
+    Buffer<double> in(panels(k) * m * P), weight(panels(n) * k * P), bias(panels(n) * P),
+        out(panels(n) * m * P), transposed(panels(k) * n * P), d_in(panels(k) * m * P),
+        d_weight(k * P), d_bias(P);
+    for (int r = 0; r < m; ++r) {
+      for (int c = 0; c < k; ++c) in[at(m, r, c)] = std::sin(r * 3.0 + c);
+    }
+    for (int r = 0; r < k; ++r) {
+      for (int c = 0; c < n; ++c) weight[at(k, r, c)] = std::cos(r * 5.0 + c);
+    }
+    for (int c = 0; c < n; ++c) bias[c] = 0.1 * c - 0.5;
+    const std::size_t stride = std::size_t(m) * P;
+    kernels.forward({in.data(), stride}, m, k, weight.data(), bias.data(), n, {out.data(), stride});
+    for (int p = 0; p < panels(n); ++p) {
+      kernels.transpose_panel(weight.data() + std::size_t(p) * k * P, k, p, n, transposed.data());
+    }
+    kernels.backward({out.data(), stride}, m, n, transposed.data(), {in.data(), stride}, k, 2.0,
+                     {d_in.data(), stride});
+    for (int r = 0; r < m; ++r) {
+      for (int c = 0; c < n; ++c) {
+        double sum = bias[c];
+        for (int i = 0; i < k; ++i) sum += in[at(m, r, i)] * weight[at(k, i, c)];
+        CHECK_NEAR(out[at(m, r, c)], sum > 0 ? sum : 0, 1e-12);
+      }
+      for (int i = 0; i < k; ++i) {
+        double sum = 0;
+        for (int c = 0; c < n; ++c) sum += out[at(m, r, c)] * weight[at(k, i, c)];
+        CHECK_NEAR(d_in[at(m, r, i)], in[at(m, r, i)] > 0 ? 2 * sum : 0, 1e-11);
+      }
+    }
+    for (int p = 0; p < panels(n); ++p) {
+      kernels.weight_gradient({in.data(), stride}, m, k, out.data() + p * stride, d_weight.data(),
+                              d_bias.data());
+      for (int c = p * P; c < n && c < (p + 1) * P; ++c) {
+        double column = 0;
+        for (int r = 0; r < m; ++r) column += out[at(m, r, c)];
+        CHECK_NEAR(d_bias[c % P], column, 1e-12);
+        for (int i = 0; i < k; ++i) {
+          double sum = 0;
+          for (int r = 0; r < m; ++r) sum += in[at(m, r, i)] * out[at(m, r, c)];
+          CHECK_NEAR(d_weight[i * P + c % P], sum, 1e-11);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  products_equal_plain_loops();
+  threads_change_nothing<float>();
+  threads_change_nothing<double>();
+  interruption_ends_between_steps();
+  a_loss_that_is_not_finite_stops_the_run();
+}
