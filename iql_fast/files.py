@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from iql_fast.errors import UserError
@@ -30,4 +30,5 @@ def written_beside(path: Path) -> Iterator[Path]:
             "folder writable, or choose another."
         ) from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what was wrong with the folder has been said
+            partial.unlink(missing_ok=True)

@@ -109,7 +109,7 @@ def test_the_data_command(command, dataset_file):
     assert "transitions 390" in info.stdout  # of 400 rows ten are cut by the time limit
     missing = command("data", "info", "hopper-medium-v2")
     assert missing.returncode == 2
-    assert "fetch hopper-medium-v2" in missing.stderr
+    assert "fetch hopper-medium-v2" in " ".join(missing.stderr.split())
     assert "Traceback" not in missing.stderr
     out = command("data", "make", "hopper-random-v2", "--rows", 500, "--out", "made.hdf5")
     assert out.returncode == 0, out.stderr
