@@ -79,7 +79,7 @@ def logged_of(columns, horizon=1000):
 
 def test_training_transforms():
     columns = d4rl_columns()
-    columns["actions"][3] = 1.0
+    columns["actions"][3] = 1.4  # human demonstrations overshoot
     logged = logged_of(columns)
     training, record = to_training(logged, "locomotion", "here")
     returns = d4rl.trajectory_returns(training.rewards, logged.ends)
@@ -88,6 +88,7 @@ def test_training_transforms():
         1000 / np.ptp(d4rl.trajectory_returns(logged.rewards, logged.ends))
     )
     assert np.abs(training.actions).max() == np.float32(1 - 1e-5)
+    assert record["actions_clipped"] == pytest.approx(1 / len(logged.actions))
     np.testing.assert_array_equal(training.masks, 1 - logged.terminals)
     maze, _ = to_training(logged, "antmaze", "here")
     np.testing.assert_array_equal(maze.rewards, logged.rewards - 1)

@@ -15,8 +15,9 @@ FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
 REQUIRED_KEYS = ("observations", "actions", "rewards", "terminals")
-#: |action| up to here is rounding and is clipped; beyond, the file is not in D4RL's units.
-ACTION_LIMIT = 1.0 + 1e-3
+#: |action| up to here is clipped, as the authors do: human demonstrations overshoot to 1.4. Beyond,
+#: the file is not in D4RL's units.
+ACTION_LIMIT = 2.0
 #: Observations further apart than this do not follow each other (authors' code).
 SAME_STATE = 1e-6
 
@@ -142,7 +143,7 @@ def check(steps: LoggedSteps, where: str, obs_dim: int | None, act_dim: int | No
         row = int(np.argmax(out_of_range))
         raise UserError(
             f"{where}: 'actions' reaches {np.abs(steps.actions[row]).max():.4g} in row {row} "
-            f"({int(out_of_range.sum())} such row(s)). Actions must lie in [-1, 1]: rescale them."
+            f"({int(out_of_range.sum())} such row(s)). Actions belong in [-1, 1] (up to 2 they are clipped): rescale them."
         )
 
 

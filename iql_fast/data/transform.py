@@ -31,7 +31,12 @@ def to_training(
             "from. Are the rows in the order in which they were logged?"
         )
     rewards = logged.rewards
-    record: dict[str, Any] = {"reward_scale": 1.0, "reward_shift": 0.0}
+    record: dict[str, Any] = {
+        "reward_scale": 1.0,
+        "reward_shift": 0.0,
+        # Of all components: what the authors' clip changes by more than its margin.
+        "actions_clipped": float((np.abs(logged.actions) > 1).mean()),
+    }
     if family == "locomotion":
         returns = trajectory_returns(rewards, logged.ends)
         spread = float(returns.max() - returns.min())

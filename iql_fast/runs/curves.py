@@ -67,6 +67,7 @@ def draw(
         score_axes.legend(fontsize=8)
     else:
         score_axes.text(0.5, 0.5, "not evaluated", ha="center", transform=score_axes.transAxes)
+        score_axes.set(xticks=[], yticks=[])
     score_axes.set(title="Score", ylabel=score_label)
 
     for column, label in {"value_loss": "V", "critic_loss": "Q (summed over critics)"}.items():
