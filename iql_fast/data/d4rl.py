@@ -143,7 +143,8 @@ def check(steps: LoggedSteps, where: str, obs_dim: int | None, act_dim: int | No
         row = int(np.argmax(out_of_range))
         raise UserError(
             f"{where}: 'actions' reaches {np.abs(steps.actions[row]).max():.4g} in row {row} "
-            f"({int(out_of_range.sum())} such row(s)). Actions belong in [-1, 1] (up to 2 they are clipped): rescale them."
+            f"({int(out_of_range.sum())} such row(s)). Actions belong in [-1, 1] (up to 2 they are "
+            "clipped): rescale them."
         )
 
 
