@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -178,17 +178,24 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
     """
     known = flat(config)
     for name in options:
-        if name.replace("-", "_") not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        if str(name).replace("-", "_") not in known:
+            near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
             hint = f" The nearest: {', '.join(near)}." if near else ""
             raise UserError(f"{where}: there is no option {name!r}.{hint}")
     options = {name.replace("-", "_"): value for name, value in options.items()}
     for group in (*GROUPS, None):
         part: Any = config if group is None else getattr(config, group)
         changes = {}
+        hints = get_type_hints(type(part))
         for f in fields(part):
             if f.name in options:
-                changes[f.name] = _typed(f.name, options[f.name], str(f.type), where)
+                value = _typed(f.name, options[f.name], str(f.type), where)
+                choices = get_args(hints[f.name])
+                if str(f.type).startswith("Literal") and value not in choices:
+                    raise UserError(
+                        f"{where}: {f.name} is {value!r}; expected one of {', '.join(choices)}."
+                    )
+                changes[f.name] = value
         part = replace(part, **changes)
         config = part if group is None else replace(config, **{group: part})
     return config
@@ -214,7 +221,7 @@ def _typed(name: str, value: Any, kind: str, where: str) -> Any:
         if kind.startswith("float"):
             return float(value)
         return Path(value) if kind.startswith("Path") else str(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         expected = "numbers" if "PerSeed" in kind else kind.removesuffix(" | None")
         raise UserError(f"{where}: {name} is {value!r}; expected {expected}.") from None
 
@@ -274,6 +281,10 @@ def completed(config: TrainConfig) -> TrainConfig:
         task = tasks.get(config.task)
         family, (episodes, interval) = task.family, task.evaluation
     preset, a, e = tasks.PRESETS[family], config.algorithm, config.evaluation
+    if config.records.log_interval < 1:  # before it divides anything
+        raise UserError(
+            f"--log-interval is {config.records.log_interval}; expected a positive number."
+        )
     algorithm = replace(
         a,
         expectile=a.expectile or (preset["expectile"],),
@@ -284,10 +295,14 @@ def completed(config: TrainConfig) -> TrainConfig:
     evaluation = replace(
         e,
         eval_episodes=episodes if e.eval_episodes is None else e.eval_episodes,
-        eval_interval=e.eval_interval
-        or math.ceil(interval / config.records.log_interval) * config.records.log_interval,
+        eval_interval=math.ceil(interval / config.records.log_interval)
+        * config.records.log_interval
+        if e.eval_interval is None
+        else e.eval_interval,
     )
-    config = replace(config, algorithm=algorithm, evaluation=evaluation)
+    # Absolute: a run may be resumed from another folder.
+    dataset = None if config.dataset is None else config.dataset.expanduser().absolute()
+    config = replace(config, algorithm=algorithm, evaluation=evaluation, dataset=dataset)
     _check(config)
     return config
 
@@ -302,7 +317,7 @@ def _check(config: TrainConfig) -> None:
 
     for name in ("steps", "seeds", "batch_size", "critics", "log_interval", "checkpoint_interval"):
         require(values[name] >= 1, name, "a positive number")
-    require(config.seed >= 0, "seed", "a number of at least 0")
+    require(0 <= config.seed < 2**63 - config.seeds, "seed", "at least 0 and below 2^63")
     require(config.threads >= 0, "threads", "a number of at least 0")
     hidden = values["hidden"]
     require(len(hidden) >= 1 and min(hidden) >= 1, "hidden", "one or more positive widths")
@@ -324,6 +339,9 @@ def _check(config: TrainConfig) -> None:
         require(all(inside(x) for x in values[name]), name, expected)
     require(0 <= values["actor_dropout"] < 1, "actor_dropout", "at least 0 and below 1")
     require(values["eval_episodes"] >= 0, "eval_episodes", "a number of at least 0")
+    workers = values["eval_workers"]
+    require(workers is None or workers >= 1, "eval_workers", "a positive number")
+    require(config.data_seed >= 0, "data_seed", "a number of at least 0")
     for name in ("eval_interval", "checkpoint_interval"):
         multiple = values[name] >= 1 and values[name] % config.records.log_interval == 0
         require(multiple, name, f"a multiple of --log-interval ({config.records.log_interval})")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from iql_fast import cli, tasks
+from iql_fast.data import minari
 from iql_fast.errors import UserError
 from iql_fast.runs import checkpoint
 from iql_fast.runs.folder import RunFolder, write_json
@@ -36,26 +38,27 @@ def main() -> None:
     from rich.table import Table
 
     from iql_fast.evaluation import Evaluator
-    from iql_fast.policy import policy_from_state
+    from iql_fast.policy import policy_from_state, with_normalisation
 
     options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; expected a positive number.")
     run = RunFolder(options.run)
     record = run.read_config()
-    task = tasks.get(record["options"]["task"])
+    name = record["options"]["task"]
+    if minari.is_id(name):
+        raise UserError(f"{name} is a Minari dataset, and those are not scored for now.")
+    task = tasks.get(name)
     environment = task.environment
     if environment.gym_id is None:
         raise UserError(f"{task.name} cannot be scored: {environment.gym_note}.")
-    if record["options"]["normalize_obs"]:
-        raise UserError(
-            f"{run.path} was trained with --normalize-obs; its policies are scored by the run "
-            "itself only, since their scaling is not in the checkpoint."
-        )
     saved = checkpoint.load(run.checkpoints, options.checkpoint)
     first = record["options"]["seed"]
     seeds = range(first, first + record["options"]["seeds"])
     policies = [policy_from_state(saved.state, s) for s in range(len(seeds))]
+    if scaling := record.get("observation_scaling"):
+        mean, scale = (np.array(column, dtype=np.float32) for column in scaling)
+        policies = [with_normalisation(policy, mean, scale) for policy in policies]
     with Evaluator(environment.gym_id, environment.horizon, options.workers) as evaluator:
         returns = evaluator.returns(policies, seeds, KEY_OFFSET + saved.step, options.episodes)
     scores = task.normalized_score(returns)
@@ -71,7 +74,7 @@ def main() -> None:
     table.add_row("all", f"{means.mean():.1f}", f"{means.std():.1f} (over seeds)", "")
     Console().print(table)
     write_json(
-        run.path / "evaluation.json",
+        run.evaluation,
         {
             "title": record["data"]["title"],
             "step": saved.step,

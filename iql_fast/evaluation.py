@@ -7,6 +7,7 @@ there are or which policies are scored beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 
 import numpy as np
@@ -15,6 +16,10 @@ from numpy.typing import NDArray
 from iql_fast import simulator
 from iql_fast.errors import UserError
 from iql_fast.policy import Policy
+
+
+class EvaluationFailed(UserError):
+    """A worker process was lost in the middle of an evaluation."""
 
 
 class Evaluator:
@@ -32,8 +37,8 @@ class Evaluator:
 
     def __enter__(self) -> Evaluator:
         simulator.require(f"Evaluation in {self.gym_id}")
-        self._pool = self._stack.enter_context(simulator.worker_pool(self.workers))
         try:
+            self._pool = self._stack.enter_context(simulator.worker_pool(self.workers))
             self._pool.submit(_make, self.gym_id).result()
         except Exception as error:
             self._stack.close()
@@ -54,15 +59,24 @@ class Evaluator:
         Args:
             keys: one a policy, its training seed: with ``step`` and the episode's number it seeds
                 the environment.
+
+        Raises:
+            EvaluationFailed: a worker process died.
         """
-        jobs = [
-            self._pool.submit(
-                episode_return, self.gym_id, self.horizon, policy, (key, step, episode)
-            )
-            for policy, key in zip(policies, keys, strict=True)
-            for episode in range(episodes)
-        ]
-        return np.array([job.result() for job in jobs]).reshape(len(policies), episodes)
+        try:
+            jobs = [
+                self._pool.submit(
+                    episode_return, self.gym_id, self.horizon, policy, (key, step, episode)
+                )
+                for policy, key in zip(policies, keys, strict=True)
+                for episode in range(episodes)
+            ]
+            return np.array([job.result() for job in jobs]).reshape(len(policies), episodes)
+        except BrokenProcessPool:
+            raise EvaluationFailed(
+                f"A worker process that ran episodes of {self.gym_id} died (killed from outside, "
+                "or for want of memory). Fewer --eval-workers need less memory."
+            ) from None
 
 
 def _make(gym_id: str) -> None:

@@ -70,7 +70,22 @@ def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
 
 def _start() -> None:
     import signal
+    import threading
     import time
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     time.sleep(0.05)  # so that the next start goes to a process of its own
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does, which may have been killed and so said nothing.
+
+    The queue of tasks does not tell: every worker holds its writing end too.
+    """
+    from multiprocessing import connection, parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

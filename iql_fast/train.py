@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(config.completed(asked), None)
     else:
         run = RunFolder(asked.resume)
+        if asked.out is not None or asked.overwrite:
+            raise UserError(
+                "--resume goes on in the run's own folder: leave out --out, --overwrite."
+            )
         stored = run.read_config()["options"]
         base = config.with_options(TrainConfig(), stored, str(run.config))
         resumed = config.completed(config.parse(given, base))
@@ -56,10 +60,14 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
     from iql_fast.training import Run, needed_bytes
 
     console = Console()
-    engine_name, why = engines.choose(options.engine)
+    if resumed is None:
+        engine_name, why = engines.choose(options.engine)
+    else:  # another engine rounds differently: the run would not end where it was to end
+        engine_name, _ = engines.choose(resumed.read_config()["engine"])
+        why = "the run began with it"
     path = resumed.path if resumed else options.out or _default_folder(options.task)
     if resumed is None:
-        _check_folder(path, options.overwrite)  # before minutes go into the data
+        folder.check(path, options.overwrite, 1 << 20)  # before minutes go into the data
     task = None if data.minari.is_id(options.task) else tasks.get(options.task)
     loaded = data.load(
         task or options.task,
@@ -82,32 +90,33 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
     console.print(f"task    {loaded.title}: {len(transitions):,} transitions ({loaded.source})")
     console.print(f"engine  {engine_name} ({why})")
 
-    if resumed is None:
-        state_bytes = sum(t.numel() * t.element_size() for t in engine.state_dict().values())
-        run_folder = folder.create(path, options.overwrite, needed_bytes(state_bytes, options))
-        record = {
-            "options": config.flat(options),
-            "engine": engine_name,
-            "engine_because": why,
-            "data": loaded.record,
-            "versions": environment_record.versions(),
-            "machine": environment_record.machine(),
-        }
-        folder.write_json(run_folder.config, record)
-        seconds = None
-    else:
-        run_folder = resumed
-        _check_data(resumed, loaded.record)
-        seconds = _restore(engine, resumed)
-        console.print(f"resumed from step {engine.step:,}")
-    console.print(f"run     {run_folder.path}")
-
     with ExitStack() as stack:
+        # What can fail comes before the folder is touched.
         evaluator = None
         if options.evaluation.eval_episodes:
             evaluator = _evaluator(task, options, console)
             if evaluator is not None:
                 stack.enter_context(evaluator)
+        if resumed is None:
+            state_bytes = sum(t.numel() * t.element_size() for t in engine.state_dict().values())
+            run_folder = folder.create(path, options.overwrite, needed_bytes(state_bytes, options))
+            record = {
+                "options": config.flat(options),
+                "engine": engine_name,
+                "engine_because": why,
+                "data": loaded.record,
+                "observation_scaling": scaling and [column.tolist() for column in scaling],
+                "versions": environment_record.versions(),
+                "machine": environment_record.machine(),
+            }
+            folder.write_json(run_folder.config, record)
+            seconds = None
+        else:
+            run_folder = resumed
+            _check_data(resumed, loaded.record)
+            seconds = _restore(engine, resumed)
+            console.print(f"resumed from step {engine.step:,}")
+        console.print(f"run     {run_folder.path}")
         run = Run(options, run_folder, engine, loaded, task, evaluator, scaling)
         if seconds is not None:
             run.seconds.update(seconds)
@@ -136,13 +145,6 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
 def _default_folder(task: str) -> Path:
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{task.replace('/', '-')}-{now}"
-
-
-def _check_folder(path: Path, overwrite: bool) -> None:
-    """The errors of ``folder.create`` without changing anything but an empty folder."""
-    if overwrite and (path / "config.json").exists():
-        return
-    folder.create(path, overwrite, 1 << 20)
 
 
 def _normalised(

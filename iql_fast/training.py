@@ -19,7 +19,7 @@ from iql_fast.config import TrainConfig
 from iql_fast.data import LoadedData
 from iql_fast.engines import METRICS, Engine, Metrics
 from iql_fast.errors import NonFiniteLoss, UserError
-from iql_fast.evaluation import Evaluator
+from iql_fast.evaluation import EvaluationFailed, Evaluator
 from iql_fast.policy import with_normalisation
 from iql_fast.runs import checkpoint, curves
 from iql_fast.runs.checkpoint import Checkpoint
@@ -64,8 +64,9 @@ class Run:
         self.scores = StepTable(self.folder.scores, SCORE_COLUMNS)
         self.metrics.cut_after(step)
         self.scores.cut_after(step)
-        purge = step + 1 if step else None
-        self.board: Any = SummaryWriter(str(self.folder.tensorboard), purge_step=purge)
+        # At step 0 too: a run killed before its first checkpoint left events behind.
+        self.board: Any = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1)
+        self.whole = self._checkpoint()
         self.curves_drawn = time.monotonic()
 
     def train(self) -> dict[str, Any]:
@@ -74,51 +75,65 @@ class Run:
         Raises:
             NonFiniteLoss: the last checkpoint stays; ``failure.json`` says what happened.
             KeyboardInterrupt: a checkpoint of the last interval was written.
+            UserError: the disk is full, or a worker process died; earlier checkpoints stay.
         """
-        with ExitStack() as stack:
-            stack.callback(self.board.close)
-            self._loop()
-            summary = self._summary()
-            write_json(self.folder.summary, summary)
-            self._draw()
+        try:
+            with ExitStack() as stack:
+                stack.callback(self.board.close)
+                self._loop()
+                summary = self._summary()
+                write_json(self.folder.summary, summary)
+                self._draw()
+        except OSError as error:
+            last = checkpoint.steps(self.folder.checkpoints)
+            raise UserError(
+                f"{self.folder.path} cannot be written ({error.strerror or error}). The checkpoint "
+                f"of step {last[-1] if last else 0} is whole: free some space and go on with "
+                f"--resume {self.folder.path}."
+            ) from None
         return summary
 
     def _loop(self) -> None:
-        records, steps = self.config.records, self.config.steps
-        boundary = self._checkpoint()
-        saved = boundary.step if boundary.step in checkpoint.steps(self.folder.checkpoints) else -1
-        while (step := self.engine.step) < steps:
-            interval = min(records.log_interval - step % records.log_interval, steps - step)
-            try:
-                with self._timed("training") as elapsed:
-                    metrics = self.engine.run(interval)
-            except KeyboardInterrupt:
-                # Back to the last interval's end, where a resumed run falls into the same rhythm.
-                if boundary.step != saved:
-                    checkpoint.save(self.folder.checkpoints, boundary)
-                raise
-            except NonFiniteLoss as failure:
-                if boundary.step != saved:
-                    checkpoint.save(self.folder.checkpoints, boundary)
-                write_json(self.folder.path / "failure.json", vars(failure))
-                raise
-            step = self.engine.step
+        try:
+            while self.engine.step < self.config.steps:
+                self._interval()
+        except (KeyboardInterrupt, NonFiniteLoss, EvaluationFailed) as stop:
+            # Back to the end of the last whole interval, evaluation and rows included, from where
+            # a resumed run falls into the same rhythm.
+            saved = checkpoint.steps(self.folder.checkpoints)
+            if not saved or saved[-1] < self.whole.step:
+                checkpoint.save(self.folder.checkpoints, self.whole)
+            if isinstance(stop, NonFiniteLoss):
+                write_json(self.folder.failure, vars(stop))
+            if isinstance(stop, EvaluationFailed):
+                raise EvaluationFailed(
+                    f"{stop} The run stopped at step {self.whole.step}; go on with --resume "
+                    f"{self.folder.path}."
+                ) from None
+            raise
+
+    def _interval(self) -> None:
+        """Train to the next point of the grid, and do what is due there."""
+        records, steps, step = self.config.records, self.config.steps, self.engine.step
+        interval = min(records.log_interval - step % records.log_interval, steps - step)
+        with self._timed("training") as elapsed:
+            metrics = self.engine.run(interval)
             rate = interval * len(self.engine.seeds) / elapsed()
-            with self._timed("records"):
-                self._log(step, metrics)
-                boundary = self._checkpoint()
-            text = ""
-            if self._due(step, self.config.evaluation.eval_interval) and self.evaluator:
-                with self._timed("evaluation"):
-                    text = self._evaluate(step, self.evaluator)
-                boundary = Checkpoint(step, boundary.state, dict(self.seconds))
-            with self._timed("records"):
-                if self._due(step, records.checkpoint_interval):
-                    checkpoint.save(self.folder.checkpoints, boundary)
-                    saved = step
-                if time.monotonic() - self.curves_drawn > CURVES_EVERY:
-                    self._draw()
-            self.advance(step, rate, text)
+        step = self.engine.step
+        with self._timed("records"):
+            self._log(step, metrics)
+            state = self.engine.state_dict()
+        text = ""
+        if self._due(step, self.config.evaluation.eval_interval) and self.evaluator:
+            with self._timed("evaluation"):
+                text = self._evaluate(step, self.evaluator)
+        self.whole = Checkpoint(step, state, dict(self.seconds))
+        with self._timed("records"):
+            if self._due(step, records.checkpoint_interval):
+                checkpoint.save(self.folder.checkpoints, self.whole)
+            if time.monotonic() - self.curves_drawn > CURVES_EVERY:
+                self._draw()
+        self.advance(step, rate, text)
 
     def _due(self, step: int, interval: int | None) -> bool:
         return step == self.config.steps or (bool(interval) and step % (interval or 1) == 0)

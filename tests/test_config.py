@@ -62,6 +62,10 @@ def test_the_record_gives_the_options_back():
         (["--eval-interval", "1500"], r"a multiple of --log-interval \(1000\)"),
         (["--actor-dropout", "1"], "--actor-dropout is 1.0"),
         (["--discount", "nan"], "finite numbers"),
+        (["--log-interval", "0"], "--log-interval is 0; expected a positive number"),
+        (["--eval-interval", "0"], "--eval-interval is 0; expected a multiple"),
+        (["--eval-workers", "0"], "--eval-workers is 0; expected a positive number"),
+        (["--seed", "99999999999999999999"], "--seed is 99999999999999999999; expected at least"),
     ],
 )
 def test_bad_options(arguments, message):
@@ -77,7 +81,11 @@ def test_bad_options(arguments, message):
         ("expectil: 0.8", "no option 'expectil'. The nearest: expectile"),
         ("steps: many", "steps is 'many'; expected int"),
         ("steps: 1.5", "steps is 1.5; expected int"),
+        ("steps: .inf", "steps is inf; expected int"),
         ("overwrite: 1", "overwrite is 1; expected bool"),
+        ("precision: half", "precision is 'half'; expected one of fp32, fp64"),
+        ("value_order: older", "value_order is 'older'; expected one of new, old"),
+        ("7: 8", "no option 7"),
         ("- steps", "lines of the form"),
         ("a: b: c", "is not YAML"),
     ],

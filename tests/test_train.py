@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from iql_fast import evaluate, train
 from iql_fast.errors import UserError
-from iql_fast.evaluation import Evaluator
-from iql_fast.policy import Policy
+from iql_fast.evaluation import Evaluator, episode_return
+from iql_fast.policy import Policy, policy_from_state, with_normalisation
 from iql_fast.runs import checkpoint, folder
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.summary import summarise
@@ -28,6 +31,10 @@ SMALL = [
     *("--log-interval", "50", "--eval-interval", "200", "--checkpoint-interval", "100"),
     *("--eval-episodes", "1"),
 ]
+
+
+#: Times that the run of the kill test is killed; set it higher for a longer trial.
+KILLS = int(os.environ.get("IQL_FAST_KILLS", "3"))
 
 
 def rows_without_time(path):
@@ -100,7 +107,7 @@ def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path):
     rng = random.Random(0)
     killed = 0
     command = first
-    for _ in range(3):
+    for _ in range(KILLS):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         # From the first row on, at a moment of no particular meaning.
         deadline = time.monotonic() + 60
@@ -119,6 +126,92 @@ def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path):
     assert rows_without_time(cut / "metrics.csv") == rows_without_time(run / "metrics.csv")
     assert read_rows(cut / "scores.csv") == read_rows(run / "scores.csv")
     assert same_state(cut, run)
+
+
+def started(cut: Path, dataset: Path, *more: object) -> subprocess.Popen[str]:
+    """A run whose evaluations take most of its time, once it has done one of them."""
+    arguments = [*SMALL, "--dataset", dataset, "--out", cut, "--seeds", 2, *more]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "iql_fast.train", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not (cut / "scores.csv").exists() or not read_rows(cut / "scores.csv"):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    return process
+
+
+def worker_processes(parent: int) -> list[int]:
+    """Processes that ``parent`` spawned to run episodes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+#: Evaluations of seconds at every 50 steps, and no checkpoint on the way.
+SLOW = ("--eval-interval", 50, "--eval-episodes", 60, "--checkpoint-interval", 5000)
+on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+
+
+@on_linux
+def test_a_killed_run_leaves_no_workers_behind(finished, tmp_path):
+    process = started(tmp_path / "cut", finished[1], "--steps", 5000, *SLOW)
+    workers = worker_processes(process.pid)
+    assert workers
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any(map(alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, workers))
+
+
+@on_linux
+def test_a_worker_that_dies_stops_the_run_at_a_checkpoint(finished, tmp_path):
+    cut = tmp_path / "cut"
+    process = started(cut, finished[1], "--steps", 5000, *SLOW)
+    os.kill(worker_processes(process.pid)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert "Traceback" not in errors
+    scored = max(int(row["step"]) for row in read_rows(cut / "scores.csv"))
+    assert checkpoint.steps(cut / "checkpoint") == [scored]
+    assert f"stopped at step {scored}" in " ".join(errors.split())
+
+
+def test_ctrl_c_in_an_evaluation_loses_no_interval(finished, tmp_path):
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    short = ("--steps", 150, "--eval-interval", 50, "--eval-episodes", 20)
+    process = started(cut, finished[1], *short, "--checkpoint-interval", 5000)
+    while len(read_rows(cut / "metrics.csv")) < 4:  # the second evaluation has begun
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert checkpoint.steps(cut / "checkpoint")
+    again = [sys.executable, "-m", "iql_fast.train", "--resume", str(cut)]
+    assert subprocess.run(again, capture_output=True).returncode == 0
+    process = started(whole, finished[1], *short, "--checkpoint-interval", 5000)
+    process.communicate()
+    assert rows_without_time(cut / "metrics.csv") == rows_without_time(whole / "metrics.csv")
+    assert read_rows(cut / "scores.csv") == read_rows(whole / "scores.csv")
+    assert same_state(cut, whole)
 
 
 def test_ctrl_c_is_answered_and_resumed(finished, tmp_path):
@@ -147,7 +240,7 @@ def test_ctrl_c_is_answered_and_resumed(finished, tmp_path):
     [
         (["--task", "hoper-medium-v2"], "nearest names: hopper-medium-v2"),
         (["--engine", "cuda"], "cannot be used here"),
-        (["--dataset", "none.hdf5"], "There is no dataset file none.hdf5"),
+        (["--dataset", "/none.hdf5"], "There is no dataset file /none.hdf5"),
         (["--resume", "nowhere"], "nowhere is not the folder of a run"),
         (["--out", "/proc/run"], "cannot be written"),
     ],
@@ -169,6 +262,89 @@ def test_an_existing_run_is_not_overwritten(finished, command):
     assert result.returncode == 2
     assert "--overwrite" in result.stderr
     assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_a_refused_run_leaves_no_folder(command, tmp_path):
+    out = tmp_path / "runs" / "new"
+    assert command("train", *SMALL, "--dataset", "/none.hdf5", "--out", out).returncode == 2
+    assert not out.parent.exists()
+
+
+def test_overwriting_waits_until_the_simulator_works(finished, tmp_path, monkeypatch):
+    run, dataset, _ = finished
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    before = sorted((str(path), path.stat().st_size) for path in old.rglob("*"))
+    fake = tmp_path / "fake" / "gymnasium"
+    fake.mkdir(parents=True)
+    (fake / "__init__.py").write_text("raise ImportError('none here')\n")
+    result = subprocess.run(
+        [sys.executable, "-m", "iql_fast.train", *SMALL, "--steps", "50", "--overwrite",
+         "--dataset", str(dataset), "--out", str(old)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(fake.parent)},
+    )  # fmt: skip
+    assert result.returncode == 2, result.stderr
+    assert "none here" in result.stderr
+    assert sorted((str(path), path.stat().st_size) for path in old.rglob("*")) == before
+
+
+def test_overwriting_takes_everything_old_away(tmp_path):
+    for name in ("config.json", "failure.json", "evaluation.json", "metrics.csv", "summary.json"):
+        (tmp_path / name).write_text("{}")
+    folder.create(tmp_path, True, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_resume_keeps_the_engine_that_the_run_began_with(finished, command, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    record = json.loads((run / "config.json").read_text())
+    record["engine"] = "cuda"
+    (run / "config.json").write_text(json.dumps(record))
+    result = command("train", "--resume", run)
+    assert result.returncode == 2
+    assert "'cuda' cannot be used here" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("more", [("--out", "elsewhere"), ("--overwrite",)])
+def test_a_resume_stays_in_its_folder(finished, command, more):
+    result = command("train", "--resume", finished[0], *more)
+    assert result.returncode == 2
+    assert "own folder" in result.stderr
+
+
+def test_a_disk_that_fills_up_stops_the_run(dataset_file, tmp_path, monkeypatch):
+    append = StepTable.append
+
+    def full(table, rows):
+        if rows[0]["step"] > 150:
+            raise OSError(28, "No space left on device")
+        append(table, rows)
+
+    monkeypatch.setattr(StepTable, "append", full)
+    out = tmp_path / "run"
+    arguments = [*SMALL, "--dataset", dataset_file, "--out", out, "--steps", 400]
+    with pytest.raises(UserError, match=r"No space left.*checkpoint of step 100 is whole"):
+        train.main([*map(str, arguments), "--eval-episodes", "0"])
+    monkeypatch.undo()
+    assert checkpoint.steps(out / "checkpoint") == [100]
+
+
+def test_evaluate_normalises_as_the_run_did(command, tmp_path, dataset_file):
+    arguments = ["--dataset", dataset_file, "--out", "run", "--steps", 50, "--normalize-obs"]
+    assert command("train", *SMALL, *arguments).returncode == 0
+    result = command("evaluate", "--run", "run", "--episodes", 2)
+    assert result.returncode == 0, result.stderr
+    returns = json.loads((tmp_path / "run" / "evaluation.json").read_text())["returns"]
+    mean, scale = json.loads((tmp_path / "run" / "config.json").read_text())["observation_scaling"]
+    observations = d4rl_columns()["observations"]
+    np.testing.assert_allclose(mean, observations.mean(0), atol=0.02)
+    np.testing.assert_allclose(scale, observations.std(0), atol=0.02)
+    policy = policy_from_state(checkpoint.load(tmp_path / "run" / "checkpoint").state, 0)
+    scaled = with_normalisation(policy, np.float32(mean), np.float32(scale))
+    key = (0, evaluate.KEY_OFFSET + 50, 1)
+    assert returns[0][1] == episode_return("Hopper-v4", 1000, scaled, key)
+    assert returns[0][1] != episode_return("Hopper-v4", 1000, policy, key)
 
 
 def test_a_resume_with_other_options_is_refused(finished, command):

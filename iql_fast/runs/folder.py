@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,16 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / "summary.json"
 
+    @property
+    def failure(self) -> Path:
+        """What a loss that was not finite came from."""
+        return self.path / "failure.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """What ``python -m iql_fast.evaluate`` found."""
+        return self.path / "evaluation.json"
+
     def read_config(self) -> dict[str, Any]:
         """The record that the run began with.
 
@@ -83,6 +94,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
+def check(path: Path, overwrite: bool, needed_bytes: int) -> None:
+    """The errors of ``create``, leaving everything as it is."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        _prepare(path, overwrite, needed_bytes)
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # not made, or somebody uses it by now
+                folder.rmdir()
+
+
 def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     """A new, empty run folder.
 
@@ -92,6 +114,20 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     Raises:
         UserError: the folder holds a run already, cannot be written, or its disk is full.
     """
+    _prepare(path, overwrite, needed_bytes)
+    folder = RunFolder(path)
+    for old in (folder.checkpoints, folder.tensorboard):
+        shutil.rmtree(old, ignore_errors=True)
+    for old in (
+        *(folder.metrics, folder.scores, folder.curves, folder.summary),
+        *(folder.failure, folder.evaluation),
+    ):
+        old.unlink(missing_ok=True)
+    return folder
+
+
+def _prepare(path: Path, overwrite: bool, needed_bytes: int) -> None:
+    """A folder at ``path`` that can be written and holds no run that is to be kept."""
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file. Name another folder with --out.")
@@ -121,8 +157,3 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
             f"{path} has {free >> 20} MiB free, but the run needs {needed_bytes >> 20}. "
             "Free some space, or name a folder on another disk with --out."
         )
-    for old in (folder.checkpoints, folder.tensorboard):
-        shutil.rmtree(old, ignore_errors=True)
-    for old in (folder.metrics, folder.scores, folder.curves, folder.summary):
-        old.unlink(missing_ok=True)
-    return folder
