@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from iql_fast import cli, data, tasks
+from iql_fast import cli, scoring
 from iql_fast.errors import UserError
 from iql_fast.runs import curves
 from iql_fast.runs.folder import RunFolder
@@ -46,9 +46,8 @@ def main() -> None:
         if not rows:
             raise UserError(f"{path} has no scores yet: nothing to compare.")
         summary = summarise(rows)
-        name = record["options"]["task"]
-        task = None if data.minari.is_id(name) else tasks.get(name)
-        drawn.append((path.name, run.scores, reference_lines(task, record["data"])))
+        where = scoring.from_record(record["scoring"])
+        drawn.append((path.name, run.scores, reference_lines(where, record["data"])))
         table.add_row(
             path.name,
             record["data"]["title"],

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from iql_fast import cli, tasks
-from iql_fast.data import minari
+from iql_fast import cli, scoring
 from iql_fast.errors import UserError
 from iql_fast.runs import checkpoint
 from iql_fast.runs.folder import RunFolder, write_json
@@ -45,13 +44,9 @@ def main() -> None:
         raise UserError(f"--episodes is {options.episodes}; expected a positive number.")
     run = RunFolder(options.run)
     record = run.read_config()
-    name = record["options"]["task"]
-    if minari.is_id(name):
-        raise UserError(f"{name} is a Minari dataset, and those are not scored for now.")
-    task = tasks.get(name)
-    environment = task.environment
-    if environment.gym_id is None:
-        raise UserError(f"{task.name} cannot be scored: {environment.gym_note}.")
+    where = scoring.from_record(record["scoring"])
+    if where.environment is None:
+        raise UserError(f"{record['data']['title']} cannot be scored: {where.note}.")
     saved = checkpoint.load(run.checkpoints, options.checkpoint)
     first = record["options"]["seed"]
     seeds = range(first, first + record["options"]["seeds"])
@@ -59,9 +54,9 @@ def main() -> None:
     if scaling := record.get("observation_scaling"):
         mean, scale = (np.array(column, dtype=np.float32) for column in scaling)
         policies = [with_normalisation(policy, mean, scale) for policy in policies]
-    with Evaluator(environment.gym_id, environment.horizon, options.workers) as evaluator:
+    with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
         returns = evaluator.returns(policies, seeds, KEY_OFFSET + saved.step, options.episodes)
-    scores = task.normalized_score(returns)
+    scores = where.score(returns)
 
     title = f"{record['data']['title']}, step {saved.step:,}, {options.episodes} episodes"
     table = Table(title=title)

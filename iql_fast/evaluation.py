@@ -25,25 +25,31 @@ class EvaluationFailed(UserError):
 class Evaluator:
     """Runs episodes of one environment; to be used as a context manager.
 
+    Args:
+        environment: a Gymnasium id, or an environment's specification in Gymnasium's JSON.
+        horizon: steps after which an episode is cut.
+        workers: processes; None takes all cores.
+
     Raises:
         UserError: on entering, where the simulator or the environment does not work here.
     """
 
-    def __init__(self, gym_id: str, horizon: int, workers: int | None = None) -> None:
-        self.gym_id = gym_id
+    def __init__(self, environment: str, horizon: int, workers: int | None = None) -> None:
+        self.environment = environment
+        self.label = simulator.label(environment)
         self.horizon = horizon
         self.workers = workers or simulator.cores()
         self._stack = ExitStack()
 
     def __enter__(self) -> Evaluator:
-        simulator.require(f"Evaluation in {self.gym_id}")
+        simulator.require(f"Evaluation in {self.label}")
         try:
             self._pool = self._stack.enter_context(simulator.worker_pool(self.workers))
-            self._pool.submit(_make, self.gym_id).result()
+            self._pool.submit(_make, self.environment).result()
         except Exception as error:
             self._stack.close()
             raise UserError(
-                f"{self.gym_id} does not work here ({type(error).__name__}: {error}). Train with "
+                f"{self.label} does not work here ({type(error).__name__}: {error}). Train with "
                 "--eval-episodes 0, or mend the simulator."
             ) from None
         return self
@@ -66,7 +72,7 @@ class Evaluator:
         try:
             jobs = [
                 self._pool.submit(
-                    episode_return, self.gym_id, self.horizon, policy, (key, step, episode)
+                    episode_return, self.environment, self.horizon, policy, (key, step, episode)
                 )
                 for policy, key in zip(policies, keys, strict=True)
                 for episode in range(episodes)
@@ -74,18 +80,20 @@ class Evaluator:
             return np.array([job.result() for job in jobs]).reshape(len(policies), episodes)
         except BrokenProcessPool:
             raise EvaluationFailed(
-                f"A worker process that ran episodes of {self.gym_id} died (killed from outside, "
+                f"A worker process that ran episodes of {self.label} died (killed from outside, "
                 "or for want of memory). Fewer --eval-workers need less memory."
             ) from None
 
 
-def _make(gym_id: str) -> None:
-    simulator.environment(gym_id)
+def _make(environment: str) -> None:
+    simulator.environment(environment)
 
 
-def episode_return(gym_id: str, horizon: int, policy: Policy, key: tuple[int, int, int]) -> float:
+def episode_return(
+    environment: str, horizon: int, policy: Policy, key: tuple[int, int, int]
+) -> float:
     """The return of one episode of at most ``horizon`` steps, seeded by ``key``."""
-    env = simulator.environment(gym_id)
+    env = simulator.environment(environment)
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     observation, _ = env.reset(seed=seed)
     total = 0.0

@@ -8,13 +8,9 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from iql_fast.errors import UserError
-
-Returns = TypeVar("Returns", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -97,11 +93,6 @@ class Task:
     def evaluation(self) -> tuple[int, int]:
         """The authors' (episodes, interval in steps)."""
         return EVALUATION[self.family]
-
-    def normalized_score(self, episode_return: Returns) -> Returns:
-        """``100 (R - min) / (max - min)``: 0 is a random policy, 100 an expert (D4RL)."""
-        low, high = self.environment.min_score, self.environment.max_score
-        return 100.0 * (episode_return - low) / (high - low)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iql_fast import cli, config, tasks
+from iql_fast import cli, config
 from iql_fast.config import TrainConfig
 from iql_fast.errors import NonFiniteLoss, UserError
 from iql_fast.runs import checkpoint, folder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from iql_fast.data import Transitions
-    from iql_fast.tasks import Task
+    from iql_fast.scoring import Scoring
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -68,9 +68,8 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
     path = resumed.path if resumed else options.out or _default_folder(options.task)
     if resumed is None:
         folder.check(path, options.overwrite, 1 << 20)  # before minutes go into the data
-    task = None if data.minari.is_id(options.task) else tasks.get(options.task)
     loaded = data.load(
-        task or options.task,
+        options.task,
         dataset=options.dataset,
         offline=options.offline,
         seed=options.data_seed,
@@ -94,7 +93,7 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         # What can fail comes before the folder is touched.
         evaluator = None
         if options.evaluation.eval_episodes:
-            evaluator = _evaluator(task, options, console)
+            evaluator = _evaluator(loaded.scoring, options, console)
             if evaluator is not None:
                 stack.enter_context(evaluator)
         if resumed is None:
@@ -105,6 +104,7 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
                 "engine": engine_name,
                 "engine_because": why,
                 "data": loaded.record,
+                "scoring": loaded.scoring.record(),
                 "observation_scaling": scaling and [column.tolist() for column in scaling],
                 "versions": environment_record.versions(),
                 "machine": environment_record.machine(),
@@ -117,7 +117,7 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
             seconds = _restore(engine, resumed)
             console.print(f"resumed from step {engine.step:,}")
         console.print(f"run     {run_folder.path}")
-        run = Run(options, run_folder, engine, loaded, task, evaluator, scaling)
+        run = Run(options, run_folder, engine, loaded, evaluator, scaling)
         if seconds is not None:
             run.seconds.update(seconds)
         _show_progress(stack, run, console)
@@ -179,17 +179,13 @@ def _restore(engine: Any, run: RunFolder) -> dict[str, float] | None:
     return last.seconds
 
 
-def _evaluator(task: Task | None, options: TrainConfig, console: Any) -> Any:
+def _evaluator(scoring: Scoring, options: TrainConfig, console: Any) -> Any:
     from iql_fast.evaluation import Evaluator
 
-    if task is None:
-        console.print("scores  none: Minari tasks are trained without evaluation for now")
+    if scoring.environment is None:
+        console.print(f"scores  none: {scoring.note}")
         return None
-    environment = task.environment
-    if environment.gym_id is None:
-        console.print(f"scores  none: {environment.gym_note}")
-        return None
-    return Evaluator(environment.gym_id, environment.horizon, options.evaluation.eval_workers)
+    return Evaluator(scoring.environment, scoring.horizon, options.evaluation.eval_workers)
 
 
 def _show_progress(stack: ExitStack, run: Any, console: Any) -> None:
@@ -241,17 +237,16 @@ def _print_summary(summary: dict[str, Any], console: Any) -> None:
         return
     table = Table(title=summary["title"])
     table.add_column("")
-    table.add_column("score", justify="right")
+    table.add_column(summary["unit"], justify="right")
     final, best = summary["scores"]["final"], summary["scores"]["best"]
     table.add_row(
         f"this run, mean of the last {final['evaluations']} evaluation(s)",
         f"{final['mean']:.1f} +- {final['std']:.1f}",
     )
     table.add_row("this run, best evaluation", f"{best['mean']:.1f} +- {best['std']:.1f}")
-    if "behaviour_score" in summary:
-        table.add_row("mean return of the data", f"{summary['behaviour_score']:.1f}")
-    for source, score in summary.get("published", {}).items():
-        on = " (on D4RL's own data)" if "regenerated" in summary["title"] else ""
+    table.add_row("mean return of the data", f"{summary['behaviour_score']:.1f}")
+    for source, score in summary["published"].items():
+        on = "" if summary["origin"] == "d4rl" else " (on D4RL's own data)"
         table.add_row(f"published: {source}{on}", f"{score:.1f}")
     console.print(table)
 

@@ -26,7 +26,7 @@ from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.folder import RunFolder, write_json
 from iql_fast.runs.summary import summarise
 from iql_fast.runs.table import StepTable, read_rows
-from iql_fast.tasks import Task
+from iql_fast.scoring import Scoring
 
 CURVES_EVERY = 60.0  # seconds
 SCORE_COLUMNS = ("seed", "score", "return", "return_std", "episodes")
@@ -44,8 +44,6 @@ class Run:
     folder: RunFolder
     engine: Engine
     data: LoadedData
-    task: Task | None
-    """None for a dataset without reference scores"""
     evaluator: Evaluator | None
     observation_scaling: tuple[np.ndarray, np.ndarray] | None
     """mean and scale that the networks' observations were normalised with"""
@@ -172,7 +170,7 @@ class Run:
             policies = [with_normalisation(p, *self.observation_scaling) for p in policies]
         episodes = self.config.evaluation.eval_episodes or 0
         returns = evaluator.returns(policies, seeds, step, episodes)
-        scores = returns if self.task is None else self.task.normalized_score(returns)
+        scores = self.data.scoring.score(returns)
         rows = []
         for s, seed in enumerate(seeds):
             rows.append(
@@ -194,15 +192,14 @@ class Run:
         return text
 
     def _draw(self) -> None:
-        label = "normalised score" if self.task is not None else "return"
-        lines = reference_lines(self.task, self.data.record)
+        lines = reference_lines(self.data.scoring, self.data.record)
         curves.draw(
             self.folder.curves,
             self.data.title,
             self.folder.metrics,
             self.folder.scores,
             lines,
-            label,
+            self.data.scoring.unit,
         )
         self.curves_drawn = time.monotonic()
 
@@ -211,29 +208,28 @@ class Run:
         done = self.config.steps * self.config.seeds
         summary: dict[str, Any] = {
             "title": self.data.title,
+            "origin": self.data.record["origin"],
             "steps": self.config.steps,
             "seeds": list(self.engine.seeds),
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "seed_steps_per_second": done / self.seconds["training"],
             "behaviour_return": self.data.behaviour_return,
+            "behaviour_score": self.data.scoring.score(self.data.behaviour_return),
+            "unit": self.data.scoring.unit,
+            "published": dict(self.data.scoring.published),
         }
-        if self.task is not None:
-            behaviour = self.task.normalized_score(self.data.behaviour_return)
-            summary |= {"behaviour_score": behaviour, "published": dict(self.task.published)}
         if rows:
             summary["scores"] = summarise(rows)
         return summary
 
 
-def reference_lines(task: Task | None, data_record: Mapping[str, Any]) -> dict[str, float]:
+def reference_lines(scoring: Scoring, data_record: Mapping[str, Any]) -> dict[str, float]:
     """Scores to draw beside a run's: the paper's, and the mean of the data."""
-    behaviour = float(data_record["return_mean"])
-    if task is None:
-        return {"mean return of the data": behaviour}
-    lines = {f"mean return of the data ({data_record['title']})": task.normalized_score(behaviour)}
-    if "paper" in task.published:
-        regenerated = " on D4RL's own data" if data_record.get("regenerated") else ""
-        lines[f"IQL in the paper{regenerated}"] = task.published["paper"]
+    behaviour = scoring.score(float(data_record["return_mean"]))
+    lines = {f"mean return of the data ({data_record['title']})": behaviour}
+    if "paper" in scoring.published:
+        where = "" if data_record["origin"] == "d4rl" else " on D4RL's own data"
+        lines[f"IQL in the paper{where}"] = scoring.published["paper"]
     return lines
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -60,6 +61,36 @@ def write_hdf5(path: Path, columns: dict[str, np.ndarray]) -> Path:
         for key, column in columns.items():
             file[key] = column
     return path
+
+
+def write_minari(name: str, **metadata: Any) -> None:
+    """A Minari dataset with the sizes of hopper: two episodes of nine steps, the first terminal."""
+    import gymnasium
+    import minari
+    from minari.data_collector import EpisodeBuffer
+
+    source = random_transitions(20)
+    box = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
+    minari.create_dataset_from_buffers(
+        name,
+        buffer=[
+            EpisodeBuffer(
+                id=i,
+                observations=np.concatenate(
+                    [source.observations[:9], source.next_observations[8:9]]
+                ),
+                actions=source.actions[:9],
+                rewards=list(source.rewards[:9] + i),
+                terminations=[False] * 8 + [i == 0],
+                truncations=[False] * 8 + [i == 1],
+                infos={},
+            )
+            for i in range(2)
+        ],
+        observation_space=box,
+        action_space=gymnasium.spaces.Box(-1, 1, (3,), np.float32),
+        **metadata,
+    )
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iql_fast import config, tasks
+from iql_fast import config, scoring, tasks
 from iql_fast.config import TrainConfig
 from iql_fast.errors import UserError
 
@@ -103,8 +103,8 @@ def test_every_task_has_what_it_needs():
         task = tasks.get(name)
         assert task.environment.max_score > task.environment.min_score
         assert task.environment.gym_id or task.environment.gym_note
-        low = task.normalized_score(task.environment.min_score)
-        high = task.normalized_score(task.environment.max_score)
+        where = scoring.of_task(task)
+        low, high = where.score(task.environment.min_score), where.score(task.environment.max_score)
         assert (low, high) == pytest.approx((0, 100))
     assert tasks.get("hopper-medium-v2").published["paper"] == 66.2
     assert "multistart_True_multigoal_False" in tasks.get("antmaze-medium-play-v0").d4rl_file

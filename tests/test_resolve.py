@@ -1,13 +1,15 @@
 """Where a task's data come from, in which order, and what they are then called."""
 
+import json
+
 import numpy as np
 import pytest
 
-from iql_fast import data, tasks
+from iql_fast import data, scoring, simulator, tasks
 from iql_fast.data import regenerate, resolve
 from iql_fast.errors import UserError
 
-from .conftest import d4rl_columns, random_transitions, write_hdf5
+from .conftest import d4rl_columns, random_transitions, write_hdf5, write_minari
 
 
 @pytest.fixture
@@ -64,32 +66,9 @@ def test_no_data_at_all_says_why():
 
 
 def test_a_minari_dataset(tmp_path, monkeypatch):
-    minari = pytest.importorskip("minari")
-    import gymnasium
-    from minari.data_collector import EpisodeBuffer
-
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    write_minari("mujoco/test/tiny-v0")
     source = random_transitions(20)
-    box = gymnasium.spaces.Box(-np.inf, np.inf, (11,), np.float32)
-    minari.create_dataset_from_buffers(
-        "mujoco/test/tiny-v0",
-        buffer=[
-            EpisodeBuffer(
-                id=i,
-                observations=np.concatenate(
-                    [source.observations[:9], source.next_observations[8:9]]
-                ),
-                actions=source.actions[:9],
-                rewards=list(source.rewards[:9] + i),
-                terminations=[False] * 8 + [i == 0],
-                truncations=[False] * 8 + [i == 1],
-                infos={},
-            )
-            for i in range(2)
-        ],
-        observation_space=box,
-        action_space=gymnasium.spaces.Box(-1, 1, (3,), np.float32),
-    )
     loaded = data.load("mujoco/test/tiny-v0", offline=True)
     assert len(loaded.transitions) == 18  # all rows: truncation costs none here
     assert loaded.transitions.masks.tolist() == [1.0] * 8 + [0.0] + [1.0] * 9
@@ -98,6 +77,33 @@ def test_a_minari_dataset(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match="Minari has no dataset"):
         data.load("mujoco/test/other-v0", offline=True)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "unit", "score"),
+    [
+        ({"env": "Hopper-v5"}, "return", 500.0),
+        ({"env": "Hopper-v4", "ref_min_score": 0, "ref_max_score": 1000}, "normalised score", 50.0),
+        ({"env": "Hopper-v4", "eval_env": "Hopper-v5"}, "return", 500.0),
+    ],
+)
+def test_where_a_minari_dataset_is_scored(tmp_path, monkeypatch, metadata, unit, score):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    write_minari("mujoco/test/tiny-v0", **metadata)
+    where = data.load("mujoco/test/tiny-v0", offline=True).scoring
+    expected = metadata.get("eval_env", metadata["env"])
+    assert simulator.label(where.environment) == expected
+    assert simulator.environment(where.environment).spec.id == expected
+    assert (where.horizon, where.unit, where.score(500.0)) == (1000, unit, score)
+    assert scoring.from_record(json.loads(json.dumps(where.record()))) == where
+
+
+def test_a_minari_dataset_without_an_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    write_minari("mujoco/test/tiny-v0")
+    where = data.load("mujoco/test/tiny-v0", offline=True).scoring
+    assert where.environment is None
+    assert "does not name an environment" in where.note
 
 
 def test_the_data_command(command, dataset_file):

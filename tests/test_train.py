@@ -24,7 +24,7 @@ from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.summary import summarise
 from iql_fast.runs.table import StepTable, read_rows
 
-from .conftest import d4rl_columns, write_hdf5
+from .conftest import d4rl_columns, write_hdf5, write_minari
 
 SMALL = [
     *("--task", "hopper-medium-v2", "--hidden", "16", "16", "--batch-size", "16"),
@@ -455,3 +455,18 @@ def test_evaluate_and_compare(finished, command, tmp_path):
     assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
     result = command("compare", "nowhere")
     assert result.returncode == 2
+
+
+def test_a_minari_dataset_is_trained_scored_and_compared(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    name = "mujoco/hopper/tiny-v0"
+    write_minari(name, env="Hopper-v5", ref_min_score=0, ref_max_score=1000)
+    arguments = [*SMALL, "--task", name, "--offline", "--steps", 50, "--eval-episodes", 1]
+    result = command("train", *arguments, "--out", "run")
+    assert result.returncode == 0, result.stderr
+    (row,) = read_rows(tmp_path / "run" / "scores.csv")
+    assert float(row["score"]) == pytest.approx(float(row["return"]) / 10)
+    for arguments in (("evaluate", "--run", "run", "--episodes", 1), ("compare", "run")):
+        assert command(*arguments).returncode == 0
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert written["scores"][0][0] == pytest.approx(written["returns"][0][0] / 10)

@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from iql_fast import cli, tasks
+from iql_fast import cli, scoring, tasks
 from iql_fast.data import d4rl, download, regenerate, resolve
 from iql_fast.errors import UserError
 
@@ -71,7 +71,7 @@ class Info:
         print(
             f"returns: mean {returns.mean():.1f}, std {returns.std():.1f}, "
             f"min {returns.min():.1f}, max {returns.max():.1f}, "
-            f"normalised mean {task.normalized_score(float(returns.mean())):.1f}"
+            f"normalised mean {scoring.of_task(task).score(float(returns.mean())):.1f}"
         )
         counts, edges = np.histogram(returns, bins=20)
         for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):

@@ -8,6 +8,7 @@ import numpy as np
 
 from iql_fast.data.d4rl import LoggedTransitions
 from iql_fast.errors import UserError
+from iql_fast.scoring import Scoring
 
 
 def is_id(name: str) -> bool:
@@ -24,8 +25,8 @@ def family(dataset_id: str) -> str:
     return "adroit"
 
 
-def load(dataset_id: str, offline: bool = False) -> tuple[Any, LoggedTransitions]:
-    """The Minari dataset and its transitions.
+def load(dataset_id: str, offline: bool = False) -> tuple[LoggedTransitions, Scoring]:
+    """The transitions of a Minari dataset, and where policies trained on them are scored.
 
     Raises:
         UserError: minari is missing, the dataset cannot be had, or its spaces are not flat boxes.
@@ -75,7 +76,7 @@ def load(dataset_id: str, offline: bool = False) -> tuple[Any, LoggedTransitions
     if not pieces["rewards"]:
         raise UserError(f"{dataset_id} holds no episode.")
     columns = {key: np.concatenate(arrays) for key, arrays in pieces.items()}
-    return dataset, LoggedTransitions(
+    logged = LoggedTransitions(
         columns["observations"].astype(np.float32),
         columns["actions"].astype(np.float32),
         columns["rewards"].astype(np.float32),
@@ -83,3 +84,22 @@ def load(dataset_id: str, offline: bool = False) -> tuple[Any, LoggedTransitions
         columns["next"].astype(np.float32),
         columns["ends"],
     )
+    return logged, scoring(dataset)
+
+
+def scoring(dataset: Any) -> Scoring:
+    """The environment that a Minari dataset names for evaluation, or else the one that it was
+    recorded in; its reference returns where the dataset has them."""
+    import json
+
+    metadata = dataset.storage.metadata
+    spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    if spec is None:
+        return Scoring(None, "the dataset does not name an environment")
+    text = spec if isinstance(spec, str) else spec.to_json()
+    horizon = json.loads(text)["max_episode_steps"]
+    if horizon is None:
+        return Scoring(None, "the dataset's environment has no time limit")
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    reference = None if low is None or high is None else (float(low), float(high))
+    return Scoring(text, "", int(horizon), reference)

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from iql_fast import tasks
+from iql_fast import scoring, tasks
 from iql_fast.data import d4rl, download, minari, regenerate
 from iql_fast.data.d4rl import LoggedTransitions
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import to_training
 from iql_fast.errors import UserError
+from iql_fast.scoring import Scoring
 from iql_fast.tasks import Task
 
 
@@ -27,6 +28,7 @@ class LoadedData:
         title: what reports call it; says so where the data are regenerated or the user's own.
         source: ``"file"``, ``"cache"``, ``"download"``, ``"regenerated"`` or ``"minari"``.
         record: everything a run's record needs to say about it.
+        scoring: where policies trained on it are scored.
         behaviour_return: mean raw return of the trajectories, the partial tail left out.
     """
 
@@ -34,6 +36,7 @@ class LoadedData:
     title: str
     source: str
     record: dict[str, Any]
+    scoring: Scoring
     behaviour_return: float
 
 
@@ -77,19 +80,18 @@ def load(
     """
     if isinstance(task, str):
         if dataset is None and minari.is_id(task):
-            _, logged = minari.load(task, offline)
-            return _finish(logged, minari.family(task), task, "minari", {"minari_id": task})
+            logged, where = minari.load(task, offline)
+            record = {"origin": "minari", "minari_id": task}
+            return _finish(logged, minari.family(task), task, "minari", record, where)
         task = tasks.get(task)
     path, source, record = _find(task, dataset, regenerate_ok, offline, seed, progress)
     environment = task.environment
     steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
     logged = d4rl.transitions(steps, environment.horizon)
-    title = task.name
-    if "regenerated" in path.parts or source == "regenerated":
-        title += " (regenerated)"
-    elif source == "file":
-        title += f" ({path.name})"
-    return _finish(logged, task.family, title, source, {"path": str(path), **record})
+    notes = {"d4rl": "", "regenerated": " (regenerated)", "file": f" ({path.name})"}
+    title = task.name + notes[record["origin"]]
+    record = {"path": str(path), **record}
+    return _finish(logged, task.family, title, source, record, scoring.of_task(task))
 
 
 def _find(
@@ -100,15 +102,16 @@ def _find(
     seed: int,
     progress: bool,
 ) -> tuple[Path, str, dict[str, Any]]:
-    """(file, source, record) of a task's data."""
+    """(file, source, record) of a task's data; the record's origin says whose data they are."""
     if dataset is not None:
-        return dataset, "file", {}
+        return dataset, "file", {"origin": "file"}
     original, made = downloaded_path(task), regenerated_path(task, seed)
     if original.exists():
-        return original, "cache", {}
+        return original, "cache", {"origin": "d4rl"}
     can_make = regenerate_ok and task.name in regenerate.available()
+    regenerated: dict[str, Any] = {"origin": "regenerated", "seed": seed}
     if made.exists() and can_make:
-        return made, "cache", {"regenerated": True, "seed": seed}
+        return made, "cache", regenerated
     failure = "Downloads were switched off."
     if not offline:
         try:
@@ -116,15 +119,20 @@ def _find(
         except UserError as error:
             failure = str(error)
         else:
-            return original, "download", dict(record)
+            return original, "download", {"origin": "d4rl", **record}
     if not can_make:
         raise UserError(f"There are no data for {task.name}. {failure}")
     regenerate.regenerate(task.name, made, seed=seed, progress=progress)
-    return made, "regenerated", {"regenerated": True, "seed": seed, "download": failure}
+    return made, "regenerated", regenerated | {"download": failure}
 
 
 def _finish(
-    logged: LoggedTransitions, family: str, title: str, source: str, record: dict[str, Any]
+    logged: LoggedTransitions,
+    family: str,
+    title: str,
+    source: str,
+    record: dict[str, Any],
+    where: Scoring,
 ) -> LoadedData:
     transitions, transform = to_training(logged, family, str(record.get("path", title)))
     returns = d4rl.trajectory_returns(logged.rewards, logged.ends)
@@ -140,5 +148,5 @@ def _finish(
         "return_max": float(np.max(whole)),
     }
     return LoadedData(
-        transitions, title, source, summary | transform | record, float(np.mean(whole))
+        transitions, title, source, summary | transform | record, where, float(np.mean(whole))
     )

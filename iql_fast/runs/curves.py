@@ -39,6 +39,21 @@ def plot_spread(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -
         axes.fill_between(steps, values.min(1), values.max(1), alpha=0.2, color=line.get_color())
 
 
+def _legend(axes: Axes, twin: Axes | None = None) -> None:
+    """Below the axes, where it hides no curve; the lines of both scales in one."""
+    lines = [*axes.get_lines(), *(twin.get_lines() if twin is not None else [])]
+    labels = [str(line.get_label()) for line in lines]
+    axes.legend(
+        lines,
+        labels,
+        fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.13),
+        ncols=2,
+        frameon=False,
+    )
+
+
 def draw(
     path: Path,
     title: str,
@@ -64,7 +79,7 @@ def draw(
         plot_spread(score_axes, score_rows, "score", "IQL, mean and range over seeds", marker=".")
         for i, (label, score) in enumerate(reference_lines.items()):
             score_axes.axhline(score, linestyle="--", color=f"C{i + 1}", label=label)
-        score_axes.legend(fontsize=8)
+        _legend(score_axes)
     else:
         score_axes.text(0.5, 0.5, "not evaluated", ha="center", transform=score_axes.transAxes)
         score_axes.set(xticks=[], yticks=[])
@@ -76,8 +91,7 @@ def draw(
     actor_axes = loss_axes.twinx()
     plot_spread(actor_axes, metric_rows, "actor_loss", "policy (right axis)", color="C2")
     actor_axes.set(ylabel="policy loss")
-    lines = [*loss_axes.get_lines(), *actor_axes.get_lines()]
-    loss_axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    _legend(loss_axes, actor_axes)
 
     for column, label in {"value": "V(s)", "q": "min target Q(s, a)"}.items():
         plot_spread(value_axes, metric_rows, column, label)
@@ -85,8 +99,7 @@ def draw(
     plot_spread(advantage_axes, metric_rows, "advantage", "advantage (right axis)", color="C2")
     plot_spread(advantage_axes, metric_rows, "advantage_std", "its std (right axis)", color="C3")
     advantage_axes.set(ylabel="advantage")
-    lines = [*value_axes.get_lines(), *advantage_axes.get_lines()]
-    value_axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    _legend(value_axes, advantage_axes)
     value_axes.set(title="Values and advantages", ylabel="value (scaled rewards)")
 
     plot_spread(weight_axes, metric_rows, "weight", "mean")
@@ -95,8 +108,7 @@ def draw(
     share_axes = weight_axes.twinx()
     plot_spread(share_axes, metric_rows, "weight_clipped", "share at the clip", color="C2")
     share_axes.set(ylabel="share at the clip", ylim=(0, None))
-    lines = [*weight_axes.get_lines(), *share_axes.get_lines()]
-    weight_axes.legend(lines, [str(line.get_label()) for line in lines], fontsize=8)
+    _legend(weight_axes, share_axes)
 
     for axes in (score_axes, loss_axes, value_axes, weight_axes):
         axes.set_xlabel("training steps")
@@ -123,6 +135,6 @@ def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -
         axes.axhline(score, linestyle="--", color=f"C{len(runs) + i}", label=label)
     axes.set(title="Scores, mean and range over seeds", xlabel="training steps", ylabel="score")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    _legend(axes)
     with written_beside(path) as partial:
         figure.savefig(partial, format="png", dpi=110)

@@ -1,0 +1,68 @@
+"""Where a dataset's policies are scored, and what their returns are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from iql_fast.tasks import Task
+
+Returns = TypeVar("Returns", float, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The environment of a dataset and its reference returns. A run's record holds it.
+
+    Attributes:
+        environment: a Gymnasium id, or an environment's specification in Gymnasium's JSON; None
+            where policies trained on the dataset cannot be scored here.
+        note: why there is no environment.
+        horizon: steps after which an episode is cut.
+        reference: returns that count as 0 and as 100 (D4RL: of a random and of an expert policy);
+            None where the dataset has none, and scores are then plain returns.
+        published: who reports what normalised score of IQL.
+    """
+
+    environment: str | None
+    note: str = ""
+    horizon: int = 0
+    reference: tuple[float, float] | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """What a score is."""
+        return "return" if self.reference is None else "normalised score"
+
+    def score(self, episode_return: Returns) -> Returns:
+        """``100 (R - min) / (max - min)`` (D4RL), or the return where there is no reference."""
+        if self.reference is None:
+            return episode_return
+        low, high = self.reference
+        return 100.0 * (episode_return - low) / (high - low)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+
+def of_task(task: Task) -> Scoring:
+    """Of a task of the paper."""
+    environment = task.environment
+    return Scoring(
+        environment.gym_id,
+        environment.gym_note,
+        environment.horizon,
+        (environment.min_score, environment.max_score),
+        task.published,
+    )
+
+
+def from_record(record: Mapping[str, Any]) -> Scoring:
+    """The inverse of ``Scoring.record``."""
+    reference = record["reference"]
+    return Scoring(**{**record, "reference": reference and (reference[0], reference[1])})
