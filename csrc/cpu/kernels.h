@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "iql/adam.h"
 
@@ -23,10 +24,30 @@ struct Rows {
   std::size_t panel_stride;  // elements from one panel to the next: R * P
 };
 
+// The nonzero elements of some lines (rows, or columns) of a matrix, in the order of the line.
+// About half of what comes out of a ReLU is zero, and a product need not multiply with it: skipping
+// leaves every bit of the result as it is.
+//
+// A line is cut into pieces, each a list of its own: element i of line l's piece p lies at
+// (l * pieces + p) * kListCapacity + i. Lists are filled up with zeros to a multiple of 4.
+template <class T>
+struct Lists {
+  T* value;
+  std::uint16_t* offset;  // place within the piece, times P
+  int* count;             // [lines][pieces]
+  int pieces;
+};
+constexpr int kPiece = 128;  // elements of a line that a piece covers at most
+constexpr int kListCapacity = kPiece + 16;
+
 template <class T>
 struct Kernels {
   const char* name;  // "portable", "avx2", "avx512"
   int panel;         // P
+  // Panels that a product with lists does at a time: it is fastest with a multiple of these.
+  int list_panels;
+  // Above this share of nonzero elements a product is faster without lists.
+  double list_density;
 
   // out = relu(in * weight + bias), for m rows. in [m, k], weight [k, n], bias [n padded].
   void (*forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
@@ -37,9 +58,30 @@ struct Kernels {
   void (*backward)(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
                    T scale, Rows<T> d_in);
 
-  // The gradient of one panel of weights: d_weight [k, P] = in^T * d_out, over m rows, and of its
-  // biases: d_bias [P]. d_out points at the panel, contiguous rows of P.
-  void (*weight_gradient)(Rows<const T> in, int m, int k, const T* d_out, T* d_weight, T* d_bias);
+  // The gradient of one panel of weights: d_weight [k, P] = in^T * d_out, over m rows. d_out points
+  // at the panel, contiguous rows of P.
+  void (*weight_gradient)(Rows<const T> in, int m, int k, const T* d_out, T* d_weight);
+
+  // The gradient of one panel of biases: d_bias [P] = the column sums of d_out, over m rows.
+  void (*bias_gradient)(const T* d_out, int m, T* d_bias);
+
+  // The lists of m rows of in [m, k], in pieces of kPiece; returns how many elements they hold.
+  std::size_t (*list_rows)(Rows<const T> in, int m, int k, Lists<T> lists);
+
+  // Piece `piece` of the lists of the columns of in [m, k]: these m rows, at most kPiece; returns
+  // how many elements it holds.
+  std::size_t (*list_columns)(Rows<const T> in, int m, int k, Lists<T> lists, int piece);
+
+  // `forward` and `backward` whose first operand is given by the lists of its rows.
+  void (*forward_lists)(Lists<T> in, int m, int k, const T* weight, const T* bias, int n,
+                        Rows<T> out);
+  void (*backward_lists)(Lists<T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
+                         T scale, Rows<T> d_in);
+
+  // `weight_gradient` of `panels` panels, [panels][k, P], with the lists of the columns of `in`;
+  // piece p of them covers rows from piece_rows[p] on. d_out points at the first panel.
+  void (*weight_gradient_lists)(Lists<T> in, const int* piece_rows, int k, Rows<const T> d_out,
+                                int panels, T* d_weight);
 
   // out[r * n + j] = dot(in[r], weight[j]) + bias[j]. in [m, k], weight [n][k padded].
   void (*head_forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,

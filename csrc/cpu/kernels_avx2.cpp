@@ -1,6 +1,8 @@
 #define IQL_ISA avx2
 #define IQL_VECTOR_BYTES 32
 #define IQL_TILE_ROWS 6
+#define IQL_LIST_PANELS 4
+#define IQL_LIST_DENSITY 0.75
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::avx2 {

@@ -1,12 +1,21 @@
 // The kernels of kernels.h, written once over GCC/Clang vector types. The including file defines
-// IQL_ISA (a namespace), IQL_VECTOR_BYTES and IQL_TILE_ROWS, and is compiled for that instruction
-// set.
+// IQL_ISA (a namespace), IQL_VECTOR_BYTES, IQL_TILE_ROWS and IQL_LIST_PANELS, and is compiled for
+// that instruction set.
 //
 // Nothing here instantiates a function template that other files share (no <vector>, no
 // <algorithm>): the linker could then keep the copy that was compiled for the wrong machine.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+
+#if defined(__AVX512F__)
+// GCC 12 takes the deliberately undefined operands inside its own intrinsics for mistakes (its bug
+// 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <immintrin.h>
+#endif
 
 #include "cpu/kernels.h"
 #include "iql/polyak.h"
@@ -107,13 +116,33 @@ inline void for_tiles(int rows, const Body& body) {
   smaller_tile<IQL_TILE_ROWS - 1>(rows - first, first, body);
 }
 
+// What follows the product in a hidden layer: bias and ReLU, two vectors at a time. Written so that
+// a NaN stays a NaN: it must reach the loss, not vanish in the ReLU.
+template <class T>
+inline void finish_forward(Vec<T> left, Vec<T> right, const T* bias, T* out) {
+  constexpr int W = Vector<T>::kWidth;
+  const Vec<T> zero{};
+  left += load(bias);
+  right += load(bias + W);
+  store(out, left < zero ? zero : left);
+  store(out + W, right < zero ? zero : right);
+}
+
+// And in its backward pass: the gradient passes where the layer's input, a ReLU's output, is not
+// zero.
+template <class T>
+inline void finish_backward(Vec<T> left, Vec<T> right, T scale, const T* in, T* d_in) {
+  constexpr int W = Vector<T>::kWidth;
+  const Vec<T> zero{}, factor = broadcast(scale);
+  store(d_in, load(in) > zero ? left * factor : zero);
+  store(d_in + W, load(in + W) > zero ? right * factor : zero);
+}
+
 template <class T>
 void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n, Rows<T> out) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
-  const Vec<T> zero{};
+  constexpr int P = Vector<T>::kPanel;
   for (int p = 0; p < panels<T>(n); ++p) {
     const T* panel = weight + std::size_t(p) * k * P;
-    const Vec<T> bias_left = load(bias + p * P), bias_right = load(bias + p * P + W);
     T* out_panel = out.data + p * out.panel_stride;
     for_tiles(m, [&](auto count, int first) {
       constexpr int MR = decltype(count)::value;
@@ -121,10 +150,7 @@ void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int
       multiply_rows<T, MR>({in.data + first * P, in.panel_stride}, k, panel, tile);
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
-        const Vec<T> left = tile.left[r] + bias_left, right = tile.right[r] + bias_right;
-        // Written so that a NaN stays a NaN: it must reach the loss, not vanish in the ReLU.
-        store(out_panel + (first + r) * P, left < zero ? zero : left);
-        store(out_panel + (first + r) * P + W, right < zero ? zero : right);
+        finish_forward<T>(tile.left[r], tile.right[r], bias + p * P, out_panel + (first + r) * P);
       }
     });
   }
@@ -133,8 +159,7 @@ void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int
 template <class T>
 void backward(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
               T scale, Rows<T> d_in) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
-  const Vec<T> zero{}, factor = broadcast(scale);
+  constexpr int P = Vector<T>::kPanel;
   for (int p = 0; p < panels<T>(k); ++p) {
     const T* panel = weight_t + std::size_t(p) * n * P;
     const T* in_panel = in.data + p * in.panel_stride;
@@ -146,15 +171,14 @@ void backward(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
         const int at = (first + r) * P;
-        store(d_panel + at, load(in_panel + at) > zero ? tile.left[r] * factor : zero);
-        store(d_panel + at + W, load(in_panel + at + W) > zero ? tile.right[r] * factor : zero);
+        finish_backward<T>(tile.left[r], tile.right[r], scale, in_panel + at, d_panel + at);
       }
     });
   }
 }
 
 template <class T>
-void weight_gradient(Rows<const T> in, int m, int k, const T* d_out, T* d_weight, T* d_bias) {
+void weight_gradient(Rows<const T> in, int m, int k, const T* d_out, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   for_tiles(k, [&](auto count, int first) {
     constexpr int MR = decltype(count)::value;
@@ -178,6 +202,11 @@ void weight_gradient(Rows<const T> in, int m, int k, const T* d_out, T* d_weight
       store(d_weight + (first + r) * P + W, tile.right[r]);
     }
   });
+}
+
+template <class T>
+void bias_gradient(const T* d_out, int m, T* d_bias) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   Tile<T, 4> sum;  // four running sums, so that one addition need not wait for the last
   sum.clear();
   int row = 0;
@@ -194,6 +223,246 @@ void weight_gradient(Rows<const T> in, int m, int k, const T* d_out, T* d_weight
   }
   store(d_bias, (sum.left[0] + sum.left[1]) + (sum.left[2] + sum.left[3]));
   store(d_bias + W, (sum.right[0] + sum.right[1]) + (sum.right[2] + sum.right[3]));
+}
+
+// Writes the nonzero elements of x, whose offsets are first, first + P, ..., at the end of a list
+// of n elements; returns the new n. NaN counts as nonzero: it must reach the loss.
+template <class T>
+inline int append(Vec<T> x, int first, T* value, std::uint16_t* offset, int n) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && W == 16) {
+    const __m512 lanes = (__m512)x;
+    const __mmask16 keep = _mm512_cmp_ps_mask(lanes, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    const __m512i numbers = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i places =
+        _mm512_add_epi32(_mm512_slli_epi32(numbers, 5), _mm512_set1_epi32(first));
+    static_assert(P == 32, "the shift above multiplies with P");
+    _mm512_storeu_ps(value + n, _mm512_maskz_compress_ps(keep, lanes));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(offset + n),
+                        _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(keep, places)));
+    return n + __builtin_popcount(keep);
+  }
+#endif
+  for (int i = 0; i < W; ++i) {
+    value[n] = x[i];
+    offset[n] = static_cast<std::uint16_t>(first + i * P);
+    n += x[i] != T(0);
+  }
+  return n;
+}
+
+// Fills a list up to a multiple of 4; returns its length.
+template <class T>
+inline int fill_up(T* value, std::uint16_t* offset, int n) {
+  for (int i = n; i < n + 3; ++i) {
+    value[i] = 0;
+    offset[i] = 0;
+  }
+  return (n + 3) / 4 * 4;
+}
+
+template <class T>
+std::size_t list_rows(Rows<const T> in, int m, int k, Lists<T> lists) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  std::size_t total = 0;
+  for (int r = 0; r < m; ++r) {
+    for (int piece = 0; piece < lists.pieces; ++piece) {
+      const std::size_t list = std::size_t(r) * lists.pieces + piece;
+      T* value = lists.value + list * kListCapacity;
+      std::uint16_t* offset = lists.offset + list * kListCapacity;
+      const int begin = piece * kPiece, end = k < begin + kPiece ? k : begin + kPiece;
+      int n = 0;
+      // Columns past the last are zero, so whole vectors may be read.
+      for (int c = begin; c < end; c += W) {
+        const T* x = in.data + (c / P) * in.panel_stride + r * P + c % P;
+        n = append<T>(load(x), (c - begin) * P, value, offset, n);
+      }
+      total += n;
+      lists.count[list] = fill_up(value, offset, n);
+    }
+  }
+  return total;
+}
+
+template <class T>
+void transpose_square(const T* from, std::size_t from_stride, T* to, std::size_t to_stride);
+
+template <class T>
+std::size_t list_columns(Rows<const T> in, int m, int k, Lists<T> lists, int piece) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  std::size_t total = 0;
+  for (int c0 = 0; c0 < k; c0 += W) {
+    const T* columns = in.data + (c0 / P) * in.panel_stride + c0 % P;
+    const int count = k - c0 < W ? k - c0 : W;
+    int n[W] = {};
+    const std::size_t first = (std::size_t(c0) * lists.pieces + piece) * kListCapacity,
+                      next = std::size_t(lists.pieces) * kListCapacity;
+    int r0 = 0;
+    for (; r0 + W <= m; r0 += W) {
+      alignas(IQL_VECTOR_BYTES) T square[W * W];
+      transpose_square<T>(columns + r0 * P, P, square, W);
+      for (int c = 0; c < count; ++c) {
+        n[c] = append<T>(load(square + c * W), r0 * P, lists.value + first + c * next,
+                         lists.offset + first + c * next, n[c]);
+      }
+    }
+    for (; r0 < m; ++r0) {
+      for (int c = 0; c < count; ++c) {
+        lists.value[first + c * next + n[c]] = columns[r0 * P + c];
+        lists.offset[first + c * next + n[c]] = static_cast<std::uint16_t>(r0 * P);
+        n[c] += columns[r0 * P + c] != T(0);
+      }
+    }
+    for (int c = 0; c < count; ++c) {
+      total += n[c];
+      lists.count[std::size_t(c0 + c) * lists.pieces + piece] =
+          fill_up(lists.value + first + c * next, lists.offset + first + c * next, n[c]);
+    }
+  }
+  return total;
+}
+
+// Four values of a list, to be multiplied with one after the other.
+template <class T>
+struct Four {
+#if defined(__AVX512F__)
+  // One load instead of four: loads are what limits a product with lists.
+  using Lanes = Vec<T>;
+  static inline Lanes from(const T* value) {
+    if constexpr (sizeof(T) == 4) {
+      return (Vec<T>)_mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(value)));
+    } else {
+      return (Vec<T>)_mm512_broadcast_f64x4(
+          _mm256_loadu_pd(reinterpret_cast<const double*>(value)));
+    }
+  }
+  template <int I>
+  static inline Vec<T> element(Lanes lanes) {
+    if constexpr (sizeof(T) == 4) {
+      return (Vec<T>)_mm512_permute_ps((__m512)lanes, I * 0x55);
+    } else {
+      return (Vec<T>)_mm512_permutex_pd((__m512d)lanes, I * 0x55);
+    }
+  }
+#else
+  using Lanes = const T*;
+  static inline Lanes from(const T* value) { return value; }
+  template <int I>
+  static inline Vec<T> element(Lanes value) {
+    return broadcast(value[I]);
+  }
+#endif
+};
+
+// out [m lines, NP panels] += lists * b, over one piece; out is taken as zero where `first`. Then
+// finish(line, panel, left, right) of every vector of the result stores it.
+template <class T, int NP, class Finish>
+inline void multiply_piece(Lists<T> a, int piece, int m, Rows<const T> b, bool first, Rows<T> out,
+                           const Finish& finish) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  for (int line = 0; line < m; ++line) {
+    const std::size_t list = std::size_t(line) * a.pieces + piece;
+    const T* value = a.value + list * kListCapacity;
+    const std::uint16_t* offset = a.offset + list * kListCapacity;
+    const int count = a.count[list];
+    Tile<T, NP> sum;  // one line; NP panels side by side
+    T* at = out.data + std::size_t(line) * P;
+#pragma GCC unroll 4
+    for (int p = 0; p < NP; ++p) {
+      sum.left[p] = first ? Vec<T>{} : load(at + p * out.panel_stride);
+      sum.right[p] = first ? Vec<T>{} : load(at + p * out.panel_stride + W);
+    }
+    const auto add = [&](Vec<T> x, std::size_t where) {
+#pragma GCC unroll 4
+      for (int p = 0; p < NP; ++p) {
+        const T* row = b.data + p * b.panel_stride + where;
+        sum.add(p, x, load(row), load(row + W));
+      }
+    };
+    for (int i = 0; i < count; i += 4) {
+      const typename Four<T>::Lanes x = Four<T>::from(value + i);
+      add(Four<T>::template element<0>(x), offset[i]);
+      add(Four<T>::template element<1>(x), offset[i + 1]);
+      add(Four<T>::template element<2>(x), offset[i + 2]);
+      add(Four<T>::template element<3>(x), offset[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < NP; ++p) finish(line, p, sum.left[p], sum.right[p]);
+  }
+}
+
+// out = finish(lists * b), n columns; b [k, n] in panels.
+template <class T, class Finish>
+inline void multiply_lists(Lists<T> a, int m, int k, const T* b, int n, Rows<T> out,
+                           const Finish& finish) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, NP = IQL_LIST_PANELS;
+  const std::size_t b_stride = std::size_t(k) * P;
+  const auto group = [&](auto count, int p) {
+    const Rows<T> to{out.data + p * out.panel_stride, out.panel_stride};
+    for (int piece = 0; piece < a.pieces; ++piece) {
+      const Rows<const T> rows{b + p * b_stride + std::size_t(piece) * kPiece * P, b_stride};
+      constexpr int N = decltype(count)::value;
+      if (piece + 1 < a.pieces) {
+        multiply_piece<T, N>(a, piece, m, rows, piece == 0, to,
+                             [&](int line, int q, Vec<T> left, Vec<T> right) {
+                               T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
+                               store(at, left);
+                               store(at + W, right);
+                             });
+      } else {
+        multiply_piece<T, N>(
+            a, piece, m, rows, piece == 0, to,
+            [&](int line, int q, Vec<T> left, Vec<T> right) { finish(line, p + q, left, right); });
+      }
+    }
+  };
+  int p = 0;
+  for (; p + NP <= panels<T>(n); p += NP) group(RowCount<NP>{}, p);
+  for (; p < panels<T>(n); ++p) group(RowCount<1>{}, p);
+}
+
+template <class T>
+void forward_lists(Lists<T> in, int m, int k, const T* weight, const T* bias, int n, Rows<T> out) {
+  constexpr int P = Vector<T>::kPanel;
+  multiply_lists<T>(in, m, k, weight, n, out, [&](int line, int p, Vec<T> left, Vec<T> right) {
+    finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + line * P);
+  });
+}
+
+template <class T>
+void backward_lists(Lists<T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
+                    T scale, Rows<T> d_in) {
+  constexpr int P = Vector<T>::kPanel;
+  multiply_lists<T>(
+      d_out, m, n, weight_t, k, d_in, [&](int line, int p, Vec<T> left, Vec<T> right) {
+        finish_backward<T>(left, right, scale, in.data + p * in.panel_stride + line * P,
+                           d_in.data + p * d_in.panel_stride + line * P);
+      });
+}
+
+template <class T>
+void weight_gradient_lists(Lists<T> in, const int* piece_rows, int k, Rows<const T> d_out,
+                           int count, T* d_weight) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, NP = IQL_LIST_PANELS;
+  const std::size_t stride = std::size_t(k) * P;
+  const auto group = [&](auto panels_at_once, int p) {
+    const Rows<T> to{d_weight + p * stride, stride};
+    for (int piece = 0; piece < in.pieces; ++piece) {
+      const Rows<const T> rows{
+          d_out.data + p * d_out.panel_stride + std::size_t(piece_rows[piece]) * P,
+          d_out.panel_stride};
+      multiply_piece<T, decltype(panels_at_once)::value>(
+          in, piece, k, rows, piece == 0, to, [&](int line, int q, Vec<T> left, Vec<T> right) {
+            T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
+            store(at, left);
+            store(at + W, right);
+          });
+    }
+  };
+  int p = 0;
+  for (; p + NP <= count; p += NP) group(RowCount<NP>{}, p);
+  for (; p < count; ++p) group(RowCount<1>{}, p);
 }
 
 template <class T>
@@ -332,9 +601,17 @@ template <class T>
 constexpr Kernels<T> table(const char* name) {
   return {name,
           Vector<T>::kPanel,
+          IQL_LIST_PANELS,
+          IQL_LIST_DENSITY,
           forward<T>,
           backward<T>,
           weight_gradient<T>,
+          bias_gradient<T>,
+          list_rows<T>,
+          list_columns<T>,
+          forward_lists<T>,
+          backward_lists<T>,
+          weight_gradient_lists<T>,
           head_forward<T>,
           head_backward<T>,
           head_gradient<T>,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "iql/adam.h"
@@ -17,13 +18,32 @@ using cpu::Rows;
 
 namespace {
 
-// Rows that go through all layers of a network together, so that their activations stay in the L2
-// cache from one layer to the next. A multiple of every kernel's tile height.
-constexpr int kBlockRows = 96;
+// Rows that go through all layers of a network together, at most: their activations stay in the L2
+// cache from one layer to the next.
+constexpr int kBlockRows = cpu::kPiece;
 
 std::size_t padded(int n, int multiple) {
   return std::size_t(n + multiple - 1) / multiple * multiple;
 }
+
+// Memory for the lists of a matrix's lines.
+template <class T>
+struct ListBuffer {
+  ListBuffer() = default;
+  ListBuffer(std::size_t lines, int pieces)
+      : value(lines * pieces * cpu::kListCapacity),
+        offset(lines * pieces * cpu::kListCapacity),
+        count(lines * pieces) {}
+  cpu::Lists<T> in_pieces(int pieces) {
+    return {value.data(), offset.data(), count.data(), pieces};
+  }
+
+  Buffer<T> value;
+  Buffer<std::uint16_t> offset;
+  Buffer<int> count;
+};
+
+int pieces_of(int length) { return (length + cpu::kPiece - 1) / cpu::kPiece; }
 
 }  // namespace
 
@@ -44,7 +64,9 @@ template <class T>
 struct CpuEngine<T>::Workspace {
   struct Saved {  // a trained network's activations and their gradients, layer by layer
     std::vector<Buffer<T>> activation, gradient;
-    Buffer<T> out, d_out;  // [B][outputs]
+    std::vector<ListBuffer<T>> columns;     // of each activation that another hidden layer reads,
+    std::vector<std::vector<char>> listed;  // and the blocks of rows in which they are listed
+    Buffer<T> out, d_out;                   // [B][outputs]
   };
   Buffer<T> input, next_input;     // observation ++ action; next observation
   Buffer<T> reward, mask;          // [B]
@@ -52,19 +74,84 @@ struct CpuEngine<T>::Workspace {
   Buffer<T> target_q;              // [B]: one target critic
   std::vector<Saved> saved;        // by NetworkId
   std::vector<Buffer<T>> scratch;  // [layer] of kBlockRows rows: a forward that keeps nothing
-  Buffer<T> gradient;              // one panel's weights and biases, or a head's
+  ListBuffer<T> row_lists;         // of kBlockRows rows: the operand of one product
+  Buffer<T> gradient;              // of the weights and biases of one update
   Buffer<T> d_log_std;             // [B][A]
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
   std::vector<char> clipped;                                         // [B]
   std::vector<std::int64_t> rows;                                    // [B]
 };
 
+// A member's rows of the batch: blocks [first, last), block b being rows bounds[b] ... bounds[b +
+// 1].
+template <class T>
+struct CpuEngine<T>::RowShare {
+  const int* bounds;
+  int blocks;  // of all members
+  int first, last;
+  int begin() const { return bounds[first]; }
+  int end() const { return bounds[last]; }
+};
+
+// The work of a weight update that one thread does at a time: some panels of a hidden layer, or a
+// network's head.
+template <class T>
+struct CpuEngine<T>::Update {
+  int id;
+  int layer;  // -1: the head
+  int panel, panels;
+  std::int64_t cost;
+};
+
 // Threads that train one seed together; they share the workspace of the first.
 template <class T>
 struct CpuEngine<T>::Team {
-  Team(int size, int first_thread) : size(size), first_thread(first_thread), barrier(size) {}
+  // Rows are shared out evenly and, within a member's share, cut into even blocks.
+  Team(int size, int first_thread, int batch_size)
+      : size(size), first_thread(first_thread), barrier(size), bounds{0}, first_block{0} {
+    for (int m = 0; m < size; ++m) {
+      // Whole cache lines of a column, so that no two members write to one.
+      const auto bound = [&](int i) {
+        const int at = static_cast<int>(std::int64_t(batch_size) * i / size);
+        return i == size ? batch_size : at / 16 * 16;
+      };
+      const int begin = bound(m), count = bound(m + 1) - begin;
+      const int blocks = (count + kBlockRows - 1) / kBlockRows;
+      for (int b = 1; b <= blocks; ++b) bounds.push_back(begin + count * b / blocks);
+      first_block.push_back(static_cast<int>(bounds.size()) - 1);
+    }
+  }
+
+  int blocks() const { return static_cast<int>(bounds.size()) - 1; }
+  RowShare rows(int member) const {
+    return {bounds.data(), blocks(), first_block[member], first_block[member + 1]};
+  }
+
+  // Gives each update to the member with the least to do, the costliest first.
+  static std::vector<std::vector<Update>> share_out(std::vector<Update> updates, int members) {
+    std::stable_sort(updates.begin(), updates.end(),
+                     [](const Update& a, const Update& b) { return a.cost > b.cost; });
+    std::vector<std::vector<Update>> shares(members);
+    std::vector<std::int64_t> load(members, 0);
+    for (const Update& update : updates) {
+      const auto least = std::min_element(load.begin(), load.end());
+      *least += update.cost;
+      shares[least - load.begin()].push_back(update);
+    }
+    // In a network's order again: neighbours read the same activations.
+    for (auto& share : shares) {
+      std::sort(share.begin(), share.end(), [](const Update& a, const Update& b) {
+        return std::tie(a.id, a.layer, a.panel) < std::tie(b.id, b.layer, b.panel);
+      });
+    }
+    return shares;
+  }
+
   const int size, first_thread;
   cpu::Barrier barrier;
+  std::vector<int> bounds;       // of the blocks of rows
+  std::vector<int> first_block;  // of each member, and the number of blocks
+  std::vector<std::vector<Update>> value_updates, other_updates;  // of each member
   bool stop = false;  // written by member 0 before a barrier, read after it
 };
 
@@ -78,7 +165,7 @@ CpuEngine<T>::CpuEngine(Config config, Dataset data)
                     kernels_.panel, 64 / sizeof(T)),
       critic_layout_(config_.obs_dim + config_.act_dim, config_.hidden, 1, 0, kernels_.panel,
                      64 / sizeof(T)) {
-  const std::size_t B = config_.batch_size, A = config_.act_dim, P = kernels_.panel;
+  const std::size_t A = config_.act_dim;
   for (std::size_t s = 0; s < config_.seeds.size(); ++s) {
     auto seed = std::make_unique<Seed>();
     seed->key = config_.seeds[s];
@@ -91,41 +178,93 @@ CpuEngine<T>::CpuEngine(Config config, Dataset data)
     seed->free_log_std.resize(A);
     seeds_.push_back(std::move(seed));
   }
-  std::size_t largest = 0;  // of the gradients that one work item makes
-  for (const NetworkLayout* layout : {&value_layout_, &actor_layout_, &critic_layout_}) {
-    for (const HiddenLayer& layer : layout->hidden) {
-      largest = std::max(largest, std::size_t(layer.inputs + 1) * P);
-    }
-    largest = std::max(largest, std::size_t(layout->outputs) * (layout->head_inputs_padded + 1) +
-                                    layout->log_stds + 3 * 16);
-  }
   workers_ = std::make_unique<cpu::Workers>(std::max(1, config_.threads));
-  for (int t = 0; t < workers_->size(); ++t) {
-    auto w = std::make_unique<Workspace>();
-    w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
-    w->next_input = Buffer<T>(B * padded(config_.obs_dim, P));
-    for (Buffer<T>* column :
-         {&w->reward, &w->mask, &w->q, &w->v, &w->v_next, &w->target_q, &w->value_loss,
-          &w->advantage, &w->weight, &w->actor_loss, &w->critic_loss}) {
-      *column = Buffer<T>(B);
-    }
-    for (const Network<T>& net : seeds_[0]->networks) {
-      typename Workspace::Saved saved;
-      for (const HiddenLayer& layer : net.layout->hidden) {
-        saved.activation.emplace_back(B * padded(layer.outputs, P));
-        saved.gradient.emplace_back(B * padded(layer.outputs, P));
-      }
-      saved.out = Buffer<T>(B * net.layout->outputs);
-      saved.d_out = Buffer<T>(B * net.layout->outputs);
-      w->saved.push_back(std::move(saved));
-    }
-    for (const int width : config_.hidden) w->scratch.emplace_back(kBlockRows * padded(width, P));
-    w->gradient = Buffer<T>(largest);
-    w->d_log_std = Buffer<T>(B * A);
-    w->clipped.resize(B);
-    w->rows.resize(B);
-    workspaces_.push_back(std::move(w));
+  // Whole seeds go to threads while there are at least as many seeds as threads; threads share what
+  // is left.
+  const int threads = workers_->size(), all = static_cast<int>(seeds_.size());
+  whole_seeds_ = all / threads * threads;
+  for (int t = 0; whole_seeds_ > 0 && t < threads; ++t) {
+    alone_.push_back(std::make_unique<Team>(1, t, config_.batch_size));
   }
+  const int shared = all - whole_seeds_;
+  for (int i = 0; i < shared; ++i) {
+    const int first = threads * i / shared, last = threads * (i + 1) / shared;
+    shared_.push_back(std::make_unique<Team>(last - first, first, config_.batch_size));
+  }
+  std::vector<int> blocks(threads, 0);
+  for (const auto* teams : {&alone_, &shared_}) {
+    for (const auto& team : *teams) {
+      team->value_updates = Team::share_out(updates(kValue, kActor, team->size), team->size);
+      team->other_updates =
+          Team::share_out(updates(kActor, kCritic + config_.critics, team->size), team->size);
+      blocks[team->first_thread] = std::max(blocks[team->first_thread], team->blocks());
+    }
+  }
+  for (int t = 0; t < threads; ++t) make_workspace(blocks[t]);
+}
+
+// The updates of the weights of networks [first, last), for a team of so many.
+template <class T>
+std::vector<typename CpuEngine<T>::Update> CpuEngine<T>::updates(int first, int last,
+                                                                 int members) const {
+  std::vector<Update> found;
+  for (int id = first; id < last; ++id) {
+    const NetworkLayout& layout = *seeds_[0]->networks[id].layout;
+    for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
+      const HiddenLayer& layer = layout.hidden[l];
+      const int panels = static_cast<int>(padded(layer.outputs, kernels_.panel)) / kernels_.panel;
+      const int together = std::max(1, std::min(kernels_.list_panels, panels / members));
+      for (int p = 0; p < panels; p += together) {
+        const int count = std::min(together, panels - p);
+        found.push_back({id, static_cast<int>(l), p, count, std::int64_t(layer.inputs) * count});
+      }
+    }
+    found.push_back({id, -1, 0, 0, 16 * layout.outputs});
+  }
+  return found;
+}
+
+template <class T>
+void CpuEngine<T>::make_workspace(int blocks) {
+  const std::size_t B = config_.batch_size, A = config_.act_dim, P = kernels_.panel;
+  auto w = std::make_unique<Workspace>();
+  w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
+  w->next_input = Buffer<T>(B * padded(config_.obs_dim, P));
+  for (Buffer<T>* column :
+       {&w->reward, &w->mask, &w->q, &w->v, &w->v_next, &w->target_q, &w->value_loss, &w->advantage,
+        &w->weight, &w->actor_loss, &w->critic_loss}) {
+    *column = Buffer<T>(B);
+  }
+  std::size_t largest = 0;
+  for (const Network<T>& net : seeds_[0]->networks) {
+    const NetworkLayout& layout = *net.layout;
+    typename Workspace::Saved saved;
+    for (const HiddenLayer& layer : layout.hidden) {
+      saved.activation.emplace_back(B * padded(layer.outputs, P));
+      saved.gradient.emplace_back(B * padded(layer.outputs, P));
+      largest = std::max(largest, std::size_t(layer.inputs + 1) * P * kernels_.list_panels);
+    }
+    for (std::size_t l = 1; l < layout.hidden.size(); ++l) {
+      saved.columns.emplace_back(padded(layout.hidden[l].inputs, P), blocks);
+      saved.listed.emplace_back(blocks);
+    }
+    saved.out = Buffer<T>(B * layout.outputs);
+    saved.d_out = Buffer<T>(B * layout.outputs);
+    w->saved.push_back(std::move(saved));
+    largest = std::max(largest, std::size_t(layout.outputs) * (layout.head_inputs_padded + 1) +
+                                    layout.log_stds + 3 * 16);
+  }
+  int widest = 0;
+  for (const int width : config_.hidden) {
+    w->scratch.emplace_back(kBlockRows * padded(width, P));
+    widest = std::max(widest, width);
+  }
+  w->row_lists = ListBuffer<T>(kBlockRows, pieces_of(widest));
+  w->gradient = Buffer<T>(largest);
+  w->d_log_std = Buffer<T>(B * A);
+  w->clipped.resize(B);
+  w->rows.resize(B);
+  workspaces_.push_back(std::move(w));
 }
 
 template <class T>
@@ -154,28 +293,24 @@ void CpuEngine<T>::step_on(const GivenBatch<T>& batch) {
   train(1, &batch);
 }
 
-// Whole seeds go to threads while there are at least as many seeds as threads; threads share what
-// is left.
 template <class T>
 void CpuEngine<T>::train(std::int64_t steps, const GivenBatch<T>* given) {
-  const int threads = workers_->size(), seeds = static_cast<int>(seeds_.size());
-  const int whole = seeds / threads * threads, shared = seeds - whole;
-  std::vector<std::unique_ptr<Team>> alone, teams;
-  for (int t = 0; t < threads; ++t) alone.push_back(std::make_unique<Team>(1, t));
-  std::vector<int> team_of(threads);
-  for (int i = 0; i < shared; ++i) {
-    const int first = threads * i / shared, last = threads * (i + 1) / shared;
-    teams.push_back(std::make_unique<Team>(last - first, first));
-    for (int t = first; t < last; ++t) team_of[t] = i;
+  const int threads = workers_->size();
+  for (const auto* teams : {&alone_, &shared_}) {
+    for (const auto& team : *teams) team->stop = false;
   }
   workers_->run([&](int thread) {
     const cpu::FlushDenormals flush;
-    for (int s = thread; s < whole; s += threads) {
-      train_seed(s, steps, given, *alone[thread], 0);
+    for (int s = thread; s < whole_seeds_; s += threads) {
+      Team& team = *alone_[thread];
+      team.stop = false;
+      train_seed(s, steps, given, team, 0);
     }
-    if (shared > 0) {
-      Team& team = *teams[team_of[thread]];
-      train_seed(whole + team_of[thread], steps, given, team, thread - team.first_thread);
+    for (std::size_t i = 0; i < shared_.size(); ++i) {
+      const int member = thread - shared_[i]->first_thread;
+      if (member >= 0 && member < shared_[i]->size) {
+        train_seed(whole_seeds_ + static_cast<int>(i), steps, given, *shared_[i], member);
+      }
     }
   });
   step_ += steps;
@@ -193,7 +328,8 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
   Seed& seed = *seeds_[index];
   Workspace& w = *workspaces_[team.first_thread];
   Workspace& own = *workspaces_[team.first_thread + member];
-  const auto [begin, end] = share_of_rows(member, team.size);
+  const RowShare share = team.rows(member);
+  const int begin = share.begin(), end = share.end();
   const Network<T>& value = seed.networks[kValue];
   const int networks = static_cast<int>(seed.networks.size());
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
@@ -206,35 +342,36 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
     for (int e = 0; e < config_.critics; ++e) {
       const Network<T>& critic = seed.networks[kCritic + e];
       T* out = e == 0 ? w.q.data() : w.target_q.data();
-      forward(critic, critic.target, w.input, begin, end, own, out);
+      forward(critic, critic.target, w.input, share, own, out);
       for (int r = begin; e > 0 && r < end; ++r) {
         if (!(w.q[r] <= w.target_q[r])) w.q[r] = w.target_q[r];
       }
     }
-    forward_saved(value, kValue, w, begin, end, nullptr, step);
+    forward_saved(value, kValue, w, share, own, nullptr, step);
     value_head(seed, w, begin, end);
-    backward(value, kValue, w, begin, end, T(1));
+    backward(value, kValue, w, share, own, T(1));
     if (config_.old_value) {
       const T* old = w.saved[kValue].out.data();
       std::copy(old + begin, old + end, w.v.data() + begin);
-      forward(value, value.weights, w.next_input, begin, end, own, w.v_next.data());
+      forward(value, value.weights, w.next_input, share, own, w.v_next.data());
     }
     for (int id = kActor; id < networks; ++id) {
-      forward_saved(seed.networks[id], id, w, begin, end, id == kActor ? &seed : nullptr, step);
+      const Seed* dropout = id == kActor ? &seed : nullptr;
+      forward_saved(seed.networks[id], id, w, share, own, dropout, step);
     }
     if (member == 0) read_log_std(seed);
     team.barrier.wait();
 
-    update(seed, kValue, kActor, step, w, own, member, team.size);
+    update(seed, team.value_updates[member], step, w, team, own);
     team.barrier.wait();
 
     if (!config_.old_value) {
-      forward(value, value.weights, w.input, begin, end, own, w.v.data());
-      forward(value, value.weights, w.next_input, begin, end, own, w.v_next.data());
+      forward(value, value.weights, w.input, share, own, w.v.data());
+      forward(value, value.weights, w.next_input, share, own, w.v_next.data());
     }
     actor_and_critic_heads(seed, w, begin, end);
     for (int id = kActor; id < networks; ++id) {
-      backward(seed.networks[id], id, w, begin, end, id == kActor ? kept : T(1));
+      backward(seed.networks[id], id, w, share, own, id == kActor ? kept : T(1));
     }
     team.barrier.wait();
 
@@ -242,19 +379,9 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
       add_metrics(seed, index, step, w);
       team.stop = seed.failure.has_value();
     }
-    update(seed, kActor, networks, step, w, own, member, team.size);
+    update(seed, team.other_updates[member], step, w, team, own);
     team.barrier.wait();
   }
-}
-
-// Rows are shared out in multiples of 12, which every kernel's tile height divides.
-template <class T>
-std::pair<int, int> CpuEngine<T>::share_of_rows(int member, int members) const {
-  const int B = config_.batch_size, tile = 12;
-  const auto bound = [&](int m) {
-    return m == members ? B : static_cast<int>(std::int64_t(B) * m / members / tile * tile);
-  };
-  return {bound(member), bound(member + 1)};
 }
 
 template <class T>
@@ -303,20 +430,40 @@ void CpuEngine<T>::gather(const Seed& seed, int index, std::int64_t step,
   for (int r = begin; r < end; ++r) take(data_, w.rows[r], r);
 }
 
+// One hidden layer for m rows; `after_relu` says that many elements of `in` may be zero. Returns
+// whether there were enough of them for the product to go by lists.
+template <class T>
+bool CpuEngine<T>::forward_layer(const HiddenLayer& layer, const T* values, Rows<const T> in, int m,
+                                 bool after_relu, Workspace& scratch, Rows<T> out) const {
+  const T *weight = values + layer.weight, *bias = values + layer.bias;
+  if (after_relu) {
+    const cpu::Lists<T> lists = scratch.row_lists.in_pieces(pieces_of(layer.inputs));
+    if (sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs)) {
+      kernels_.forward_lists(lists, m, layer.inputs, weight, bias, layer.outputs, out);
+      return true;
+    }
+  }
+  kernels_.forward(in, m, layer.inputs, weight, bias, layer.outputs, out);
+  return false;
+}
+
+template <class T>
+bool CpuEngine<T>::sparse(std::size_t nonzero, int rows, int columns) const {
+  return double(nonzero) <= kernels_.list_density * rows * columns;
+}
+
 // Outputs alone, with the weights `values` (a network's own or its target's).
 template <class T>
 void CpuEngine<T>::forward(const Network<T>& net, const T* values, const Buffer<T>& input,
-                           int begin, int end, Workspace& scratch, T* out) const {
+                           const RowShare& share, Workspace& scratch, T* out) const {
   const NetworkLayout& layout = *net.layout;
   const std::size_t block_stride = std::size_t(kBlockRows) * kernels_.panel;
-  for (int row = begin; row < end; row += kBlockRows) {
-    const int m = std::min(kBlockRows, end - row);
+  for (int block = share.first; block < share.last; ++block) {
+    const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     Rows<const T> in = rows(input, row);
     for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
-      const HiddenLayer& layer = layout.hidden[l];
       const Rows<T> result{scratch.scratch[l].data(), block_stride};
-      kernels_.forward(in, m, layer.inputs, values + layer.weight, values + layer.bias,
-                       layer.outputs, result);
+      forward_layer(layout.hidden[l], values, in, m, l > 0, scratch, result);
       in = {result.data, block_stride};
     }
     kernels_.head_forward(in, m, layout.head_inputs, values + layout.head_weight,
@@ -325,20 +472,26 @@ void CpuEngine<T>::forward(const Network<T>& net, const T* values, const Buffer<
   }
 }
 
-// Outputs, with every activation kept for the backward pass.
+// Outputs, with what the backward pass and the weight gradients need of every activation.
 template <class T>
-void CpuEngine<T>::forward_saved(const Network<T>& net, int id, Workspace& w, int begin, int end,
-                                 const Seed* dropout, std::int64_t step) const {
+void CpuEngine<T>::forward_saved(const Network<T>& net, int id, Workspace& w, const RowShare& share,
+                                 Workspace& scratch, const Seed* dropout, std::int64_t step) const {
   const NetworkLayout& layout = *net.layout;
   auto& saved = w.saved[id];
-  for (int row = begin; row < end; row += kBlockRows) {
-    const int m = std::min(kBlockRows, end - row);
+  for (int block = share.first; block < share.last; ++block) {
+    const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     Rows<const T> in = rows(std::as_const(w.input), row);
     for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
       const HiddenLayer& layer = layout.hidden[l];
       const Rows<T> result = rows(saved.activation[l], row);
-      kernels_.forward(in, m, layer.inputs, net.weights + layer.weight, net.weights + layer.bias,
-                       layer.outputs, result);
+      const bool listed = forward_layer(layer, net.weights, in, m, l > 0, scratch, result);
+      if (l > 0) {
+        saved.listed[l - 1][block] = listed;
+        if (listed) {
+          const cpu::Lists<T> columns = saved.columns[l - 1].in_pieces(share.blocks);
+          kernels_.list_columns(in, m, layer.inputs, columns, block);
+        }
+      }
       if (dropout != nullptr && config_.actor_dropout > 0) {
         drop(*dropout, step, static_cast<int>(l), layer.outputs, result, row, m);
       }
@@ -371,22 +524,30 @@ void CpuEngine<T>::drop(const Seed& seed, std::int64_t step, int layer, int unit
 // From the head's output gradients to those of every hidden layer. `scale` is dropout's factor on
 // the units it kept.
 template <class T>
-void CpuEngine<T>::backward(const Network<T>& net, int id, Workspace& w, int begin, int end,
-                            T scale) const {
+void CpuEngine<T>::backward(const Network<T>& net, int id, Workspace& w, const RowShare& share,
+                            Workspace& scratch, T scale) const {
   const NetworkLayout& layout = *net.layout;
   auto& saved = w.saved[id];
   const int last = static_cast<int>(layout.hidden.size()) - 1;
-  for (int row = begin; row < end; row += kBlockRows) {
-    const int m = std::min(kBlockRows, end - row);
+  for (int block = share.first; block < share.last; ++block) {
+    const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     const auto activation = [&](int l) { return rows(std::as_const(saved.activation[l]), row); };
     kernels_.head_backward(saved.d_out.data() + std::size_t(row) * layout.outputs, m,
                            layout.outputs, net.weights + layout.head_weight, activation(last),
                            layout.head_inputs, scale, rows(saved.gradient[last], row));
     for (int l = last; l > 0; --l) {
       const HiddenLayer& layer = layout.hidden[l];
-      kernels_.backward(rows(std::as_const(saved.gradient[l]), row), m, layer.outputs,
-                        net.transposed + layer.transposed, activation(l - 1), layer.inputs, scale,
-                        rows(saved.gradient[l - 1], row));
+      const Rows<const T> d_out = rows(std::as_const(saved.gradient[l]), row);
+      const Rows<T> d_in = rows(saved.gradient[l - 1], row);
+      const T* weight_t = net.transposed + layer.transposed;
+      const cpu::Lists<T> lists = scratch.row_lists.in_pieces(pieces_of(layer.outputs));
+      if (sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs)) {
+        kernels_.backward_lists(lists, m, layer.outputs, weight_t, activation(l - 1), layer.inputs,
+                                scale, d_in);
+      } else {
+        kernels_.backward(d_out, m, layer.outputs, weight_t, activation(l - 1), layer.inputs, scale,
+                          d_in);
+      }
     }
   }
 }
@@ -445,66 +606,63 @@ void CpuEngine<T>::actor_and_critic_heads(const Seed& seed, Workspace& w, int be
 }
 
 template <class T>
-void CpuEngine<T>::update(Seed& seed, int first, int last, std::int64_t step, Workspace& w,
-                          Workspace& scratch, int member, int members) const {
-  const auto head_cost = [](const NetworkLayout& layout) { return 16 * layout.outputs; };
-  const auto panels = [](const HiddenLayer& layer, int P) { return (layer.outputs + P - 1) / P; };
-  const int P = kernels_.panel;
-  std::int64_t total = 0, before = 0;
-  for (int id = first; id < last; ++id) {
-    const NetworkLayout& layout = *seed.networks[id].layout;
-    for (const HiddenLayer& layer : layout.hidden) {
-      total += std::int64_t(layer.inputs) * panels(layer, P);
-    }
-    total += head_cost(layout);
-  }
-  // A member's items are those that begin in its share of the total cost.
-  const auto mine = [&](std::int64_t cost) {
-    const bool take = before * members / total == member;
-    before += cost;
-    return take;
-  };
-  for (int id = first; id < last; ++id) {
-    Network<T>& net = seed.networks[id];
-    const NetworkLayout& layout = *net.layout;
-    const double rate = id == kValue   ? seed.hyper.value_lr
-                        : id == kActor ? cosine_schedule(seed.hyper.actor_lr, double(step),
-                                                         double(config_.actor_schedule_steps))
-                                       : seed.hyper.critic_lr;
+void CpuEngine<T>::update(Seed& seed, const std::vector<Update>& share, std::int64_t step,
+                          Workspace& w, const Team& team, Workspace& scratch) const {
+  const T alpha = T(seed.hyper.polyak);
+  for (const Update& update : share) {
+    Network<T>& net = seed.networks[update.id];
+    const double rate = update.id == kValue ? seed.hyper.value_lr
+                        : update.id == kActor
+                            ? cosine_schedule(seed.hyper.actor_lr, double(step),
+                                              double(config_.actor_schedule_steps))
+                            : seed.hyper.critic_lr;
     const AdamStep<T> adam = adam_step<T>(rate, double(step + 1));
-    const T alpha = T(seed.hyper.polyak);
-    T* gradient = scratch.gradient.data();
-    for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
-      for (int p = 0; p < panels(layout.hidden[l], P); ++p) {
-        if (mine(layout.hidden[l].inputs)) {
-          update_panel(net, id, static_cast<int>(l), p, adam, alpha, w, gradient);
-        }
-      }
+    if (update.layer < 0) {
+      update_head(net, update.id, adam, alpha, w, scratch.gradient.data());
+    } else {
+      update_panels(net, update, adam, alpha, w, team, scratch);
     }
-    if (mine(head_cost(layout))) update_head(net, id, adam, alpha, w, gradient);
   }
 }
 
 template <class T>
-void CpuEngine<T>::update_panel(Network<T>& net, int id, int layer_index, int panel,
-                                const AdamStep<T>& adam, T alpha, Workspace& w, T* gradient) const {
-  const HiddenLayer& layer = net.layout->hidden[layer_index];
+void CpuEngine<T>::update_panels(Network<T>& net, const Update& update, const AdamStep<T>& adam,
+                                 T alpha, Workspace& w, const Team& team,
+                                 Workspace& scratch) const {
+  const HiddenLayer& layer = net.layout->hidden[update.layer];
+  const int B = config_.batch_size, l = update.layer;
   const std::size_t P = kernels_.panel, count = P * layer.inputs;
-  auto& saved = w.saved[id];
-  const Buffer<T>& input = layer_index == 0 ? w.input : saved.activation[layer_index - 1];
-  const T* d_out = saved.gradient[layer_index].data() + panel * P * config_.batch_size;
-  T* d_bias = gradient + count;
-  kernels_.weight_gradient(rows(input, 0), config_.batch_size, layer.inputs, d_out, gradient,
-                           d_bias);
+  auto& saved = w.saved[update.id];
+  T* gradient = scratch.gradient.data();
+  T* d_bias = gradient + update.panels * count;
+  Rows<const T> d_out = rows(std::as_const(saved.gradient[l]), 0);
+  d_out.data += update.panel * d_out.panel_stride;
+  const auto listed = [&](const std::vector<char>& blocks) {
+    return std::all_of(blocks.begin(), blocks.begin() + team.blocks(), [](char b) { return b; });
+  };
+  if (l > 0 && listed(saved.listed[l - 1])) {
+    kernels_.weight_gradient_lists(saved.columns[l - 1].in_pieces(team.blocks()),
+                                   team.bounds.data(), layer.inputs, d_out, update.panels,
+                                   gradient);
+  } else {
+    const Buffer<T>& input = l == 0 ? w.input : saved.activation[l - 1];
+    for (int p = 0; p < update.panels; ++p) {
+      kernels_.weight_gradient(rows(input, 0), B, layer.inputs, d_out.data + p * d_out.panel_stride,
+                               gradient + p * count);
+    }
+  }
+  for (int p = 0; p < update.panels; ++p) {
+    kernels_.bias_gradient(d_out.data + p * d_out.panel_stride, B, d_bias + p * P);
+  }
   const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
     kernels_.adam(net.weights + at, net.m + at, net.v + at,
                   net.target != nullptr ? net.target + at : nullptr, g, n, adam, alpha);
   };
-  descend(layer.weight + panel * count, gradient, count);
-  descend(layer.bias + panel * P, d_bias, P);
-  if (layer_index > 0) {
-    kernels_.transpose_panel(net.weights + layer.weight + panel * count, layer.inputs, panel,
-                             layer.outputs, net.transposed + layer.transposed);
+  descend(layer.weight + update.panel * count, gradient, update.panels * count);
+  descend(layer.bias + update.panel * P, d_bias, update.panels * P);
+  for (int p = update.panel; l > 0 && p < update.panel + update.panels; ++p) {
+    kernels_.transpose_panel(net.weights + layer.weight + p * count, layer.inputs, p, layer.outputs,
+                             net.transposed + layer.transposed);
   }
 }
 

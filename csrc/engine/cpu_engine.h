@@ -14,7 +14,6 @@
 #include <functional>
 #include <memory>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -110,35 +109,42 @@ class CpuEngine {
   struct Seed;
   struct Workspace;
   struct Team;
+  struct RowShare;
+  struct Update;
 
+  void make_workspace(int blocks);
+  std::vector<Update> updates(int first, int last, int members) const;
+  bool sparse(std::size_t nonzero, int rows, int columns) const;
   void train(std::int64_t steps, const GivenBatch<T>* given);
   void train_seed(int index, std::int64_t steps, const GivenBatch<T>* given, Team& team,
                   int member);
 
-  // By rows [begin, end) of the batch.
+  // By rows: a member's share of the batch.
   void gather(const Seed& seed, int index, std::int64_t step, const GivenBatch<T>* given,
               Workspace& w, int begin, int end) const;
-  void forward(const Network<T>& net, const T* values, const Buffer<T>& input, int begin, int end,
-               Workspace& scratch, T* out) const;
-  void forward_saved(const Network<T>& net, int id, Workspace& w, int begin, int end,
-                     const Seed* dropout, std::int64_t step) const;
+  void forward(const Network<T>& net, const T* values, const Buffer<T>& input,
+               const RowShare& share, Workspace& scratch, T* out) const;
+  void forward_saved(const Network<T>& net, int id, Workspace& w, const RowShare& share,
+                     Workspace& scratch, const Seed* dropout, std::int64_t step) const;
+  bool forward_layer(const HiddenLayer& layer, const T* values, cpu::Rows<const T> in, int m,
+                     bool after_relu, Workspace& scratch, cpu::Rows<T> out) const;
   void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<T> rows, int begin,
             int count) const;
-  void backward(const Network<T>& net, int id, Workspace& w, int begin, int end, T scale) const;
+  void backward(const Network<T>& net, int id, Workspace& w, const RowShare& share,
+                Workspace& scratch, T scale) const;
   void value_head(const Seed& seed, Workspace& w, int begin, int end) const;
   void actor_and_critic_heads(const Seed& seed, Workspace& w, int begin, int end) const;
 
-  // By panels: this member's share of the weights of networks [first, last).
-  void update(Seed& seed, int first, int last, std::int64_t step, Workspace& w, Workspace& scratch,
-              int member, int members) const;
-  void update_panel(Network<T>& net, int id, int layer, int panel, const AdamStep<T>& adam, T alpha,
-                    Workspace& w, T* gradient) const;
+  // By panels: a member's share of the weights.
+  void update(Seed& seed, const std::vector<Update>& share, std::int64_t step, Workspace& w,
+              const Team& team, Workspace& scratch) const;
+  void update_panels(Network<T>& net, const Update& update, const AdamStep<T>& adam, T alpha,
+                     Workspace& w, const Team& team, Workspace& scratch) const;
   void update_head(Network<T>& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,
                    T* gradient) const;
 
   void read_log_std(Seed& seed) const;
   void add_metrics(Seed& seed, int index, std::int64_t step, const Workspace& w) const;
-  std::pair<int, int> share_of_rows(int member, int members) const;
   cpu::Rows<T> rows(Buffer<T>& matrix, int row) const;
   cpu::Rows<const T> rows(const Buffer<T>& matrix, int row) const;
 
@@ -148,6 +154,9 @@ class CpuEngine {
   NetworkLayout value_layout_, actor_layout_, critic_layout_;
   std::vector<std::unique_ptr<Seed>> seeds_;
   std::vector<std::unique_ptr<Workspace>> workspaces_;  // one a thread
+  std::vector<std::unique_ptr<Team>> alone_;            // one a thread, for seeds of its own
+  std::vector<std::unique_ptr<Team>> shared_;           // one for each seed that threads share
+  int whole_seeds_ = 0;                                 // seeds that have a thread of their own
   std::unique_ptr<cpu::Workers> workers_;
   std::int64_t step_ = 0;
   std::int64_t metric_steps_ = 0;

@@ -1,5 +1,6 @@
 #include "engine/network.h"
 
+#include <cstdint>
 #include <cstring>
 #include <new>
 
@@ -103,6 +104,8 @@ std::size_t piece_size(const NetworkLayout& layout, int piece) {
   return count;
 }
 
+template class Buffer<int>;
+template class Buffer<std::uint16_t>;
 template class Buffer<float>;
 template class Buffer<double>;
 template struct Network<float>;

@@ -178,8 +178,9 @@ void products_equal_plain_loops() {
       }
     }
     for (int p = 0; p < panels(n); ++p) {
-      kernels.weight_gradient({in.data(), stride}, m, k, out.data() + p * stride, d_weight.data(),
-                              d_bias.data());
+      const double* d_out = out.data() + p * stride;
+      kernels.weight_gradient({in.data(), stride}, m, k, d_out, d_weight.data());
+      kernels.bias_gradient(d_out, m, d_bias.data());
       for (int c = p * P; c < n && c < (p + 1) * P; ++c) {
         double column = 0;
         for (int r = 0; r < m; ++r) column += out[at(m, r, c)];
