@@ -5,6 +5,8 @@
 measures what each snapshot's stochastic policy returns, picks those whose returns are nearest to
 D4RL's datasets, and writes ``iql_fast/data/behaviour/``. ``medium-replay`` is a mixture of
 snapshots up to the medium one, their shares tilted until the mean trajectory return is D4RL's.
+``--kinds`` leaves the other datasets of the environment as they are: a medium policy and an expert
+may come from trainings of their own.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ D4RL = {
         "expert": (4920, 1_000_000),
     },
 }
+KINDS = ("random", "medium", "medium-replay", "expert")
 MEDIUM_EXPERT = {"hopper": 2089, "halfcheetah": 7713, "walker2d": 3887}
 REPLAY_POLICIES = 8
 #: Snapshots measured again for medium and for expert, and with how many episodes.
@@ -96,6 +99,13 @@ def main() -> None:
     parser.add_argument("--env", required=True, choices=list(D4RL))
     parser.add_argument("--snapshots", required=True, type=Path)
     parser.add_argument("--episodes", type=int, default=20, help="episodes to measure each with")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        choices=KINDS,
+        default=list(KINDS),
+        help="datasets to choose policies for (default: all; medium-expert follows from its parts)",
+    )
     parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     parser.add_argument("--every", type=int, default=1, help="measure every n-th snapshot only")
     parser.add_argument(
@@ -103,6 +113,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     env, targets = arguments.env, D4RL[arguments.env]
+
+    kinds = set(arguments.kinds)
 
     snapshots = sorted(arguments.snapshots.glob("*.safetensors"))[:: arguments.every]
     jobs = [(env, snapshot, arguments.episodes, 1.0) for snapshot in snapshots]
@@ -131,53 +143,58 @@ def main() -> None:
     def part(name: str, rows: int, **more: float) -> dict[str, Any]:
         return {"policy": name, "rows": rows, **more}
 
-    random_rows = targets["random"][1]
-    environment = tasks.ENVIRONMENTS[env]
-    uniform = behaviour_policy.UniformPolicy(environment.act_dim)
-    env_instance = simulator.environment(environment.gym_id or "")
-    random_returns = [
-        regenerate.roll_out(env_instance, uniform, environment.horizon, (54321, i)).rewards.sum()
-        for i in range(200)
-    ]
-    entry(
-        "random",
-        [part("uniform", random_rows)],
-        float(np.mean(random_returns)),
-        targets["random"][0],
-    )
-
-    # The first snapshot that is near enough: D4RL's medium policies were trained part-way.
     def nearest(kind: str) -> int:
         return min(again, key=lambda i: abs(returns[i] - targets[kind][0]))
 
+    if "random" in kinds:
+        environment = tasks.ENVIRONMENTS[env]
+        uniform = behaviour_policy.UniformPolicy(environment.act_dim)
+        instance = simulator.environment(environment.gym_id or "")
+        random_returns = [
+            regenerate.roll_out(instance, uniform, environment.horizon, (54321, i)).rewards.sum()
+            for i in range(200)
+        ]
+        target, rows = targets["random"]
+        entry("random", [part("uniform", rows)], float(np.mean(random_returns)), target)
+
     medium = nearest("medium")
-    medium_part = part(export(snapshots[medium], f"{env}-medium"), targets["medium"][1])
-    entry("medium", [medium_part], returns[medium], targets["medium"][0])
+    if "medium" in kinds:
+        target, rows = targets["medium"]
+        name = export(snapshots[medium], f"{env}-medium")
+        entry("medium", [part(name, rows)], returns[medium], target)
+    if "expert" in kinds:
+        expert, noise = nearest("expert"), arguments.expert_noise
+        mean = measure((env, snapshots[expert], CANDIDATE_EPISODES, noise))[0]
+        target, rows = targets["expert"]
+        name = export(snapshots[expert], f"{env}-expert")
+        entry("expert", [part(name, rows, noise=noise)], mean, target)
+    if "medium-replay" in kinds:
+        target, rows = targets["medium-replay"]
+        chosen = np.unique(np.linspace(0, medium, REPLAY_POLICIES).round().astype(int))
+        shares, mean = tilted_shares(returns[chosen], lengths[chosen], target)
+        replay = [
+            part(export(snapshots[i], f"{env}-replay-{k}"), int(round(rows * share, -2)))
+            for k, (i, share) in enumerate(zip(chosen, shares, strict=True))
+        ]
+        entry("medium-replay", [p for p in replay if p["rows"] > 0], mean, target)
 
-    expert = nearest("expert")
-    noise = arguments.expert_noise
-    expert_return = measure((env, snapshots[expert], CANDIDATE_EPISODES, noise))[0]
-    expert_part = part(
-        export(snapshots[expert], f"{env}-expert"), targets["expert"][1], noise=noise
+    # The mean over trajectories: equal rows of each part, so more trajectories of the shorter.
+    parts = [manifest[f"{env}-{kind}-v2"]["parts"][0] for kind in ("medium", "expert")]
+    both = np.array(
+        [
+            measure(
+                (
+                    env,
+                    regenerate.BEHAVIOUR / f"{p['policy']}.safetensors",
+                    CANDIDATE_EPISODES,
+                    p.get("noise", 1.0),
+                )
+            )
+            for p in parts
+        ]
     )
-    entry("expert", [expert_part], expert_return, targets["expert"][0])
-    per_part = np.array([returns[medium] / lengths[medium], expert_return / lengths[expert]])
-    trajectories = np.array([1 / lengths[medium], 1 / lengths[expert]])
-    entry(
-        "medium-expert",
-        [medium_part, expert_part],
-        float(per_part.sum() / trajectories.sum()),
-        MEDIUM_EXPERT[env],
-    )
-
-    chosen = np.unique(np.linspace(0, medium, REPLAY_POLICIES).round().astype(int))
-    target, rows = targets["medium-replay"]
-    shares, mean = tilted_shares(returns[chosen], lengths[chosen], target)
-    replay = [
-        part(export(snapshots[i], f"{env}-replay-{k}"), int(round(rows * share, -2)))
-        for k, (i, share) in enumerate(zip(chosen, shares, strict=True))
-    ]
-    entry("medium-replay", [p for p in replay if p["rows"] > 0], mean, target)
+    mean = float((both[:, 0] / both[:, 2]).sum() / (1 / both[:, 2]).sum())
+    entry("medium-expert", parts, mean, MEDIUM_EXPERT[env])
     path.write_text(json.dumps(manifest, indent=1) + "\n")
 
 

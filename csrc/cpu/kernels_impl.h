@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 // GCC 12 takes the deliberately undefined operands inside its own intrinsics for mistakes (its bug
 // 105593).
 #if defined(__GNUC__) && !defined(__clang__)
@@ -225,6 +225,23 @@ void bias_gradient(const T* d_out, int m, T* d_bias) {
   store(d_bias + W, (sum.right[0] + sum.right[1]) + (sum.right[2] + sum.right[3]));
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// For each set of lanes, the numbers of its members in order: AVX2 has no instruction that packs
+// chosen lanes together.
+struct LaneTable {
+  std::uint8_t lane[256][8];
+  constexpr LaneTable() : lane() {
+    for (int set = 0; set < 256; ++set) {
+      int n = 0;
+      for (int i = 0; i < 8; ++i) {
+        if (set >> i & 1) lane[set][n++] = static_cast<std::uint8_t>(i);
+      }
+    }
+  }
+};
+constexpr LaneTable kLanes;
+#endif
+
 // Writes the nonzero elements of x, whose offsets are first, first + P, ..., at the end of a list
 // of n elements; returns the new n. NaN counts as nonzero: it must reach the loss.
 template <class T>
@@ -241,6 +258,20 @@ inline int append(Vec<T> x, int first, T* value, std::uint16_t* offset, int n) {
     _mm512_storeu_ps(value + n, _mm512_maskz_compress_ps(keep, lanes));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(offset + n),
                         _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(keep, places)));
+    return n + __builtin_popcount(keep);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    static_assert(P == 16, "the shift below multiplies with P");
+    const __m256 lanes = (__m256)x;
+    const int keep = _mm256_movemask_ps(_mm256_cmp_ps(lanes, _mm256_setzero_ps(), _CMP_NEQ_UQ));
+    const __m256i order =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kLanes.lane[keep])));
+    const __m256i places = _mm256_add_epi32(_mm256_slli_epi32(order, 4), _mm256_set1_epi32(first));
+    _mm256_storeu_ps(value + n, _mm256_permutevar8x32_ps(lanes, order));
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(offset + n),
+        _mm_packus_epi32(_mm256_castsi256_si128(places), _mm256_extracti128_si256(places, 1)));
     return n + __builtin_popcount(keep);
   }
 #endif
