@@ -1,12 +1,14 @@
 """Regenerated data: the same whatever the workers, and what the simulator itself would give."""
 
+import shutil
+
 import gymnasium
 import h5py
 import numpy as np
 import pytest
 
 from iql_fast import tasks
-from iql_fast.data import d4rl, regenerate
+from iql_fast.data import d4rl, regenerate, resolve
 from iql_fast.errors import UserError
 
 ROWS = 3000
@@ -105,3 +107,18 @@ def test_errors(tmp_path):
             "hopper-random-v2", tmp_path / "file" / "x.hdf5", rows=100, progress=False
         )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_dataset_of_other_policies_is_not_taken_from_the_cache(tmp_path, monkeypatch):
+    task = tasks.get("hopper-medium-v2")
+    before = resolve.regenerated_path(task, 0)
+    assert resolve.regenerated_path(task, 0) == before
+    assert resolve.regenerated_path(task, 1) != before
+    folder = tmp_path / "behaviour"
+    shutil.copytree(regenerate.BEHAVIOUR, folder)
+    policy = folder / "hopper-medium.safetensors"
+    policy.write_bytes(policy.read_bytes()[:-1] + b"\x01")
+    monkeypatch.setattr(regenerate, "BEHAVIOUR", folder)
+    regenerate.fingerprint.cache_clear()
+    assert resolve.regenerated_path(task, 0) != before
+    regenerate.fingerprint.cache_clear()

@@ -9,6 +9,7 @@ workers: every trajectory has its own random stream and is rolled out on its own
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import zlib
 from collections import deque
@@ -58,6 +59,17 @@ def manifest() -> dict[str, Any]:
 def available() -> list[str]:
     """Names of the datasets that can be regenerated."""
     return list(manifest())
+
+
+@functools.cache
+def fingerprint(name: str) -> str:
+    """Eight hexadecimal digits that change with a dataset's recipe: its parts, their policies."""
+    parts = manifest()[name]["parts"]
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for part in parts:
+        if part["policy"] != "uniform":
+            digest.update((BEHAVIOUR / f"{part['policy']}.safetensors").read_bytes())
+    return digest.hexdigest()[:8]
 
 
 def regenerate(

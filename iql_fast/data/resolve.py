@@ -53,8 +53,10 @@ def downloaded_path(task: Task) -> Path:
 
 
 def regenerated_path(task: Task, seed: int) -> Path:
-    """Where a regenerated dataset lies: never under the name of D4RL's."""
-    return cache_folder() / "regenerated" / f"{task.name}-seed{seed}.hdf5"
+    """Where a regenerated dataset lies: never under the name of D4RL's, and never under that of one
+    that other behaviour policies made."""
+    recipe = regenerate.fingerprint(task.name) if task.name in regenerate.available() else "none"
+    return cache_folder() / "regenerated" / f"{task.name}-seed{seed}-{recipe}.hdf5"
 
 
 def load(
