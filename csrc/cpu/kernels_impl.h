@@ -258,7 +258,8 @@ inline int append(Vec<T> x, int first, T* value, std::uint16_t* offset, int n) {
     _mm512_storeu_ps(value + n, _mm512_maskz_compress_ps(keep, lanes));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(offset + n),
                         _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(keep, places)));
-    return n + __builtin_popcount(keep);
+    // The conversion is not for show: GCC 12 may keep the 16 bits of a mask in memory and count 32.
+    return n + __builtin_popcount(_cvtmask16_u32(keep));
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {
