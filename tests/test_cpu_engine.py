@@ -86,7 +86,6 @@ def test_a_thousand_steps():
 
 def test_step_for_step_at_the_papers_sizes():
     """From equal weights, on equal batches, one step at a time: fp32 within 1e-4 relative."""
-    data = random_transitions(5000)
     network, hyper = NetworkSpec(17, 6), Hyperparameters(temperature=10.0)
     data = random_transitions(5000, 17, 6)
     reference = create("reference", network, hyper, data, [0])

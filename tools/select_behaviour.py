@@ -109,15 +109,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes (default: all cores)")
     parser.add_argument("--every", type=int, default=1, help="measure every n-th snapshot only")
     parser.add_argument(
-        "--expert-noise", type=float, default=1.0, help="factor on the expert's std"
+        "--noise", type=float, default=1.0, help="factor on the policies' standard deviation"
     )
     arguments = parser.parse_args()
     env, targets = arguments.env, D4RL[arguments.env]
 
-    kinds = set(arguments.kinds)
+    kinds, noise = set(arguments.kinds), arguments.noise
 
     snapshots = sorted(arguments.snapshots.glob("*.safetensors"))[:: arguments.every]
-    jobs = [(env, snapshot, arguments.episodes, 1.0) for snapshot in snapshots]
+    jobs = [(env, snapshot, arguments.episodes, noise) for snapshot in snapshots]
     with ProcessPoolExecutor(arguments.workers) as pool:
         measured = np.array(list(pool.map(measure, jobs)))
         # Few episodes find the candidates; many tell them apart.
@@ -126,7 +126,7 @@ def main() -> None:
             distance = np.abs(measured[:, 0] - targets[kind][0])
             near |= set(np.argsort(distance)[:CANDIDATES].tolist())
         again = sorted(near)
-        jobs = [(env, snapshots[i], CANDIDATE_EPISODES, 1.0) for i in again]
+        jobs = [(env, snapshots[i], CANDIDATE_EPISODES, noise) for i in again]
         measured[again] = list(pool.map(measure, jobs))
     for snapshot, (mean, spread, length) in zip(snapshots, measured, strict=True):
         print(f"{snapshot.stem}  return {mean:8.1f} +- {spread:7.1f}  length {length:6.1f}")
@@ -140,8 +140,9 @@ def main() -> None:
         manifest[f"{env}-{kind}-v2"] = rounded
         print(f"{env}-{kind}: mean return {mean:.1f}, D4RL's {d4rl}")
 
-    def part(name: str, rows: int, **more: float) -> dict[str, Any]:
-        return {"policy": name, "rows": rows, **more}
+    def part(name: str, rows: int) -> dict[str, Any]:
+        scaled = {} if noise == 1 or name == "uniform" else {"noise": noise}
+        return {"policy": name, "rows": rows, **scaled}
 
     def nearest(kind: str) -> int:
         return min(again, key=lambda i: abs(returns[i] - targets[kind][0]))
@@ -163,11 +164,10 @@ def main() -> None:
         name = export(snapshots[medium], f"{env}-medium")
         entry("medium", [part(name, rows)], returns[medium], target)
     if "expert" in kinds:
-        expert, noise = nearest("expert"), arguments.expert_noise
-        mean = measure((env, snapshots[expert], CANDIDATE_EPISODES, noise))[0]
+        expert = nearest("expert")
         target, rows = targets["expert"]
         name = export(snapshots[expert], f"{env}-expert")
-        entry("expert", [part(name, rows, noise=noise)], mean, target)
+        entry("expert", [part(name, rows)], returns[expert], target)
     if "medium-replay" in kinds:
         target, rows = targets["medium-replay"]
         chosen = np.unique(np.linspace(0, medium, REPLAY_POLICIES).round().astype(int))
