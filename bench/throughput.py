@@ -1,165 +1,172 @@
-"""Training steps per second of the engines, beside plain eager torch, in one run.
+"""Training steps per second of the CPU engine, beside eager torch, torch.compile and JAX.
 
-    python bench/throughput.py            # medians of 5 rounds, all threads
+    python bench/throughput.py            # every contender, a few minutes
     python bench/throughput.py --quick    # under a minute
 
-Every contender gets one window a round, the rounds interleaved, so that a machine whose speed
-drifts is fair to all. Synthetic data with hopper's sizes; sampling is part of the step.
+Every contender is a process of its own, bound to as many cores as it has threads. All live through
+the whole run, one works at a time: each round gives every contender one window, in random order, so
+that a machine whose speed drifts drifts for all. Starting, compiling and warming up are not timed;
+drawing the batches is. The data are synthetic, with hopper's sizes.
+
+The floor is the rate at which every matrix product of the step would run through torch's own
+256x256x256 sgemm, measured in the same rounds. "to floor", "to eager" and "to best rival" divide
+medians at the same number of threads. "others" is the share of a contender's cores that other
+processes had during its windows; where it, or the spread of the floor, is too large, the rows are
+marked, and the JSON's machine has "noisy": true.
+
+The fp32 products of iql_fast skip the zeros behind a ReLU, so its speed depends on how many hidden
+units are active: about half at first, and fewer or more as training goes on ("active", measured;
+--trained). It is one way in which it can pass the floor. The others' speed does not depend on it.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import statistics
+import math
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
-sys.path.insert(0, str(Path(__file__).parent))
-from eager_iql import EagerIQL
+from bench import console, plots, processes, results, rounds
+from bench.contenders import KINDS, PRECISIONS, Contender
+from bench.options import QUICK_SECONDS, add_outputs, positive, positive_seconds, write_text
+from bench.workload import Workload, flops_a_step
+from iql_fast import cli, simulator
+from iql_fast.errors import UserError
 
-from iql_fast import environment_record, simulator
-from iql_fast.data.dataset import Transitions
-from iql_fast.engines import Hyperparameters, NetworkSpec, available, create
+CHOICES = [name for name, kind in KINDS.items() if kind.role != "floor"]
 
 
-def synthetic(rows: int, network: NetworkSpec) -> Transitions:
-    """Transitions without structure, a few terminal."""
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    return Transitions(
-        normal(rows, network.obs_dim),
-        np.tanh(normal(rows, network.act_dim)),
-        normal(rows),
-        (rng.random(rows) > 2e-3).astype(np.float32),
-        normal(rows, network.obs_dim),
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="3 rounds of half a second on 100,000 rows, without what is slow to compile",
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=CHOICES,
+        metavar="NAME",
+        help=f"which of {', '.join(CHOICES)} (default: all; with --quick, all but compile); the "
+        "floor is always measured",
+    )
+    parser.add_argument(
+        "--threads", type=positive, nargs="+", metavar="N", help="default: 1, and all cores"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=positive,
+        nargs="+",
+        metavar="S",
+        help="trained at once by iql_fast (default: 1, and as many as threads)",
+    )
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=list(PRECISIONS),
+        default=list(PRECISIONS),
+        metavar="NAME",
+        help=f"which of {', '.join(PRECISIONS)} for iql_fast; the rivals and the floor are in fp32 "
+        "(default: all)",
+    )
+    parser.add_argument(
+        "--trained",
+        type=positive,
+        metavar="STEPS",
+        default=0,
+        help="that iql_fast does before it is timed (default: none but the warm-up)",
+    )
+    parser.add_argument("--rounds", type=positive, metavar="N", help="default: 11")
+    parser.add_argument(
+        "--window",
+        type=positive_seconds,
+        metavar="SECONDS",
+        help="of a contender in a round (default: 1)",
+    )
+    parser.add_argument(
+        "--rows", type=positive, metavar="N", help="of the dataset (default: 1,000,000)"
+    )
+    add_outputs(parser)
+    return parser
 
 
-def flops_a_step(network: NetworkSpec, batch: int) -> int:
-    """Floating-point operations of the products of one step in the authors' order."""
-
-    def forward(inputs: int, outputs: int) -> int:
-        widths = [inputs, *network.hidden, outputs]
-        return sum(2 * batch * a * b for a, b in itertools.pairwise(widths))
-
-    v = forward(network.obs_dim, 1)
-    pi = forward(network.obs_dim, network.act_dim)
-    q = forward(network.obs_dim + network.act_dim, 1)
-    first = 2 * batch * network.hidden[0]  # the input needs no gradient
-
-    def backward(inputs: int, total: int) -> int:
-        return 2 * total - first * inputs
-
-    trained = v + backward(network.obs_dim, v) + pi + backward(network.obs_dim, pi)
-    critic = q + backward(network.obs_dim + network.act_dim, q)
-    return 2 * v + trained + network.critics * (q + critic)
-
-
-def sgemm_seconds_a_step(flops: int) -> Callable[[float], float]:
-    """For a window's length: seconds that a step would take were it all 256^3 library products."""
-    a, b, out = (torch.randn(256, 256) for _ in range(3))
-
-    def measure(window: float) -> float:
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < window:
-            for _ in range(50):
-                torch.mm(a, b, out=out)
-            count += 50
-        rate = count * 2 * 256**3 / (time.perf_counter() - start)
-        return flops / rate
-
-    return measure
+def line_up(arguments: argparse.Namespace) -> list[Contender]:
+    """The contenders that the command line asks for, in the order of the table."""
+    rows = arguments.rows or (100_000 if arguments.quick else 1_000_000)
+    workload = Workload(rows=rows, trained=arguments.trained)
+    kinds = arguments.contenders or [
+        name for name in CHOICES if not (arguments.quick and KINDS[name].slow_to_start)
+    ]
+    contenders = []
+    for threads in sorted(set(arguments.threads or {1, simulator.cores()})):
+        contenders.append(Contender("floor", threads, workload=workload))
+        for kind in (kind for kind in CHOICES if kind in kinds):
+            if KINDS[kind].role == "rival":
+                contenders.append(Contender(kind, threads, workload=workload))
+                continue
+            contenders += [
+                Contender(kind, threads, seeds, precision, workload)
+                for precision in arguments.precision
+                for seeds in sorted(set(arguments.seeds or {1, threads}))
+            ]
+    return contenders
 
 
-def steps_per_second(run: Callable[[int], Any], window: float, seeds: int) -> float:
-    """Steps over all seeds in a window of about so many seconds."""
-    done, chunk, start = 0, 10, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < window:
-        run(chunk)
-        done += chunk
-    return done * seeds / elapsed
+def to_json(table: list[results.Row], machine: dict[str, Any]) -> str:
+    """The JSON file; the floor is in ``machine``, for it trains nothing."""
+    rows = [results.to_json(row, table) for row in table if row.contender.kind != "floor"]
+    return json.dumps({"machine": machine, "results": rows}, indent=1) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="short windows, fewer rows")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--window", type=float, default=3.0, help="seconds a contender and round")
-    parser.add_argument("--threads", type=int, nargs="+", help="default: 1, and all cores")
-    parser.add_argument("--json", type=Path, help="write the results here")
-    arguments = parser.parse_args()
-    window = 1.0 if arguments.quick else arguments.window
-    network, hyper = NetworkSpec(11, 3), Hyperparameters()
-    data = synthetic(100_000 if arguments.quick else 1_000_000, network)
-    flops = flops_a_step(network, hyper.batch_size)
-    cores = simulator.cores()
-    floor = sgemm_seconds_a_step(flops)
+    began = time.monotonic()
+    arguments = parser().parse_args()
+    rounds_wanted = arguments.rounds or (3 if arguments.quick else 11)
+    seconds = arguments.window or (0.5 if arguments.quick else 1.0)
+    contenders = line_up(arguments)
+    workload = contenders[0].workload
 
-    contenders: dict[tuple[str, int, int], Callable[[int], Any]] = {}
-    for threads in arguments.threads or sorted({1, cores}):
-        contenders["eager torch", threads, 1] = EagerIQL(network, hyper, data).run
-        if not available()["cpu"]:
-            for seeds in sorted({1, threads}):
-                engine = create("cpu", network, hyper, data, range(seeds), threads=threads)
-                contenders["iql_fast cpu", threads, seeds] = engine.run
+    with processes.Processes() as running:
+        with console.progress(len(contenders), "starting") as advance:
+            running.start(contenders, on_start=advance)
+        with console.progress(rounds_wanted * len(running.ready), "measuring") as advance:
+            measured = rounds.measure(
+                running,
+                contenders,
+                rounds_wanted,
+                seconds,
+                on_window=lambda contender: advance(results.describe(contender, workload)),
+                deadline=began + QUICK_SECONDS if arguments.quick else math.inf,
+            )
+    table = results.rows(measured)
+    if not table:
+        reasons = "; ".join(dict.fromkeys(running.left_out.values()))
+        raise UserError(f"Nothing could be measured: {reasons}.")
+    machine = results.machine(table, running.left_out, workload)
 
-    rates: dict[tuple[str, int, int], list[float]] = {key: [] for key in contenders}
-    floors: dict[int, list[float]] = {threads: [] for _, threads, _ in contenders}
-    for run in contenders.values():
-        run(20)
-    for _ in range(arguments.rounds):
-        for threads, measured in floors.items():
-            torch.set_num_threads(threads)
-            measured.append(1 / floor(window / 3))
-        for key, run in contenders.items():
-            torch.set_num_threads(key[1])
-            rates[key].append(steps_per_second(run, window, key[2]))
-
-    machine = environment_record.machine()
-    print(f"{machine['processor']}, {machine['cores']} cores, torch {torch.__version__}")
-    print(f"hopper's sizes, fp32; {flops / 1e6:.0f} MFLOP a step; medians of {arguments.rounds}")
-    print("floor: every product of the step at the rate of a 256^3 library product")
-    print(
-        f"{'':16}{'threads':>8}{'seeds':>6}{'steps/s':>9}{'min':>8}{'max':>8}{'floor':>8}{'eager':>7}"
+    title = f"{machine['processor']}, {machine['cores_usable']} cores, torch {machine['torch']}"
+    footnote = (
+        f"hopper's sizes, {workload.rows:,} rows, {flops_a_step(workload) / 1e6:.0f} MFLOP a step; "
+        f"{results.medians_of(table, seconds)}"
     )
-    results = []
-    for (name, threads, seeds), measured in rates.items():
-        median = statistics.median(measured)
-        to_floor = median / statistics.median(floors[threads])
-        to_eager = median / statistics.median(rates["eager torch", threads, 1])
-        print(
-            f"{name:16}{threads:8}{seeds:6}{median:9.1f}{min(measured):8.1f}{max(measured):8.1f}"
-            f"{to_floor:8.2f}{to_eager:7.2f}"
-        )
-        results.append(
-            {
-                "name": name,
-                "device": "cpu",
-                "threads": threads,
-                "seeds": seeds,
-                "precision": "fp32",
-                "steps_per_s": median,
-                "steps_per_s_min": min(measured),
-                "steps_per_s_max": max(measured),
-                "ratio_to_floor": to_floor,
-            }
-        )
+    out = console.console()
+    out.print(console.throughput_table(table, title))
+    out.print(footnote, highlight=False)
+    for line in console.remarks(table, running.left_out, workload):
+        out.print(line, highlight=False, markup=False)
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": machine, "results": results}, indent=1) + "\n"
-        )
+        write_text(arguments.json, to_json(table, machine))
+    if arguments.plot:
+        plots.throughput(arguments.plot, table, title, footnote)
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(main)

@@ -1,0 +1,1 @@
+"""Benchmarks of the engines; ``throughput.py`` and ``scaling.py`` are run as scripts."""

@@ -1,0 +1,192 @@
+"""The contenders of a benchmark: what each is called, and how a process becomes one."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.workload import Workload, flops_a_step
+from iql_fast import engines
+from iql_fast.errors import UserError
+
+#: Precision of our engine -> what ``engines.create`` is told. One line adds a precision.
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "fp32": {"dtype": "float32"},
+}
+
+#: Order of the square matrices whose product sets the floor: the size that most of a step's
+#: operations have with the paper's networks and batch.
+FLOOR_SIZE = 256
+
+
+class Unavailable(Exception):
+    """A contender cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a benchmark.
+
+    Attributes:
+        kind: a key of ``KINDS``.
+        threads: threads that it computes with, and cores that its process may run on.
+        seeds: trained at once; only our engines take more than one.
+        precision: a key of ``PRECISIONS``.
+    """
+
+    kind: str
+    threads: int = 1
+    seeds: int = 1
+    precision: str = "fp32"
+    workload: Workload = field(default_factory=Workload)
+
+    @property
+    def title(self) -> str:
+        """As tables name it; the columns beside say the rest."""
+        return KINDS[self.kind].title
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(record: dict[str, Any]) -> Contender:
+        sizes = record["workload"]
+        workload = Workload(**{**sizes, "hidden": tuple(sizes["hidden"])})
+        return Contender(**{**record, "workload": workload})
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A contender that is ready to go.
+
+    Attributes:
+        run: does so many units of work, and returns when they are done.
+        unit: ``run`` takes multiples of this.
+        worth: training steps, over all seeds, that one unit of work stands for.
+        active: the share of the hidden units that are active, where that makes a difference.
+    """
+
+    run: Callable[[int], object]
+    unit: int = 1
+    worth: float = 1.0
+    active: Callable[[], float | None] = lambda: None
+
+
+def iql_fast_cpu(contender: Contender) -> Runner:
+    """Our engine in C++."""
+    import torch
+
+    from bench.activity import active_share
+    from iql_fast.engines.sampling import batch_at
+
+    workload = contender.workload
+    data = workload.transitions()
+    engine = engines.create(
+        "cpu",
+        workload.network,
+        workload.hyper,
+        data,
+        range(contender.seeds),
+        threads=contender.threads,
+        **PRECISIONS[contender.precision],
+    )
+    engine.run(workload.trained)
+
+    def active() -> float:
+        columns = batch_at(data, engine.seeds, engine.step, workload.batch, torch.float32)
+        return active_share({k: x.float() for k, x in engine.state_dict().items()}, columns)
+
+    return Runner(engine.run, worth=contender.seeds, active=active)
+
+
+def eager(contender: Contender) -> Runner:
+    """Plain eager torch."""
+    from bench.rivals.eager import EagerIQL
+
+    workload = contender.workload
+    return Runner(EagerIQL(workload.network, workload.hyper, workload.transitions()).run)
+
+
+def compiled(contender: Contender) -> Runner:
+    """The update as one graph under torch.compile."""
+    from bench.rivals.compiled import CompiledIQL
+
+    workload = contender.workload
+    rival = CompiledIQL(workload.network, workload.hyper, workload.transitions())
+    try:
+        rival.run(1)
+    except Exception as error:  # torch raises whatever its compiler meets
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise Unavailable(f"torch.compile failed: {type(error).__name__}: {first}") from error
+    return Runner(rival.run)
+
+
+def jax_scan(contender: Contender) -> Runner:
+    """JAX with many steps a call."""
+    from bench.rivals.jax_scan import JaxIQL
+
+    workload = contender.workload
+    rival = JaxIQL(workload.network, workload.hyper, workload.transitions())
+    return Runner(rival.run, rival.unit)
+
+
+def floor(contender: Contender) -> Runner:
+    """Single-precision matrix products of the library, counted in steps of as many operations."""
+    import torch
+
+    a, b, out = (torch.randn(FLOOR_SIZE, FLOOR_SIZE) for _ in range(3))
+
+    def run(products: int) -> None:
+        for _ in range(products):
+            torch.mm(a, b, out=out)
+
+    return Runner(run, worth=2 * FLOOR_SIZE**3 / flops_a_step(contender.workload))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A sort of contender.
+
+    Attributes:
+        build: makes the calling process one, or raises ``Unavailable``.
+        missing: why it cannot run here, as far as can be told without trying; empty if it may.
+        slow_to_start: not part of a quick benchmark unless asked for.
+    """
+
+    title: str
+    role: Literal["ours", "rival", "floor"]
+    build: Callable[[Contender], Runner]
+    missing: Callable[[], str] = lambda: ""
+    slow_to_start: bool = False
+
+
+def _jax_missing() -> str:
+    return "" if importlib.util.find_spec("jax") else "jax is not installed"
+
+
+#: In the order of the tables.
+KINDS: dict[str, Kind] = {
+    "floor": Kind("sgemm floor", "floor", floor),
+    "eager": Kind("eager torch", "rival", eager),
+    "compile": Kind("torch.compile", "rival", compiled, slow_to_start=True),
+    "jax": Kind("JAX lax.scan", "rival", jax_scan, _jax_missing),
+    "iql_fast": Kind("iql_fast cpu", "ours", iql_fast_cpu, lambda: engines.available()["cpu"]),
+}
+
+
+def build(contender: Contender) -> Runner:
+    """Make the calling process a contender.
+
+    Raises:
+        Unavailable: it cannot run here.
+    """
+    kind = KINDS[contender.kind]
+    if reason := kind.missing():
+        raise Unavailable(reason)
+    try:
+        return kind.build(contender)
+    except UserError as error:
+        raise Unavailable(str(error)) from error

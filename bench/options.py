@@ -1,0 +1,49 @@
+"""What the benchmarks' command lines share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from iql_fast.files import written_beside
+
+#: A quick benchmark starts no round that would end later than this.
+QUICK_SECONDS = 45.0
+
+
+def positive(text: str) -> int:
+    """For argparse: an integer from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """For argparse: a number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a length of time")
+    return value
+
+
+def picture(text: str) -> Path:
+    """For argparse: a file whose ending says its format."""
+    path = Path(text)
+    if path.suffix not in (".png", ".pdf", ".svg"):
+        raise argparse.ArgumentTypeError(f"{text} should end in .png, .pdf or .svg")
+    return path
+
+
+def add_outputs(parser: argparse.ArgumentParser) -> None:
+    """``--json`` and ``--plot``."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
+    parser.add_argument(
+        "--plot", type=picture, metavar="FILE", help="draw them here (.png, .pdf or .svg)"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with written_beside(path) as partial:
+        partial.write_text(text)

@@ -1,0 +1,84 @@
+"""What is trained in a benchmark: the sizes, the data, and the arithmetic of a step."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from iql_fast.data.dataset import Transitions
+from iql_fast.engines import Hyperparameters, NetworkSpec
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A training's sizes; by default hopper's, with the paper's networks and batch.
+
+    Attributes:
+        rows: of the dataset.
+        trained: steps that our engine does before it is timed (see ``bench/activity.py``).
+    """
+
+    obs_dim: int = 11
+    act_dim: int = 3
+    hidden: tuple[int, ...] = (256, 256)
+    critics: int = 2
+    batch: int = 256
+    rows: int = 1_000_000
+    trained: int = 0
+
+    @property
+    def network(self) -> NetworkSpec:
+        return NetworkSpec(self.obs_dim, self.act_dim, self.hidden, self.critics)
+
+    @property
+    def hyper(self) -> Hyperparameters:
+        return Hyperparameters(batch_size=self.batch)
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of the dataset in memory."""
+        return 4 * self.rows * (2 * self.obs_dim + self.act_dim + 2)
+
+    def transitions(self) -> Transitions:
+        """A dataset without structure, a few of its transitions terminal."""
+        rng = np.random.default_rng(0)
+
+        def normal(*shape: int) -> np.ndarray:
+            return rng.standard_normal(shape, dtype=np.float32)
+
+        return Transitions(
+            observations=normal(self.rows, self.obs_dim),
+            actions=np.tanh(normal(self.rows, self.act_dim)),
+            rewards=normal(self.rows),
+            masks=(rng.random(self.rows) > 2e-3).astype(np.float32),
+            next_observations=normal(self.rows, self.obs_dim),
+        )
+
+
+def flops_a_step(workload: Workload) -> int:
+    """Floating-point operations of one seed's step in the authors' order: its matrix products.
+
+    What is not a product (biases, ReLU, losses, Adam, Polyak, sampling) is left out, so a rate of
+    these operations understates the work done. Factors that are zero count like others, though our
+    engine skips some.
+    """
+    batch, hidden = workload.batch, workload.hidden
+    sa_dim = workload.obs_dim + workload.act_dim
+
+    def forward(inputs: int, outputs: int) -> int:
+        return sum(2 * batch * a * b for a, b in itertools.pairwise([inputs, *hidden, outputs]))
+
+    def backward(inputs: int, outputs: int) -> int:
+        # Each layer: the gradient of the weights and that of its input, which the first one's
+        # input (the data) does not need.
+        widths = [inputs, *hidden, outputs]
+        return 2 * forward(inputs, outputs) - 2 * batch * widths[0] * widths[1]
+
+    v, pi = (workload.obs_dim, 1), (workload.obs_dim, workload.act_dim)
+    q = (sa_dim, 1)
+    value = forward(*v) + backward(*v) + 2 * forward(*v)  # the new V is read at s and at s'
+    actor = forward(*pi) + backward(*pi)
+    critics = workload.critics * (forward(*q) + forward(*q) + backward(*q))  # target, then online
+    return value + actor + critics

@@ -1,0 +1,508 @@
+"""The benchmarks: rivals that compute what our engines do, and timings that can be trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import activity, cores, noise, processes, results, rounds, scaling, throughput
+from bench.contenders import KINDS, Contender
+from bench.processes import Failed, Processes, Window
+from bench.workload import Workload, flops_a_step
+from iql_fast import extension, simulator
+from iql_fast.data.dataset import Transitions
+from iql_fast.engines import Hyperparameters, NetworkSpec, create
+
+from .conftest import random_transitions
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_engine = pytest.mark.skipif(
+    bool(extension.unavailable_reason()), reason=extension.unavailable_reason()
+)
+needs_jax = pytest.mark.skipif(not importlib.util.find_spec("jax"), reason="jax is not installed")
+
+# Rivals. Constants of the update rule that all have an effect: some weights reach the clip, and the
+# learning rate of the actor falls within a few steps.
+NETWORK = NetworkSpec(5, 2, (16, 12), critics=3)
+HYPER = Hyperparameters(
+    batch_size=32,
+    expectile=0.8,
+    temperature=6.0,
+    discount=0.9,
+    polyak=0.1,
+    weight_clip=2.0,
+    value_lr=1e-3,
+    critic_lr=2e-3,
+    actor_lr=3e-3,
+    actor_schedule_steps=30,
+)
+# fp64: a gradient's rounding error of 1e-17, where the gradient is 0, is divided by Adam's epsilon
+# of 1e-8 and moves a weight by 1e-9 of the learning rate. In fp32 it is 1e-8 and moves the weight
+# by a good part of the learning rate, but few gradients are as small as that.
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
+
+
+def rival(name: str, data: Transitions, dtype: torch.dtype):
+    if name == "jax":
+        from bench.rivals.jax_scan import JaxIQL
+
+        return JaxIQL(NETWORK, HYPER, data, dtype)
+    if name == "compile":
+        from bench.rivals.compiled import CompiledIQL
+
+        # The graph that is compiled, without half a minute of a C++ compiler.
+        return CompiledIQL(NETWORK, HYPER, data, dtype, backend="aot_eager")
+    from bench.rivals.eager import EagerIQL
+
+    return EagerIQL(NETWORK, HYPER, data, dtype)
+
+
+def in_precision(name: str, dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
+    if name != "jax" or dtype == torch.float32:
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
+def assert_same_weights(found, expected, dtype: torch.dtype) -> None:
+    names = {name for name in expected if not name.startswith("adam") and name != "step"}
+    assert found.keys() == names
+    for name in names:
+        want = expected[name]
+        assert found[name].shape == want.shape, name
+        assert found[name].dtype == dtype, name
+        difference = float((found[name] - want).norm() / (want.norm() + 1e-20))
+        assert difference < TOLERANCE[dtype], name
+
+
+RIVALS = ["eager", "compile", pytest.param("jax", marks=needs_jax)]
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_steps_as_the_reference_does(name):
+    dtype = torch.float64
+    data = random_transitions(400, NETWORK.obs_dim, NETWORK.act_dim)
+    reference = create("reference", NETWORK, HYPER, data, [3], dtype="float64")
+    state = reference.state_dict()
+    state["actor.log_std"] = torch.tensor([[2.5, -1.0]], dtype=torch.float64)  # one is clipped
+    reference.load_state_dict(state)
+    with in_precision(name, dtype):
+        trained = rival(name, data, dtype)
+        trained.load_weights(state)
+        clipped = []
+        for step in range(6):
+            batch = reference.batch_at(step)
+            trained.step_on(batch)
+            clipped.append(reference.step_on(batch)["weight_clipped"][0])
+        assert_same_weights(trained.weights(), reference.state_dict(), dtype)
+    assert 0 < statistics.mean(clipped) < 1
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_runs_as_it_steps(name):
+    """In the precision that is timed. On rows all the same, it does not matter which are drawn."""
+    dtype = torch.float32
+    row = random_transitions(1, NETWORK.obs_dim, NETWORK.act_dim)
+    data = Transitions(*(np.repeat(column, 50, axis=0) for column in vars(row).values()))
+    reference = create("reference", NETWORK, HYPER, data, [3], dtype="float64")
+    with in_precision(name, dtype):
+        trained = rival(name, data, dtype)
+        trained.load_weights(reference.state_dict())
+        steps = 25 // trained.unit * trained.unit
+        trained.run(steps)
+        reference.run(steps)
+        assert_same_weights(trained.weights(), reference.state_dict(), dtype)
+
+
+# Arithmetic.
+
+
+def test_flops_of_hoppers_step_by_hand():
+    layer1_v, layer1_q, layer2, output, output_pi = 11 * 256, 14 * 256, 256 * 256, 256, 256 * 3
+    value = layer1_v + layer2 + output
+    critic = layer1_q + layer2 + output
+    actor = layer1_v + layer2 + output_pi
+    a_row = 3 * value + (value + layer2 + output)  # three forwards; weights', then inputs' gradient
+    a_row += actor + (actor + layer2 + output_pi)
+    a_row += 2 * (2 * critic + (critic + layer2 + output))  # target and online, twice
+    assert flops_a_step(Workload()) == 2 * 256 * a_row
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [Workload(), Workload(7, 4, (33, 20, 17), 5, 12), Workload(3, 2, (8,), 1, 1)],
+    ids=str,
+)
+def test_flops_are_those_that_the_reference_does(workload):
+    data = random_transitions(50, workload.obs_dim, workload.act_dim)
+    engine = create("reference", workload.network, workload.hyper, data, [0])
+    with FlopCounterMode(display=False) as counter:
+        engine.run(1)
+    assert counter.get_total_flops() == flops_a_step(workload)
+
+
+def test_the_share_of_active_units():
+    workload = Workload(obs_dim=4, act_dim=2, hidden=(64, 64), batch=200)
+    data = random_transitions(500, 4, 2)
+    engine = create("reference", workload.network, workload.hyper, data, [0, 1])
+    state = engine.state_dict()
+    batch = engine.batch_at(0)
+    # Symmetric initial weights and no biases: half of the units, give or take a few.
+    assert activity.active_share(state, batch) == pytest.approx(0.5, abs=0.06)
+    for net in ("value", "actor", "critic"):
+        for i in (0, 1):
+            state[f"{net}.layers.{i}.bias"] -= 1e6
+    assert activity.active_share(state, batch) == 0
+    for net in ("value", "actor", "critic"):
+        state[f"{net}.layers.1.bias"] += 2e6
+    assert activity.active_share(state, batch) == 0.5
+
+
+# Measuring.
+
+FLOOR, EAGER, JAX = (Contender(kind, 2) for kind in ("floor", "eager", "jax"))
+OURS, MANY = Contender("iql_fast", 2), Contender("iql_fast", 2, seeds=2)
+
+
+def windows(*rates: float, used: float = 2.0, busy: float | None = 2.0) -> list[Window]:
+    """One window of a second for each rate."""
+    return [Window(rate, 1.0, used, busy) for rate in rates]
+
+
+def quiet() -> dict[Contender, list[Window]]:
+    return {
+        FLOOR: windows(100, 101, 99),
+        EAGER: windows(50, 40, 60),
+        JAX: windows(70, 80, 90),
+        OURS: windows(110, 120, 100),
+        MANY: windows(160, 150, 170),
+    }
+
+
+def test_rows_and_their_ratios():
+    table = results.rows(quiet())
+    ours = next(row for row in table if row.contender == OURS)
+    assert (ours.median, ours.low, ours.high) == (110, 100, 120)
+    assert ours.spread == pytest.approx(20 / 110)
+    assert ours.cores_used == 2
+    record = results.to_json(ours, table)
+    expected = {
+        "name": "iql_fast cpu",
+        "device": "cpu",
+        "threads": 2,
+        "seeds": 1,
+        "precision": "fp32",
+        "steps_per_s": 110,
+        "steps_per_s_min": 100,
+        "steps_per_s_max": 120,
+        "ratio_to_floor": pytest.approx(1.1),
+        "ratio_to_eager": pytest.approx(2.2),
+        "ratio_to_best_rival": pytest.approx(110 / 80),
+        "best_rival": "JAX lax.scan",
+        "disturbed": [],
+    }
+    assert {key: record[key] for key in expected} == expected
+    assert record["gflop_per_s"] == pytest.approx(110 * flops_a_step(Workload()) / 1e9)
+
+
+def test_the_floor_is_compared_by_operations():
+    small = Contender("iql_fast", 2, workload=Workload(batch=64))
+    table = results.rows({FLOOR: windows(100), small: windows(400)})
+    ratio = results.ratio_to_floor(table[1], table)
+    expected = 4 * flops_a_step(Workload(batch=64)) / flops_a_step(Workload())
+    assert ratio == pytest.approx(expected)
+
+
+def test_ratios_only_within_a_number_of_threads():
+    table = results.rows({FLOOR: windows(100), Contender("iql_fast", 1): windows(60)})
+    record = results.to_json(table[1], table)
+    assert record["ratio_to_floor"] is record["ratio_to_eager"] is None
+    assert record["ratio_to_best_rival"] is record["best_rival"] is None
+
+
+def test_a_quiet_machine_is_not_noisy():
+    table = results.rows(quiet())
+    machine = results.machine(table, {JAX: "jax is not installed"}, Workload())
+    assert (machine["noisy"], machine["noise"]) == (False, "")
+    assert machine["left_out"] == {"JAX lax.scan, 2 threads": "jax is not installed"}
+    assert machine["sgemm_gflop_per_s"].keys() == {"2"}
+
+
+def test_other_processes_disturb_the_row_whose_cores_they_take():
+    measured = quiet() | {EAGER: windows(50, 50, 50, used=1.5)}
+    assert noise.others_share(2, measured[EAGER]) == pytest.approx(0.25)
+    assert noise.disturbances(measured) == {EAGER: ["others had 25% of its cores"]}
+    machine = results.machine(results.rows(measured), {}, Workload())
+    assert machine["noisy"] is True
+    assert machine["noise"] == "eager torch, 2 threads: others had 25% of its cores"
+
+
+def test_an_unsteady_floor_disturbs_all_rows_with_its_threads():
+    single = Contender("iql_fast", 1)
+    measured = quiet() | {FLOOR: windows(100, 115, 90), single: windows(9, 9, used=1, busy=1)}
+    found = noise.disturbances(measured)
+    assert found.keys() == {FLOOR, EAGER, JAX, OURS, MANY}
+    assert found[FLOOR] == ["spread 25% over the rounds"]
+    assert found[OURS] == ["its floor was disturbed"]
+
+
+def test_one_round_is_not_to_be_trusted():
+    found = noise.disturbances({FLOOR: windows(100), OURS: windows(110)})
+    assert found == {
+        FLOOR: ["one round cannot show its spread"],
+        OURS: ["its floor was disturbed"],
+    }
+
+
+def test_a_contender_that_uses_more_cores_than_it_may_is_told():
+    measured = {Contender("jax", 1): windows(5, 5, used=1.6, busy=1.6)}
+    assert list(noise.disturbances(measured).values()) == [["used 1.60 cores for 1 threads"]]
+
+
+@pytest.mark.parametrize("busy", [None, 0.0])
+def test_what_others_do_may_be_unknown(busy):
+    """No /proc/stat, or one that stands still."""
+    assert noise.others_share(2, windows(1, 1, busy=busy)) is None
+
+
+def test_busy_seconds_of_some_cores(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text(
+        "cpu  100 0 0 0 0 0 0 0 0 0\n"
+        "cpu0 10 20 30 999 999 1 2 7 5 5\n"
+        "cpu1 1000 0 0 0 0 0 0 0 0 0\n"
+        "cpu10 500 0 0 0 0 0 0 0 0 0\n"
+        "intr 5\n"
+    )
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert cores.busy_seconds({0}, stat) == pytest.approx(70 / ticks)
+    assert cores.busy_seconds({0, 10}, stat) == pytest.approx(570 / ticks)
+    assert cores.busy_seconds({0, 2}, stat) is None
+    assert cores.busy_seconds(set(), stat) is None
+    assert cores.busy_seconds({0}, tmp_path / "none") is None
+
+
+def test_threads_go_to_different_physical_cores_first(monkeypatch):
+    assert cores.parse_list("0-2,8\n") == {0, 1, 2, 8}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(cores, "siblings", lambda core: {core & ~1, core | 1})  # (0, 1), (2, 3)
+    assert [cores.for_threads(n) for n in (1, 2, 3, 4, 5)] == [
+        (0,),
+        (0, 2),
+        (0, 2, 1),
+        (0, 2, 1, 3),
+        (),
+    ]
+
+
+class FakeProcess:
+    """Answers as ``ContenderProcess`` does; fails at its ``fails_at``-th window."""
+
+    def __init__(self, log: list[str], name: str, fails_at: int = 0) -> None:
+        self.log, self.name, self.fails_at = log, name, fails_at
+
+    def window(self, seconds: float) -> Window:
+        self.log.append(self.name)
+        if self.log.count(self.name) == self.fails_at:
+            raise Failed("its process ended")
+        return Window(1.0, seconds, seconds, None)
+
+    def close(self) -> None:
+        self.log.append(f"{self.name} closed")
+
+
+def fakes(log: list[str], **fails_at: int) -> tuple[Processes, list[Contender]]:
+    running = Processes()
+    for threads, name in enumerate("abcd", 1):
+        process = FakeProcess(log, name, fails_at.get(name, 0))
+        running.ready[Contender("floor", threads)] = process  # type: ignore[assignment]
+        running._all.append(process)  # type: ignore[arg-type]
+    return running, list(running.ready)
+
+
+def test_every_round_has_a_window_of_each_in_random_order():
+    log: list[str] = []
+    running, contenders = fakes(log)
+    measured = rounds.measure(running, contenders, 6, 0.1)
+    in_rounds = [tuple(log[i : i + 4]) for i in range(0, 24, 4)]
+    assert len(log) == 24
+    assert all(set(order) == set("abcd") for order in in_rounds)
+    assert len(set(in_rounds)) > 2
+    assert all(len(found) == 6 for found in measured.values())
+
+
+def test_a_contender_that_fails_is_left_out_with_the_reason():
+    log: list[str] = []
+    running, contenders = fakes(log, b=2)
+    measured = rounds.measure(running, contenders, 3, 0.1)
+    assert contenders[1] not in measured
+    assert [len(found) for found in measured.values()] == [3, 3, 3]
+    assert running.left_out == {contenders[1]: "its process ended"}
+    assert log.count("b closed") == 1
+
+
+def test_no_round_but_the_first_starts_after_the_deadline():
+    running, contenders = fakes([])
+    measured = rounds.measure(running, contenders, 5, 0.1, deadline=0.0)
+    assert {len(found) for found in measured.values()} == {1}
+
+
+def test_a_contender_survives_json():
+    contender = Contender("iql_fast", 3, 2, workload=Workload(hidden=(5, 6, 7), rows=9))
+    assert Contender.from_json(json.loads(json.dumps(contender.to_json()))) == contender
+
+
+def test_threads_are_limited_for_every_library():
+    settings = processes.thread_settings(1)
+    assert settings["OMP_NUM_THREADS"] == settings["MKL_NUM_THREADS"] == settings["NPROC"] == "1"
+    assert "--xla_cpu_multi_thread_eigen=false" in settings["XLA_FLAGS"]
+    assert "--xla_cpu_multi_thread_eigen=true" in processes.thread_settings(2)["XLA_FLAGS"]
+
+
+def test_every_axis_starts_from_the_usual_sizes():
+    usual = Contender("iql_fast", simulator.cores())
+    for name, axis in scaling.axes().items():
+        for values in (axis.values, axis.quick):
+            assert any(axis.at(usual, value) == usual for value in values) or name == "threads"
+            assert len({axis.at(usual, value) for value in values}) == len(values)
+
+
+def test_the_samplers_share():
+    usual = Contender("iql_fast", 2)
+    large = Contender("iql_fast", 2, workload=Workload(rows=10**7))
+    points = {10**6: usual, 10**7: large}
+    contenders = scaling.line_up("rows", points, usual)
+    assert contenders[:3] == [Contender("floor", 2), usual, large]
+    table = results.rows(dict(zip(contenders, map(windows, (100, 80, 90, 800, 900)), strict=True)))
+    found = scaling.points_of(table, points)
+    assert [point.sampler for point in found] == pytest.approx([0.1, 0.1])
+    assert [point.to_floor for point in found] == pytest.approx([0.8, 0.9])
+
+
+def test_datasets_that_do_not_fit_are_left_out(monkeypatch):
+    small, large = (Contender("iql_fast", workload=Workload(rows=n)) for n in (10**5, 10**7))
+    monkeypatch.setattr(scaling, "available_memory", lambda: 2 * 2**30)
+    assert scaling.too_large([large, small]) == {large: "it needs 2.0 GiB, which are not free"}
+    monkeypatch.setattr(scaling, "available_memory", lambda: float("inf"))
+    assert scaling.too_large([large, small]) == {}
+
+
+@pytest.mark.parametrize("module", [throughput, scaling])
+def test_help_and_refusals(module, capsys):
+    assert "--json FILE" in module.parser().format_help()
+    for wrong in (["--rounds", "0"], ["--window", "-1"], ["--plot", "a.txt"]):
+        with pytest.raises(SystemExit):
+            module.parser().parse_args(wrong)
+        assert wrong[0] in capsys.readouterr().err
+
+
+def test_the_line_up():
+    arguments = throughput.parser().parse_args(["--quick", "--threads", "1", "2"])
+    found = [(c.kind, c.threads, c.seeds) for c in throughput.line_up(arguments)]
+    assert found == [
+        ("floor", 1, 1),
+        ("eager", 1, 1),
+        ("jax", 1, 1),
+        ("iql_fast", 1, 1),
+        ("floor", 2, 1),
+        ("eager", 2, 1),
+        ("jax", 2, 1),
+        ("iql_fast", 2, 1),
+        ("iql_fast", 2, 2),
+    ]
+    arguments = throughput.parser().parse_args(["--threads", "1", "--trained", "5"])
+    contenders = throughput.line_up(arguments)
+    assert [c.kind for c in contenders] == ["floor", "eager", "compile", "jax", "iql_fast"]
+    assert {(c.workload.rows, c.workload.trained) for c in contenders} == {(1_000_000, 5)}
+
+
+# In processes of their own.
+
+
+def test_processes_that_can_start_and_that_cannot(monkeypatch):
+    small = Workload(obs_dim=3, act_dim=2, hidden=(8, 8), batch=8, rows=50)
+    good = Contender("eager", workload=small)
+    empty = Contender("eager", workload=Workload(obs_dim=3, act_dim=2, hidden=(8,), rows=0))
+    absent = Contender("jax", workload=small)
+    without_jax = KINDS["jax"].__class__("JAX", "rival", KINDS["jax"].build, lambda: "no jax")
+    monkeypatch.setitem(KINDS, "jax", without_jax)
+    with Processes() as running:
+        running.start([good, empty, absent])
+        assert running.ready.keys() == {good}
+        assert running.left_out[absent] == "no jax"
+        assert "its process ended with status 1: RuntimeError" in running.left_out[empty]
+        window = running.ready[good].window(0.1)
+        assert window.steps >= 1
+        assert 0.1 <= window.seconds < 10
+        assert 0 < window.cpu_seconds <= 1.2 * window.seconds  # of one thread
+        process = running.ready[good]._process
+        assert process.poll() is None
+    assert process.poll() is not None  # none outlives the block
+
+
+def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "bench" / f"{name}.py", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
+
+
+SHORT = ("--quick", "--rounds", "1", "--window", "0.05")
+
+
+@needs_engine
+def test_throughput(tmp_path):
+    out = tmp_path / "out.json"
+    which = ("--contenders", "iql_fast", "--threads", "1", "--seeds", "1", "2", "--rows", "1000")
+    outputs = ("--json", out, "--plot", tmp_path / "out.png")
+    done = script("throughput", *SHORT, *which, *outputs)
+    assert done.returncode == 0, done.stderr
+    assert "iql_fast cpu" in done.stdout
+    assert "sgemm floor" in done.stdout
+    record = json.loads(out.read_text())
+    assert record.keys() == {"machine", "results"}
+    assert isinstance(record["machine"]["noisy"], bool)
+    assert [(row["name"], row["seeds"]) for row in record["results"]] == [
+        ("iql_fast cpu", 1),
+        ("iql_fast cpu", 2),
+    ]
+    flops = flops_a_step(Workload())
+    for row in record["results"]:
+        assert row["steps_per_s_min"] <= row["steps_per_s"] <= row["steps_per_s_max"]
+        floor = record["machine"]["sgemm_gflop_per_s"]["1"] * 1e9 / flops
+        assert row["ratio_to_floor"] == pytest.approx(row["steps_per_s"] / floor)
+        assert 0.3 < row["active_units"] < 0.7
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_engine
+def test_scaling(tmp_path):
+    out = tmp_path / "out.json"
+    outputs = ("--json", out, "--plot", tmp_path / "out.svg")
+    done = script("scaling", *SHORT, "--axes", "critics", "--threads", "1", *outputs)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["results"]
+    assert [(row["axis"], row["value"], row["critics"]) for row in found] == [
+        ("critics", 2, 2),
+        ("critics", 10, 10),
+    ]
+    for row in found:
+        flops = flops_a_step(Workload(critics=row["critics"]))
+        assert row["gflop_per_s"] == pytest.approx(row["steps_per_s"] * flops / 1e9)
+        assert row["ratio_to_floor"] > 0
+    assert "<svg" in (tmp_path / "out.svg").read_text()
