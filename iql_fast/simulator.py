@@ -60,10 +60,10 @@ def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     settings["MUJOCO_GL"] = "disable"
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)  # the workers inherit it when they start
-    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=_prepare)
     try:
         # A process is started for each task that finds none idle: start them all now.
-        for future in [pool.submit(_start) for _ in range(size)]:
+        for future in [pool.submit(_wait_for_the_others) for _ in range(size)]:
             future.result()
         for name, value in before.items():
             if value is None:
@@ -75,13 +75,19 @@ def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start() -> None:
+def _prepare() -> None:
+    """In a worker before anything else: a parent that is killed must leave none behind, even while
+    they are being started."""
     import signal
     import threading
-    import time
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _wait_for_the_others() -> None:
+    import time
+
     time.sleep(0.05)  # so that the next start goes to a process of its own
 
 

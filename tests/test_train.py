@@ -41,6 +41,11 @@ def rows_without_time(path):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(path)]
 
 
+def last_step(table: Path) -> int:
+    rows = read_rows(table)
+    return int(rows[-1]["step"]) if rows else 0
+
+
 def same_state(a: Path, b: Path) -> bool:
     left, right = checkpoint.load(a / "checkpoint"), checkpoint.load(b / "checkpoint")
     assert left.step == right.step
@@ -99,33 +104,30 @@ def test_threads_and_workers_change_nothing(finished, command, tmp_path):
 
 
 def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path):
-    run, dataset, _ = finished
-    cut = tmp_path / "cut"
-    arguments = ["--dataset", dataset, "--out", cut, "--steps", 425, "--seeds", 2]
-    first = [sys.executable, "-m", "iql_fast.train", *SMALL, *map(str, arguments)]
-    resume = [sys.executable, "-m", "iql_fast.train", "--resume", str(cut)]
+    whole, cut, steps = tmp_path / "whole", tmp_path / "cut", 1500
+    base = [sys.executable, "-m", "iql_fast.train"]
+    arguments = [*SMALL, "--dataset", finished[1], "--steps", steps, "--seeds", 2, "--out"]
+    first = [*base, *map(str, arguments)]
+    subprocess.run([*first, str(whole)], stdout=subprocess.DEVNULL, check=True)
+    command = [*first, str(cut)]
     rng = random.Random(0)
-    killed = 0
-    command = first
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        # From the first row on, at a moment of no particular meaning.
-        deadline = time.monotonic() + 60
-        before = len(read_rows(cut / "metrics.csv")) if (cut / "metrics.csv").exists() else 0
-        while time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.005)
-            if (cut / "metrics.csv").exists() and len(read_rows(cut / "metrics.csv")) != before:
-                break
-        time.sleep(rng.random() * 0.3)
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        command = resume if (cut / "config.json").exists() else first
-    assert killed >= 1
+        # Further on each time, and far enough from the end that the run cannot get there first.
+        past = steps * (kill + 0.5) / (KILLS + 1)
+        while not (cut / "metrics.csv").exists() or last_step(cut / "metrics.csv") < past:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.02)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        command = [*base, "--resume", str(cut)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert rows_without_time(cut / "metrics.csv") == rows_without_time(run / "metrics.csv")
-    assert read_rows(cut / "scores.csv") == read_rows(run / "scores.csv")
-    assert same_state(cut, run)
+    assert rows_without_time(cut / "metrics.csv") == rows_without_time(whole / "metrics.csv")
+    assert read_rows(cut / "scores.csv") == read_rows(whole / "scores.csv")
+    assert same_state(cut, whole)
 
 
 def started(cut: Path, dataset: Path, *more: object) -> subprocess.Popen[str]:
@@ -168,6 +170,14 @@ SLOW = ("--eval-interval", 50, "--eval-episodes", 60, "--checkpoint-interval", 5
 on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
 
 
+def ended(processes: list[int]) -> bool:
+    """Whether all of them end within seconds."""
+    deadline = time.monotonic() + 20
+    while any(map(alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(alive, processes))
+
+
 @on_linux
 def test_a_killed_run_leaves_no_workers_behind(finished, tmp_path):
     process = started(tmp_path / "cut", finished[1], "--steps", 5000, *SLOW)
@@ -175,10 +185,30 @@ def test_a_killed_run_leaves_no_workers_behind(finished, tmp_path):
     assert workers
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 20
-    while any(map(alive, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(alive, workers))
+    assert ended(workers)
+
+
+@on_linux
+def test_no_worker_outlives_its_parent_even_one_that_never_had_a_task(tmp_path):
+    script = tmp_path / "pool.py"
+    script.write_text(
+        "import os, time\n"
+        "from iql_fast import simulator\n"
+        "simulator._wait_for_the_others = os.getpid  # so quick that one worker does them all\n"
+        "if __name__ == '__main__':\n"
+        "    with simulator.worker_pool(6):\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(600)\n"
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    workers = worker_processes(process.pid)
+    assert len(workers) == 6
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert ended(workers)
 
 
 @on_linux
