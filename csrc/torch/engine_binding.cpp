@@ -39,7 +39,7 @@ const T* checked(const Array<T>& array, std::initializer_list<py::ssize_t> shape
 }
 
 // An engine with references to the dataset's columns, which it reads in place.
-template <class T>
+template <class T, class Operand>
 class PyCpuEngine {
  public:
   PyCpuEngine(const Config& config, Array<float> observations, Array<float> actions,
@@ -120,7 +120,7 @@ class PyCpuEngine {
     return py::make_tuple(f.step, f.seed_index, f.network, statistics);
   }
 
-  CpuEngine<T>& engine() { return engine_; }
+  CpuEngine<T, Operand>& engine() { return engine_; }
 
  private:
   std::size_t piece_size(int network, int piece) const {
@@ -148,12 +148,12 @@ class PyCpuEngine {
 
   Array<float> columns_[5];
   Config config_;
-  CpuEngine<T> engine_;
+  CpuEngine<T, Operand> engine_;
 };
 
-template <class T>
+template <class T, class Operand = T>
 void bind_engine_of(py::module_& module, const char* name) {
-  using Engine = PyCpuEngine<T>;
+  using Engine = PyCpuEngine<T, Operand>;
   py::class_<Engine>(module, name)
       .def(py::init<const Config&, Array<float>, Array<float>, Array<float>, Array<float>,
                     Array<float>>(),
@@ -222,7 +222,16 @@ void bind_engine(py::module_& module) {
            py::arg("deterministic_policy"), py::arg("threads"));
   bind_engine_of<float>(module, "CpuEngineFloat");
   bind_engine_of<double>(module, "CpuEngineDouble");
+  bind_engine_of<float, cpu::Bf16>(module, "CpuEngineMixed");
   module.def("cpu_kernel_set", [] { return std::string(cpu::kernels<float>().name); });
+  module.def("mixed_unavailable_reason", []() -> std::string {
+    try {
+      cpu::kernels<float, cpu::Bf16>();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  });
   module.def("cpu_kernel_sets", [] {
     std::vector<std::string> names;
     for (const auto* const* set = cpu::all_kernels<float>(); *set != nullptr; ++set) {

@@ -13,6 +13,7 @@ from iql_fast.engines.base import (
     Hyperparameters,
     Metrics,
     NetworkSpec,
+    Precision,
 )
 from iql_fast.errors import UserError
 
@@ -24,6 +25,7 @@ __all__ = [
     "Hyperparameters",
     "Metrics",
     "NetworkSpec",
+    "Precision",
     "available",
     "choose",
     "create",
@@ -32,24 +34,27 @@ __all__ = [
 NAMES = ("cuda", "cpu", "reference")  # in order of preference
 
 
-def available() -> dict[str, str]:
-    """Engine name -> ``""`` where it can be used here, else the reason why it cannot."""
+def available(precision: Precision = "fp32") -> dict[str, str]:
+    """Engine name -> ``""`` where it can be used here in that precision, else why it cannot."""
     from iql_fast.engines import cpu
 
     return {
         "cuda": "the CUDA training engine is not part of this version",
-        "cpu": cpu.unavailable_reason(),
-        "reference": "",
+        "cpu": cpu.unavailable_reason(precision),
+        "reference": "it has no mixed precision" if precision == "mixed" else "",
     }
 
 
-def choose(name: str) -> tuple[str, str]:
+def choose(name: str, precision: Precision = "fp32") -> tuple[str, str]:
     """The engine that ``name`` means and why: ``auto`` takes the first that can be used.
 
     Raises:
         UserError: the engine does not exist, or cannot be used here, with the reason.
     """
-    reasons = available()
+    reasons = available(precision)
+    if not any(reason == "" for reason in reasons.values()):
+        listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
+        raise UserError(f"No engine can train in {precision} precision here ({listed}).")
     if name == "auto":
         chosen = next(engine for engine in NAMES if not reasons[engine])
         passed = [f"{e}: {reasons[e]}" for e in NAMES[: NAMES.index(chosen)]]
@@ -72,14 +77,14 @@ def create(
     data: Transitions,
     seeds: Sequence[int],
     *,
-    dtype: str = "float32",
+    precision: Precision = "fp32",
     threads: int = 0,
 ) -> Engine:
     """An engine with freshly initialised networks.
 
     Args:
         name: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"reference"``.
-        dtype: ``"float32"`` or ``"float64"``.
+        precision: ``"fp32"``, ``"fp64"`` or ``"mixed"``.
         threads: CPU threads; 0 takes all cores that this process may use.
 
     Raises:
@@ -87,8 +92,7 @@ def create(
     """
     import torch
 
-    name, _ = choose(name)
-    precision = {"float32": torch.float32, "float64": torch.float64}[dtype]
+    name, _ = choose(name, precision)
     if name == "cpu":
         from iql_fast.engines.cpu import CpuEngine
 

@@ -12,12 +12,14 @@ from torch import Tensor
 from iql_fast import extension, simulator
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
+    DTYPES,
     METRICS,
     PER_SEED,
     Batch,
     Hyperparameters,
     Metrics,
     NetworkSpec,
+    Precision,
 )
 from iql_fast.engines.metrics import metric_means
 from iql_fast.engines.parameters import check_state, initial_state
@@ -30,9 +32,12 @@ VALUE, ACTOR, CRITIC = range(3)
 WEIGHTS, FIRST_MOMENT, SECOND_MOMENT, TARGET = range(4)
 
 
-def unavailable_reason() -> str:
-    """Why the engine cannot be used here; empty where it can."""
-    return extension.unavailable_reason()
+def unavailable_reason(precision: Precision = "fp32") -> str:
+    """Why the engine cannot be used here in that precision; empty where it can."""
+    reason = extension.unavailable_reason()
+    if precision == "mixed" and not reason:
+        reason = str(extension.load().mixed_unavailable_reason())
+    return reason
 
 
 class CpuEngine:
@@ -46,7 +51,7 @@ class CpuEngine:
         hyper: Hyperparameters,
         data: Transitions,
         seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
+        precision: Precision = "fp32",
         threads: int = 0,
     ) -> None:
         native: Any = extension.load()
@@ -54,7 +59,7 @@ class CpuEngine:
         self.hyper = hyper
         self.data = data
         self.seeds = tuple(seeds)
-        self.dtype = dtype
+        self.dtype = DTYPES[precision]
         self.threads = threads or simulator.cores()
         S = len(self.seeds)
         vectors = {name: hyper.per_seed(name, S) for name in PER_SEED}
@@ -75,7 +80,11 @@ class CpuEngine:
             deterministic_policy=hyper.deterministic_policy,
             threads=self.threads,
         )
-        kind = native.CpuEngineDouble if dtype == torch.float64 else native.CpuEngineFloat
+        kind = {
+            "fp32": native.CpuEngineFloat,
+            "fp64": native.CpuEngineDouble,
+            "mixed": native.CpuEngineMixed,
+        }[precision]
         try:
             self._native = kind(
                 config,
@@ -87,7 +96,7 @@ class CpuEngine:
             )
         except RuntimeError as error:  # a kernel set asked for that this machine cannot run
             raise UserError(str(error)) from None
-        self.load_state_dict(initial_state(network, self.seeds, dtype))
+        self.load_state_dict(initial_state(network, self.seeds, self.dtype))
 
     @property
     def step(self) -> int:

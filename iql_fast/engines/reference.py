@@ -16,11 +16,13 @@ from torch import Tensor
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import philox
 from iql_fast.engines.base import (
+    DTYPES,
     PER_SEED,
     Batch,
     Hyperparameters,
     Metrics,
     NetworkSpec,
+    Precision,
 )
 from iql_fast.engines.metrics import MetricSums
 from iql_fast.engines.parameters import (
@@ -64,13 +66,13 @@ class ReferenceEngine:
         hyper: Hyperparameters,
         data: Transitions,
         seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
+        precision: Precision = "fp32",
     ) -> None:
         self.network = network
         self.hyper = hyper
         self.data = data
         self.seeds = tuple(seeds)
-        self.dtype = dtype
+        self.dtype = dtype = DTYPES[precision]
         S = len(self.seeds)
         # Every per-seed hyperparameter as [S, 1], to broadcast against [S, B].
         self.per_seed = {
