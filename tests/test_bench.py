@@ -16,7 +16,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import activity, cores, noise, processes, results, rounds, scaling, throughput
+from bench import (
+    activity,
+    cores,
+    noise,
+    processes,
+    results,
+    rounds,
+    scaling,
+    step_profile,
+    throughput,
+)
 from bench.contenders import KINDS, Contender
 from bench.processes import Failed, Processes, Window
 from bench.workload import Workload, flops_a_step
@@ -512,3 +522,28 @@ def test_scaling(tmp_path):
         assert row["gflop_per_s"] == pytest.approx(row["steps_per_s"] * flops / 1e9)
         assert row["ratio_to_floor"] > 0
     assert "<svg" in (tmp_path / "out.svg").read_text()
+
+
+# Profiles.
+
+
+def test_samples_are_counted_for_the_parts_of_a_step():
+    space = "iql::cpu::avx512::(anonymous namespace)"
+    forward = f"{space}::forward_lists<float, float>(iql::cpu::Lists<float>, int)"
+    lines = f"""
+# Overhead|Shared Object|Symbol
+ 30.00% |_C.cpython-311.so |[.] {space}::multiply_lists<float, float, {forward}::{{lambda(int)#1}}>
+ 20.00% |_C.cpython-311.so |[.] {space}::weight_gradient_lists<float, float>
+ 10.00% |_C.cpython-311.so |[.] {space}::forward<float>(int)::{{lambda(auto:1, int)#1}}::operator()
+ 20.00% |_C.cpython-311.so |[.] iql::engine::CpuEngine<float, float>::update_panels
+ 20.00% |libpython3.11.so |[.] _PyEval_EvalFrameDefault
+"""
+    assert step_profile.shares(lines) == pytest.approx(
+        {
+            "hidden products, forward": 0.375,
+            "hidden products, towards the weights": 0.25,
+            "first layer (and hidden products without lists)": 0.125,
+            "other": 0.25,
+        }
+    )
+    assert step_profile.shares("") == {}
