@@ -73,6 +73,8 @@ def main() -> int:
     print(f"{'arch':<6}{'registers':>10}{'spills':>8}{'shared':>8}  kernel")
     for source in sources("cuda"):
         path = ROOT / source.path
+        if path.suffix != ".cu":  # host code
+            continue
         for architecture in arguments.architectures:
             with tempfile.TemporaryDirectory() as folder:
                 code = f"arch=compute_{architecture},code=sm_{architecture}"

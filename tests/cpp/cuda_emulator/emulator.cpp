@@ -40,6 +40,7 @@ struct Warp {
 };
 
 struct Block {
+  std::vector<int> barriers;  // that each thread has reached
   std::vector<dim3> threads;  // their threadIdx
   std::vector<Warp> warps;
   std::vector<int> waiting;  // at the barrier
@@ -54,6 +55,9 @@ std::string fault;
 unsigned schedule = 0;
 std::mt19937 generator;
 std::int64_t launch_count = 0;
+std::size_t memory_left = ~std::size_t{0};
+std::int64_t buggy_launch = -1, left_out = 0;
+int buggy_barrier = -1;
 std::map<const void*, std::size_t> shared_allowed;
 
 void make_runnable(std::vector<int>& waiting) {
@@ -117,6 +121,7 @@ void run_kernel(dim3 grid, dim3 size, std::size_t shared, const std::function<vo
     for (unsigned i = 0; i < count; ++i) {
       now.threads.emplace_back(i % size.x, i / size.x % size.y, i / (size.x * size.y));
     }
+    now.barriers.resize(count);
     now.warps.resize((count + 31) / 32);
     // Exactly as much as was asked for, so that the address sanitizer sees what goes beyond.
     now.shared.reset(new unsigned char[shared]);
@@ -142,10 +147,23 @@ void set_schedule(unsigned seed) {
 }
 
 std::int64_t launches() { return launch_count; }
+void set_memory(std::size_t bytes) { memory_left = bytes; }
 unsigned lane() { return current % 32; }
 unsigned char* shared_memory() { return block->shared.get(); }
 
+void leave_out_barrier(int launch, int barrier) {
+  buggy_launch = launch < 0 ? -1 : launch_count + launch;
+  buggy_barrier = barrier;
+  left_out = 0;
+}
+std::int64_t barriers_left_out() { return left_out; }
+
 void wait_for_block() {
+  const bool buggy = launch_count - 1 == buggy_launch;
+  if (block->barriers[current]++ == buggy_barrier && buggy) {
+    ++left_out;
+    return;
+  }
   block->waiting.push_back(current);
   if (block->waiting.size() == block->threads.size()) make_runnable(block->waiting);
   suspend();
@@ -291,6 +309,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  if (bytes > emulator::memory_left) return cudaErrorMemoryAllocation;
+  emulator::memory_left -= bytes;
   // Exactly as much as was asked for, as above.
   if (posix_memalign(memory, 256, bytes) != 0) return cudaErrorMemoryAllocation;
   std::memset(*memory, 0xFF, bytes);
@@ -298,6 +318,18 @@ cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
 }
 cudaError_t cudaFree(void* memory) {
   std::free(memory);
+  return cudaSuccess;
+}
+cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
+  *memory = new unsigned char[bytes];
+  return cudaSuccess;
+}
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
+  *device = host;
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* memory) {
+  delete[] static_cast<unsigned char*>(memory);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
