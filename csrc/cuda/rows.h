@@ -24,18 +24,21 @@ IQL_HD inline int row_jobs(const Problem& p, RowsPass pass) {
 // Shared memory: two panels of activations, a panel of the head's gradient, one of the terms of the
 // log-likelihood, and the rows' places in the dataset.
 struct RowsShared {
-  int panel_line, head_line;
-  float *panel[2], *head, *fit;
+  int panel_line, panel_size, head_line;
   std::int64_t* places;
+  float *panels, *head, *fit;
 
   __device__ RowsShared(const Problem& p, int rows)
-      : panel_line(cuda::panel_line(p.widest)), head_line(padded(p.actor.head_columns)) {
-    places = reinterpret_cast<std::int64_t*>(shared_floats());
-    panel[0] = reinterpret_cast<float*>(places + rows);
-    panel[1] = panel[0] + rows * panel_line;
-    head = panel[1] + rows * panel_line;
-    fit = head + rows * head_line;
-  }
+      : panel_line(cuda::panel_line(p.widest)),
+        panel_size(rows * panel_line),
+        head_line(padded(p.actor.head_columns)),
+        places(reinterpret_cast<std::int64_t*>(shared_floats())),
+        panels(reinterpret_cast<float*>(places + rows)),
+        head(panels + 2 * panel_size),
+        fit(head + rows * head_line) {}
+
+  __device__ float* panel(int which) const { return panels + which * panel_size; }
+
   static std::size_t bytes(const Problem& p, int rows) {
     const int floats = 2 * cuda::panel_line(p.widest) + 2 * padded(p.actor.head_columns);
     return std::size_t(rows) * (floats * sizeof(float) + sizeof(std::int64_t));
@@ -98,7 +101,7 @@ struct RowsBlock {
         x = source.actions[place * A + c - O];
       }
       if (keep) p.input(seed)[std::int64_t(first_row + r) * p.input_columns + c] = x;
-      if (c < net.hidden[0].rows) shared.panel[0][r * shared.panel_line + c] = c < inputs ? x : 0;
+      if (c < net.hidden[0].rows) shared.panel(0)[r * shared.panel_line + c] = c < inputs ? x : 0;
     });
     __syncthreads();
   }
@@ -108,9 +111,9 @@ struct RowsBlock {
     int in = 0;
     for (int l = 0; l < net.depth; ++l) {
       const HiddenLayout& layer = net.hidden[l];
-      float* out = shared.panel[1 - in];
+      float* out = shared.panel(1 - in);
       const float* bias = weights + layer.bias;
-      Precision::template rows<kRows>(shared.panel[in], shared.panel_line,
+      Precision::template rows<kRows>(shared.panel(in), shared.panel_line,
                                       Precision::forward(layer, weights, operands), layer.rows,
                                       layer.columns, [&](int row, int column, const auto& sum) {
                                         put(out, row, column, sum, [&](int i, float x) {
@@ -150,7 +153,7 @@ struct RowsBlock {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int e = warp; e < kRows * net.outputs; e += kThreads / 32) {
       const int row = e / net.outputs, output = e % net.outputs;
-      const float* activation = shared.panel[in] + row * shared.panel_line;
+      const float* activation = shared.panel(in) + row * shared.panel_line;
       const float* weight = weights + net.head_weight + output * net.head_inputs;
       float sum = 0;
       for (int k = lane; k < net.head_inputs; k += 32) sum += activation[k] * weight[k];
@@ -203,19 +206,19 @@ struct RowsBlock {
         sum += shared.head[row * shared.head_line + o] *
                weights[net.head_weight + o * net.head_inputs + c];
       }
-      const bool active = shared.panel[in][row * shared.panel_line + c] > 0;
-      shared.panel[1 - in][row * shared.panel_line + c] = active ? sum * scale : 0;
+      const bool active = shared.panel(in)[row * shared.panel_line + c] > 0;
+      shared.panel(1 - in)[row * shared.panel_line + c] = active ? sum * scale : 0;
     });
     __syncthreads();
     in = 1 - in;
-    write_down(shared.panel[in], net.hidden[l].columns, net.hidden[l].gradient);
+    write_down(shared.panel(in), net.hidden[l].columns, net.hidden[l].gradient);
     for (; l > 0; --l) {
       const HiddenLayout& layer = net.hidden[l];
       const float* activation =
           workspace + net.hidden[l - 1].activation + std::int64_t(first_row) * layer.rows;
-      float* out = shared.panel[1 - in];
+      float* out = shared.panel(1 - in);
       Precision::template rows<kRows>(
-          shared.panel[in], shared.panel_line, operands + layer.backward, layer.columns, layer.rows,
+          shared.panel(in), shared.panel_line, operands + layer.backward, layer.columns, layer.rows,
           [&](int row, int column, const auto& sum) {
             put(out, row, column, sum, [&](int i, float x) {
               return activation[row * layer.rows + column + i] > 0 ? x * scale : 0.0f;
@@ -263,9 +266,10 @@ __device__ inline void tick(const Problem& p, int seed) {
   if (seed == 0) p.clock->now = step;
 }
 
-// Grid: blocks of rows, jobs, seeds.
+// Grid: blocks of rows, jobs, seeds. Two blocks of 16 rows, or one of 32, have the registers of a
+// multiprocessor.
 template <class Precision, int kRows>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kRows == 16 ? 2 : 1)
     rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
   const bool train = pass == RowsPass::kTrain;
