@@ -118,8 +118,8 @@ class TrainConfig:
     """the first seed; the others count up from it"""
     engine: Literal["auto", "cuda", "cpu", "reference"] = "auto"
     """auto takes the fastest that works here and says which"""
-    precision: Literal["fp32", "fp64"] = "fp32"
-    """of all training arithmetic"""
+    precision: Literal["fp32", "fp64", "bf16x3"] = "fp32"
+    """of all training arithmetic; bf16x3 (engine cuda): fp32 with products on tensor cores"""
     threads: int = 0
     """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
     algorithm: Algorithm = field(default_factory=Algorithm)

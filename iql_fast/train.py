@@ -61,9 +61,9 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
 
     console = Console()
     if resumed is None:
-        engine_name, why = engines.choose(options.engine)
+        engine_name, why = engines.choose(options.engine, options.precision)
     else:  # another engine rounds differently: the run would not end where it was to end
-        engine_name, _ = engines.choose(resumed.read_config()["engine"])
+        engine_name, _ = engines.choose(resumed.read_config()["engine"], options.precision)
         why = "the run began with it"
     path = resumed.path if resumed else options.out or _default_folder(options.task)
     if resumed is None:
@@ -83,7 +83,8 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         options.hyperparameters(),
         transitions,
         options.seed_list,
-        dtype={"fp32": "float32", "fp64": "float64"}[options.precision],
+        dtype="float64" if options.precision == "fp64" else "float32",
+        products="bf16x3" if options.precision == "bf16x3" else "fp32",
         threads=options.threads,
     )
     console.print(f"task    {loaded.title}: {len(transitions):,} transitions ({loaded.source})")

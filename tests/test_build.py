@@ -32,7 +32,11 @@ def native_build(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_every_source_file_is_listed_once(native_build: Any) -> None:
     kinds = ("core", "core-x86", "cuda", "binding", "test", "emulator", "emulated-test")
     listed = [source.path for source in native_build.sources(*kinds)]
-    files = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.cu"), *ROOT.glob("tests/cpp/**/*.cpp")]
+    files = [
+        *ROOT.glob("csrc/**/*.cpp"),
+        *ROOT.glob("csrc/**/*.cu"),
+        *ROOT.glob("tests/cpp/**/*.cpp"),
+    ]
     assert sorted(listed) == sorted(str(file.relative_to(ROOT)) for file in files)
 
 

@@ -1,0 +1,191 @@
+"""The CUDA engine on a device against the CPU engine, and how it is chosen.
+
+Without a device the same kernels and host code run under an emulator: ``tests/cpp``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from iql_fast import engines
+from iql_fast.engines import Hyperparameters, NetworkSpec, create, cuda
+from iql_fast.errors import NonFiniteLoss, UserError
+
+from .conftest import random_transitions
+
+REASON = cuda.unavailable_reason()
+
+
+def on_device(test: Callable[..., None]) -> Any:
+    """Marks a test that needs a device."""
+    return pytest.mark.gpu(pytest.mark.skipif(bool(REASON), reason=REASON)(test))
+
+
+PRECISIONS = pytest.mark.parametrize("products", ["fp32", "bf16x3"])
+# Of a weight or a gradient after a few steps: rounding, amplified a little by training.
+TOLERANCE = {"fp32": 2e-5, "bf16x3": 2e-4}
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "authors": ({}, {}),
+    "a value for each seed": (
+        {"expectile": (0.5, 0.7, 0.9), "temperature": (0.5, 3.0, 10.0), "actor_lr": (1e-3, 0, 0)},
+        {},
+    ),
+    "clip saturated": ({"temperature": 60.0, "weight_clip": 3.0}, {}),
+    "dropout": ({"actor_dropout": 0.1}, {}),
+    "old value": ({"value_order": "old"}, {}),
+    "deterministic": ({"deterministic_policy": True}, {}),
+    "batch 1": ({"batch_size": 1}, {}),
+    "batch 255": ({"batch_size": 255}, {}),
+    "batch 257": ({"batch_size": 257}, {}),
+    "halfcheetah": ({"batch_size": 256}, {"obs_dim": 17, "act_dim": 6, "hidden": (256, 256)}),
+    "kitchen": ({"batch_size": 256}, {"obs_dim": 60, "act_dim": 9, "hidden": (256, 256)}),
+    "adroit": ({"batch_size": 256}, {"obs_dim": 45, "act_dim": 30, "hidden": (256, 256)}),
+    "one layer": ({}, {"hidden": (40,)}),
+    "three layers, odd widths": ({"actor_dropout": 0.2}, {"hidden": (33, 17, 50)}),
+    "four layers": ({}, {"hidden": (24, 24, 24, 24)}),
+    "one critic": ({}, {"critics": 1}),
+    "ten critics": ({"batch_size": 32}, {"critics": 10, "hidden": (20, 20)}),
+    "wide": ({"batch_size": 64}, {"hidden": (130, 512)}),
+}
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """Of two states' weights and targets, relative, in the Frobenius norm."""
+    return max(
+        float((a[key] - b[key]).norm() / (b[key].norm() + 1e-20))
+        for key in a
+        if key != "step" and not key.startswith("adam")
+    )
+
+
+@on_device
+@PRECISIONS
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_cpu_engine(name: str, products: str) -> None:
+    hyper_changes, sizes = CASES[name]
+    hyper = Hyperparameters(**{"batch_size": 48, **hyper_changes})
+    network = NetworkSpec(**{"obs_dim": 11, "act_dim": 3, "hidden": (48, 40), **sizes})
+    data, seeds = random_transitions(500, network.obs_dim, network.act_dim), [0, 1, 9]
+    expected = create("cpu", network, hyper, data, seeds, dtype="float64")
+    engine = create("cuda", network, hyper, data, seeds, products=products)
+    assert largest_difference(engine.state_dict(), expected.state_dict()) < 1e-7
+    metrics, expected_metrics = engine.run(10), expected.run(10)
+    assert largest_difference(engine.state_dict(), expected.state_dict()) < TOLERANCE[products]
+    for key, values in expected_metrics.items():
+        scale = np.abs(values) + 1e-2
+        assert (np.abs(metrics[key] - values) / scale).max() < 100 * TOLERANCE[products], key
+
+
+@on_device
+@PRECISIONS
+def test_a_graph_equals_single_steps_bit_for_bit(products: str) -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3)
+    hyper = Hyperparameters(actor_dropout=0.1)
+    engines_ = [create("cuda", network, hyper, data, [1, 2], products=products) for _ in range(3)]
+    engines_[0].run(120)
+    engines_[1].run(120)
+    for _ in range(120):
+        engines_[2].run(1)
+    first, *others = (engine.state_dict() for engine in engines_)
+    for other in others:
+        for key, tensor in first.items():
+            assert torch.equal(tensor, other[key]), key
+
+
+@on_device
+@PRECISIONS
+def test_many_seeds_equal_each_seed_alone_bit_for_bit(products: str) -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3)
+    seeds = list(range(16))
+    together = create("cuda", network, Hyperparameters(), data, seeds, products=products)
+    together.run(60)
+    state = together.state_dict()
+    for seed in (0, 7, 15):
+        alone = create("cuda", network, Hyperparameters(), data, [seed], products=products)
+        alone.run(60)
+        for key, tensor in alone.state_dict().items():
+            assert key == "step" or torch.equal(tensor[0], state[key][seed]), key
+
+
+@on_device
+def test_a_resumed_run_ends_where_it_would_have() -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3, (32, 32))
+    hyper = Hyperparameters(batch_size=32, actor_dropout=0.1)
+    whole = create("cuda", network, hyper, data, [1, 2])
+    whole.run(50)
+    first = create("cuda", network, hyper, data, [1, 2])
+    first.run(13)
+    second = create("cuda", network, hyper, data, [1, 2])
+    second.load_state_dict(first.state_dict())
+    second.run(37)
+    assert second.step == 50
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[key]), key
+
+
+@on_device
+def test_step_on_equals_run_on_the_same_batch() -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3, (32, 32))
+    drawn = create("cuda", network, Hyperparameters(batch_size=33), data, [1, 2])
+    given = create("cuda", network, Hyperparameters(batch_size=33), data, [1, 2])
+    assert isinstance(given, cuda.CudaEngine)
+    for step in range(3):
+        given.step_on(given.batch_at(step))
+    drawn.run(3)
+    for key, tensor in drawn.state_dict().items():
+        assert torch.equal(tensor, given.state_dict()[key]), key
+
+
+@on_device
+@pytest.mark.parametrize(
+    ("column", "network"), [("rewards", "critic"), ("observations", "value"), ("actions", "value")]
+)
+def test_a_loss_that_is_not_finite_is_named(column: str, network: str) -> None:
+    data = random_transitions(40)
+    getattr(data, column)[:] = np.nan if column != "rewards" else np.inf
+    engine = create("cuda", NetworkSpec(11, 3, (16,)), Hyperparameters(batch_size=8), data, [3, 4])
+    with pytest.raises(NonFiniteLoss) as caught:
+        engine.run(10_000)
+    assert (caught.value.step, caught.value.seed, caught.value.network) == (1, 3, network)
+    assert "reward max" in caught.value.statistics
+
+
+@on_device
+def test_sizes_that_it_cannot_take_are_refused() -> None:
+    with pytest.raises(UserError, match="at most 4 hidden layers.*--engine cpu"):
+        create(
+            "cuda", NetworkSpec(5, 2, (8,) * 5), Hyperparameters(), random_transitions(9, 5, 2), [0]
+        )
+
+
+@pytest.mark.skipif(not REASON, reason="there is a CUDA device")
+def test_without_a_device_it_is_refused_with_the_reason() -> None:
+    assert engines.available()["cuda"] == REASON
+    with pytest.raises(UserError) as caught:
+        engines.choose("cuda")
+    assert REASON in str(caught.value)
+    chosen, why = engines.choose("auto")
+    assert chosen != "cuda"
+    assert f"cuda: {REASON}" in why
+
+
+def test_a_precision_chooses_among_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    usable = {"cuda": "", "cpu": "", "reference": ""}
+    monkeypatch.setattr(engines, "available", lambda: dict(usable))
+    assert engines.choose("auto") == ("cuda", "the fastest engine is usable")
+    assert engines.choose("auto", "bf16x3")[0] == "cuda"
+    assert engines.choose("auto", "fp64") == (
+        "cpu",
+        "cuda: it computes in fp32 or bf16x3, not in fp64",
+    )
+    with pytest.raises(UserError, match="fp32 or fp64, not in bf16x3"):
+        engines.choose("cpu", "bf16x3")
+    usable["cuda"] = "no CUDA device"
+    with pytest.raises(UserError, match="cuda: no CUDA device; cpu: it computes in fp32 or fp64"):
+        engines.choose("auto", "bf16x3")
