@@ -103,8 +103,10 @@ def test_cuda_can_be_forbidden_and_insisted_on(
         context.setattr(native_build.shutil, "which", lambda _: None)
         with pytest.raises(SystemExit, match="no nvcc was found"):
             native_build.find_cuda()
+    monkeypatch.setenv("IQL_FAST_CUDA", "emulated")
+    assert native_build.find_cuda() is None
     monkeypatch.setenv("IQL_FAST_CUDA", "yes")
-    with pytest.raises(SystemExit, match="must be 0, 1 or unset"):
+    with pytest.raises(SystemExit, match="must be 0, 1, emulated or unset"):
         native_build.find_cuda()
 
 

@@ -27,8 +27,11 @@ def on_device(test: Callable[..., None]) -> Any:
 
 
 PRECISIONS = pytest.mark.parametrize("products", ["fp32", "bf16x3"])
-# Of a weight or a gradient after a few steps: rounding, amplified a little by training.
-TOLERANCE = {"fp32": 2e-5, "bf16x3": 2e-4}
+# Of a gradient, and of what training makes of it within ten steps. The gradient of bf16x3 is right
+# to about 1e-4; but a unit whose input is all but zero may be active in one engine and not in the
+# other, and in these small batches one unit of one row is much.
+GRADIENT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 2e-3}
+WEIGHT_TOLERANCE = {"fp32": 2e-5, "bf16x3": 2e-4}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "authors": ({}, {}),
@@ -55,13 +58,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Of two states' weights and targets, relative, in the Frobenius norm."""
-    return max(
-        float((a[key] - b[key]).norm() / (b[key].norm() + 1e-20))
-        for key in a
-        if key != "step" and not key.startswith("adam")
-    )
+State = dict[str, torch.Tensor]
+
+
+def largest_difference(a: State, b: State, prefix: str, suffix: str = "") -> float:
+    """Of the tensors with that prefix and suffix: the largest difference in the Frobenius norm,
+    relative to the tensor's own or, where its terms cancel, a tenth of its network's largest."""
+    keys = [key for key in a if key.startswith(prefix) and key.endswith(suffix)]
+    scale = max(float(b[key].norm()) for key in keys) / 10
+    return max(float((a[key] - b[key]).norm()) / max(float(b[key].norm()), scale) for key in keys)
 
 
 @on_device
@@ -74,12 +79,23 @@ def test_equals_the_cpu_engine(name: str, products: str) -> None:
     data, seeds = random_transitions(500, network.obs_dim, network.act_dim), [0, 1, 9]
     expected = create("cpu", network, hyper, data, seeds, dtype="float64")
     engine = create("cuda", network, hyper, data, seeds, products=products)
-    assert largest_difference(engine.state_dict(), expected.state_dict()) < 1e-7
-    metrics, expected_metrics = engine.run(10), expected.run(10)
-    assert largest_difference(engine.state_dict(), expected.state_dict()) < TOLERANCE[products]
+    engine.run(1)
+    expected.run(1)
+    state, expected_state = engine.state_dict(), expected.state_dict()
+    # The first moment after one step is a tenth of the gradient.
+    for net in ("value", "actor", "critic"):
+        difference = largest_difference(state, expected_state, f"adam.m.{net}")
+        assert difference < GRADIENT_TOLERANCE[products], net
+    metrics, expected_metrics = engine.run(9), expected.run(9)
+    state, expected_state = engine.state_dict(), expected.state_dict()
+    for net in ("value", "actor", "critic", "target"):
+        # Not biases: they begin at zero, so that they are nothing but Adam's first steps, which
+        # make of the rounding of a gradient that is all but zero a step of full length.
+        difference = largest_difference(state, expected_state, net, "weight")
+        assert difference < WEIGHT_TOLERANCE[products], net
     for key, values in expected_metrics.items():
         scale = np.abs(values) + 1e-2
-        assert (np.abs(metrics[key] - values) / scale).max() < 100 * TOLERANCE[products], key
+        assert (np.abs(metrics[key] - values) / scale).max() < 2e-3, key
 
 
 @on_device
@@ -158,10 +174,9 @@ def test_a_loss_that_is_not_finite_is_named(column: str, network: str) -> None:
 
 @on_device
 def test_sizes_that_it_cannot_take_are_refused() -> None:
-    with pytest.raises(UserError, match="at most 4 hidden layers.*--engine cpu"):
-        create(
-            "cuda", NetworkSpec(5, 2, (8,) * 5), Hyperparameters(), random_transitions(9, 5, 2), [0]
-        )
+    data, network = random_transitions(9, 5, 2), NetworkSpec(5, 2, (8,) * 5)
+    with pytest.raises(UserError, match=r"at most 4 hidden layers.*--engine cpu"):
+        create("cuda", network, Hyperparameters(), data, [0])
 
 
 @pytest.mark.skipif(not REASON, reason="there is a CUDA device")
