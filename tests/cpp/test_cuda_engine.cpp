@@ -534,11 +534,19 @@ constexpr bool kBrief = true;
 constexpr bool kBrief = false;
 #endif
 
+// As docs/performance.md states it.
+void shared_memory_at_hoppers_sizes() {
+  const iql::cuda::Problem p = iql::cuda::plan(config(11, 3, {256, 256}, 256));
+  CHECK(iql::cuda::shared_bytes(p, {Precision::kFp32, 16}) == 36864);  // the weight gradient's
+  CHECK(iql::cuda::shared_bytes(p, {Precision::kFp32, 32}) == 71936);
+}
+
 }  // namespace
 
 int main() {
   CHECK(iql::cuda::unavailable_reason(0).empty());
   CHECK(iql::cuda::unavailable_reason(1) == "no CUDA device 1");
+  shared_memory_at_hoppers_sizes();
   Config c = small(2);
   agrees_in_both("small", c);
   c.old_value = true;
