@@ -12,10 +12,8 @@ from bench.workload import Workload, flops_a_step
 from iql_fast import engines
 from iql_fast.errors import UserError
 
-#: Precision of our engine -> what ``engines.create`` is told. One line adds a precision.
-PRECISIONS: dict[str, dict[str, Any]] = {
-    "fp32": {"dtype": "float32"},
-}
+#: Precisions that our engine is timed in; the rivals compute in fp32.
+PRECISIONS: tuple[engines.Precision, ...] = ("fp32", "mixed")
 
 #: Order of the square matrices whose product sets the floor: the size that most of a step's
 #: operations have with the paper's networks and batch.
@@ -34,13 +32,13 @@ class Contender:
         kind: a key of ``KINDS``.
         threads: threads that it computes with, and cores that its process may run on.
         seeds: trained at once; only our engines take more than one.
-        precision: a key of ``PRECISIONS``.
+        precision: one of ``PRECISIONS``.
     """
 
     kind: str
     threads: int = 1
     seeds: int = 1
-    precision: str = "fp32"
+    precision: engines.Precision = "fp32"
     workload: Workload = field(default_factory=Workload)
 
     @property
@@ -91,7 +89,7 @@ def iql_fast_cpu(contender: Contender) -> Runner:
         data,
         range(contender.seeds),
         threads=contender.threads,
-        **PRECISIONS[contender.precision],
+        precision=contender.precision,
     )
     engine.run(workload.trained)
 

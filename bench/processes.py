@@ -64,6 +64,11 @@ class ContenderProcess:
             env=os.environ | thread_settings(contender.threads),
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the process, for tools that watch it."""
+        return self._process.pid
+
     def wait_until_ready(self) -> None:
         """Wait for set-up and warm-up.
 

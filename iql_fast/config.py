@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 from iql_fast import tasks
 from iql_fast.data import minari
-from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec
+from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision
 from iql_fast.errors import UserError
 
 OneOrPerSeed = tuple[float, ...]
@@ -118,8 +118,9 @@ class TrainConfig:
     """the first seed; the others count up from it"""
     engine: Literal["auto", "cuda", "cpu", "reference"] = "auto"
     """auto takes the fastest that works here and says which"""
-    precision: Literal["fp32", "fp64", "bf16x3"] = "fp32"
-    """of all training arithmetic; bf16x3 (engine cuda): fp32 with products on tensor cores"""
+    precision: Precision = "fp32"
+    """of the training arithmetic; mixed (engine cpu) rounds the operands of the large products to
+    bf16, bf16x3 (engine cuda) splits them into two bf16 each and is almost as exact as fp32"""
     threads: int = 0
     """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
     algorithm: Algorithm = field(default_factory=Algorithm)
@@ -191,7 +192,7 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
             if f.name in options:
                 value = _typed(f.name, options[f.name], str(f.type), where)
                 choices = get_args(hints[f.name])
-                if str(f.type).startswith("Literal") and value not in choices:
+                if get_origin(hints[f.name]) is Literal and value not in choices:
                     raise UserError(
                         f"{where}: {f.name} is {value!r}; expected one of {', '.join(choices)}."
                     )

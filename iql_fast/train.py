@@ -83,8 +83,7 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         options.hyperparameters(),
         transitions,
         options.seed_list,
-        dtype="float64" if options.precision == "fp64" else "float32",
-        products="bf16x3" if options.precision == "bf16x3" else "fp32",
+        precision=options.precision,
         threads=options.threads,
     )
     console.print(f"task    {loaded.title}: {len(transitions):,} transitions ({loaded.source})")

@@ -16,7 +16,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import activity, cores, noise, processes, results, rounds, scaling, throughput
+from bench import (
+    activity,
+    cores,
+    noise,
+    processes,
+    results,
+    rounds,
+    scaling,
+    step_profile,
+    throughput,
+)
 from bench.contenders import KINDS, Contender
 from bench.processes import Failed, Processes, Window
 from bench.workload import Workload, flops_a_step
@@ -94,7 +104,7 @@ RIVALS = ["eager", "compile", pytest.param("jax", marks=needs_jax)]
 def test_a_rival_steps_as_the_reference_does(name):
     dtype = torch.float64
     data = random_transitions(400, NETWORK.obs_dim, NETWORK.act_dim)
-    reference = create("reference", NETWORK, HYPER, data, [3], dtype="float64")
+    reference = create("reference", NETWORK, HYPER, data, [3], precision="fp64")
     state = reference.state_dict()
     state["actor.log_std"] = torch.tensor([[2.5, -1.0]], dtype=torch.float64)  # one is clipped
     reference.load_state_dict(state)
@@ -116,7 +126,7 @@ def test_a_rival_runs_as_it_steps(name):
     dtype = torch.float32
     row = random_transitions(1, NETWORK.obs_dim, NETWORK.act_dim)
     data = Transitions(*(np.repeat(column, 50, axis=0) for column in vars(row).values()))
-    reference = create("reference", NETWORK, HYPER, data, [3], dtype="float64")
+    reference = create("reference", NETWORK, HYPER, data, [3], precision="fp64")
     with in_precision(name, dtype):
         trained = rival(name, data, dtype)
         trained.load_weights(reference.state_dict())
@@ -410,19 +420,24 @@ def test_help_and_refusals(module, capsys):
 
 def test_the_line_up():
     arguments = throughput.parser().parse_args(["--quick", "--threads", "1", "2"])
-    found = [(c.kind, c.threads, c.seeds) for c in throughput.line_up(arguments)]
+    found = [(c.kind, c.threads, c.seeds, c.precision) for c in throughput.line_up(arguments)]
     assert found == [
-        ("floor", 1, 1),
-        ("eager", 1, 1),
-        ("jax", 1, 1),
-        ("iql_fast", 1, 1),
-        ("floor", 2, 1),
-        ("eager", 2, 1),
-        ("jax", 2, 1),
-        ("iql_fast", 2, 1),
-        ("iql_fast", 2, 2),
+        ("floor", 1, 1, "fp32"),
+        ("eager", 1, 1, "fp32"),
+        ("jax", 1, 1, "fp32"),
+        ("iql_fast", 1, 1, "fp32"),
+        ("iql_fast", 1, 1, "mixed"),
+        ("floor", 2, 1, "fp32"),
+        ("eager", 2, 1, "fp32"),
+        ("jax", 2, 1, "fp32"),
+        ("iql_fast", 2, 1, "fp32"),
+        ("iql_fast", 2, 2, "fp32"),
+        ("iql_fast", 2, 1, "mixed"),
+        ("iql_fast", 2, 2, "mixed"),
     ]
-    arguments = throughput.parser().parse_args(["--threads", "1", "--trained", "5"])
+    arguments = throughput.parser().parse_args(
+        ["--threads", "1", "--trained", "5", "--precision", "fp32"]
+    )
     contenders = throughput.line_up(arguments)
     assert [c.kind for c in contenders] == ["floor", "eager", "compile", "jax", "iql_fast"]
     assert {(c.workload.rows, c.workload.trained) for c in contenders} == {(1_000_000, 5)}
@@ -469,6 +484,7 @@ SHORT = ("--quick", "--rounds", "1", "--window", "0.05")
 def test_throughput(tmp_path):
     out = tmp_path / "out.json"
     which = ("--contenders", "iql_fast", "--threads", "1", "--seeds", "1", "2", "--rows", "1000")
+    which += ("--precision", "fp32")
     outputs = ("--json", out, "--plot", tmp_path / "out.png")
     done = script("throughput", *SHORT, *which, *outputs)
     assert done.returncode == 0, done.stderr
@@ -506,3 +522,28 @@ def test_scaling(tmp_path):
         assert row["gflop_per_s"] == pytest.approx(row["steps_per_s"] * flops / 1e9)
         assert row["ratio_to_floor"] > 0
     assert "<svg" in (tmp_path / "out.svg").read_text()
+
+
+# Profiles.
+
+
+def test_samples_are_counted_for_the_parts_of_a_step():
+    space = "iql::cpu::avx512::(anonymous namespace)"
+    forward = f"{space}::forward_lists<float, float>(iql::cpu::Lists<float>, int)"
+    lines = f"""
+# Overhead|Shared Object|Symbol
+ 30.00% |_C.cpython-311.so |[.] {space}::multiply_lists<float, float, {forward}::{{lambda(int)#1}}>
+ 20.00% |_C.cpython-311.so |[.] {space}::weight_gradient_lists<float, float>
+ 10.00% |_C.cpython-311.so |[.] {space}::forward<float>(int)::{{lambda(auto:1, int)#1}}::operator()
+ 20.00% |_C.cpython-311.so |[.] iql::engine::CpuEngine<float, float>::update_panels
+ 20.00% |libpython3.11.so |[.] _PyEval_EvalFrameDefault
+"""
+    assert step_profile.shares(lines) == pytest.approx(
+        {
+            "hidden products, forward": 0.375,
+            "hidden products, towards the weights": 0.25,
+            "first layer (and hidden products without lists)": 0.125,
+            "other": 0.25,
+        }
+    )
+    assert step_profile.shares("") == {}

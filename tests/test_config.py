@@ -83,7 +83,7 @@ def test_bad_options(arguments, message):
         ("steps: 1.5", "steps is 1.5; expected int"),
         ("steps: .inf", "steps is inf; expected int"),
         ("overwrite: 1", "overwrite is 1; expected bool"),
-        ("precision: half", "precision is 'half'; expected one of fp32, fp64"),
+        ("precision: half", "precision is 'half'; expected one of fp32, fp64, mixed"),
         ("value_order: older", "value_order is 'older'; expected one of new, old"),
         ("7: 8", "no option 7"),
         ("- steps", "lines of the form"),

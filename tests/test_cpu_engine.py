@@ -45,19 +45,19 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_reference(name, dtype):
+def test_equals_the_reference(name, precision):
     hyper, sizes = CASES[name]
     hyper = Hyperparameters(**{"batch_size": 48, **hyper})
     network = NetworkSpec(11, 3, **{"hidden": (48, 40), **sizes})
     data, seeds = random_transitions(), [0, 1, 9]
-    reference = create("reference", network, hyper, data, seeds, dtype=dtype)
-    engine = create("cpu", network, hyper, data, seeds, dtype=dtype, threads=2)
+    reference = create("reference", network, hyper, data, seeds, precision=precision)
+    engine = create("cpu", network, hyper, data, seeds, precision=precision, threads=2)
     assert largest_difference(engine.state_dict(), reference.state_dict())[0] == 0
     metrics, expected = engine.run(20), reference.run(20)
     # Rounding alone: 20 steps amplify it little. Measured: 1e-15 and 1e-6 at most.
-    tolerance = {"float64": 1e-12, "float32": 2e-5}[dtype]
+    tolerance = {"fp64": 1e-12, "fp32": 2e-5}[precision]
     difference, key = largest_difference(engine.state_dict(), reference.state_dict())
     assert difference < tolerance, key
     for key in expected:
@@ -72,15 +72,15 @@ def test_a_thousand_steps():
     data = random_transitions(2000)
     network, hyper = NetworkSpec(11, 3, (32, 32)), Hyperparameters(batch_size=64)
 
-    def train(engine, dtype):
-        trained = create(engine, network, hyper, data, [0], dtype=dtype)
+    def train(engine, precision):
+        trained = create(engine, network, hyper, data, [0], precision=precision)
         trained.run(1000)
         return {key: tensor.double() for key, tensor in trained.state_dict().items()}
 
-    exact = train("reference", "float64")
-    assert largest_difference(train("cpu", "float64"), exact)[0] < 1e-7
-    drift_of_torch, _ = largest_difference(train("reference", "float32"), exact)
-    drift, key = largest_difference(train("cpu", "float32"), exact)
+    exact = train("reference", "fp64")
+    assert largest_difference(train("cpu", "fp64"), exact)[0] < 1e-7
+    drift_of_torch, _ = largest_difference(train("reference", "fp32"), exact)
+    drift, key = largest_difference(train("cpu", "fp32"), exact)
     assert drift < 3 * drift_of_torch, key
 
 
@@ -150,9 +150,9 @@ def test_every_kernel_set_that_runs_here(kernels, monkeypatch):
     monkeypatch.setenv("IQL_FAST_CPU_KERNELS", kernels)
     data = random_transitions()
     network, hyper = NetworkSpec(11, 3, (50, 33)), Hyperparameters(batch_size=37)
-    engine = create("cpu", network, hyper, data, [0, 1], dtype="float64")
+    engine = create("cpu", network, hyper, data, [0, 1], precision="fp64")
     assert engine.kernel_set == kernels
-    reference = create("reference", network, hyper, data, [0, 1], dtype="float64")
+    reference = create("reference", network, hyper, data, [0, 1], precision="fp64")
     engine.run(10)
     reference.run(10)
     assert largest_difference(engine.state_dict(), reference.state_dict())[0] < 1e-12

@@ -6,14 +6,15 @@ Without a device the same kernels and host code run under an emulator: ``tests/c
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from iql_fast import engines
-from iql_fast.engines import Hyperparameters, NetworkSpec, create, cuda
+from iql_fast import engines, extension
+from iql_fast.engines import Hyperparameters, NetworkSpec, Precision, create, cuda
 from iql_fast.errors import NonFiniteLoss, UserError
 
 from .conftest import random_transitions
@@ -26,7 +27,7 @@ def on_device(test: Callable[..., None]) -> Any:
     return pytest.mark.gpu(pytest.mark.skipif(bool(REASON), reason=REASON)(test))
 
 
-PRECISIONS = pytest.mark.parametrize("products", ["fp32", "bf16x3"])
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
 # Of a gradient, and of what training makes of it within ten steps. The gradient of bf16x3 is right
 # to about 1e-4; but a unit whose input is all but zero may be active in one engine and not in the
 # other, and in these small batches one unit of one row is much.
@@ -72,27 +73,27 @@ def largest_difference(a: State, b: State, prefix: str, suffix: str = "") -> flo
 @on_device
 @PRECISIONS
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_cpu_engine(name: str, products: str) -> None:
+def test_equals_the_cpu_engine(name: str, precision: Precision) -> None:
     hyper_changes, sizes = CASES[name]
     hyper = Hyperparameters(**{"batch_size": 48, **hyper_changes})
     network = NetworkSpec(**{"obs_dim": 11, "act_dim": 3, "hidden": (48, 40), **sizes})
     data, seeds = random_transitions(500, network.obs_dim, network.act_dim), [0, 1, 9]
-    expected = create("cpu", network, hyper, data, seeds, dtype="float64")
-    engine = create("cuda", network, hyper, data, seeds, products=products)
+    expected = create("cpu", network, hyper, data, seeds, precision="fp64")
+    engine = create("cuda", network, hyper, data, seeds, precision=precision)
     engine.run(1)
     expected.run(1)
     state, expected_state = engine.state_dict(), expected.state_dict()
     # The first moment after one step is a tenth of the gradient.
     for net in ("value", "actor", "critic"):
         difference = largest_difference(state, expected_state, f"adam.m.{net}")
-        assert difference < GRADIENT_TOLERANCE[products], net
+        assert difference < GRADIENT_TOLERANCE[precision], net
     metrics, expected_metrics = engine.run(9), expected.run(9)
     state, expected_state = engine.state_dict(), expected.state_dict()
     for net in ("value", "actor", "critic", "target"):
         # Not biases: they begin at zero, so that they are nothing but Adam's first steps, which
         # make of the rounding of a gradient that is all but zero a step of full length.
         difference = largest_difference(state, expected_state, net, "weight")
-        assert difference < WEIGHT_TOLERANCE[products], net
+        assert difference < WEIGHT_TOLERANCE[precision], net
     for key, values in expected_metrics.items():
         scale = np.abs(values) + 1e-2
         assert (np.abs(metrics[key] - values) / scale).max() < 2e-3, key
@@ -100,10 +101,10 @@ def test_equals_the_cpu_engine(name: str, products: str) -> None:
 
 @on_device
 @PRECISIONS
-def test_a_graph_equals_single_steps_bit_for_bit(products: str) -> None:
+def test_a_graph_equals_single_steps_bit_for_bit(precision: Precision) -> None:
     data, network = random_transitions(), NetworkSpec(11, 3)
     hyper = Hyperparameters(actor_dropout=0.1)
-    engines_ = [create("cuda", network, hyper, data, [1, 2], products=products) for _ in range(3)]
+    engines_ = [create("cuda", network, hyper, data, [1, 2], precision=precision) for _ in range(3)]
     engines_[0].run(120)
     engines_[1].run(120)
     for _ in range(120):
@@ -116,14 +117,14 @@ def test_a_graph_equals_single_steps_bit_for_bit(products: str) -> None:
 
 @on_device
 @PRECISIONS
-def test_many_seeds_equal_each_seed_alone_bit_for_bit(products: str) -> None:
+def test_many_seeds_equal_each_seed_alone_bit_for_bit(precision: Precision) -> None:
     data, network = random_transitions(), NetworkSpec(11, 3)
     seeds = list(range(16))
-    together = create("cuda", network, Hyperparameters(), data, seeds, products=products)
+    together = create("cuda", network, Hyperparameters(), data, seeds, precision=precision)
     together.run(60)
     state = together.state_dict()
     for seed in (0, 7, 15):
-        alone = create("cuda", network, Hyperparameters(), data, [seed], products=products)
+        alone = create("cuda", network, Hyperparameters(), data, [seed], precision=precision)
         alone.run(60)
         for key, tensor in alone.state_dict().items():
             assert key == "step" or torch.equal(tensor[0], state[key][seed]), key
@@ -191,16 +192,18 @@ def test_without_a_device_it_is_refused_with_the_reason() -> None:
 
 
 def test_a_precision_chooses_among_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    usable = {"cuda": "", "cpu": "", "reference": ""}
-    monkeypatch.setattr(engines, "available", lambda: dict(usable))
+    reason = {"cuda": ""}
+    native = SimpleNamespace(
+        cuda_unavailable_reason=lambda device: reason["cuda"],
+        mixed_unavailable_reason=lambda: "",
+    )
+    monkeypatch.setattr(extension, "unavailable_reason", lambda: "")
+    monkeypatch.setattr(extension, "load", lambda: native)
     assert engines.choose("auto") == ("cuda", "the fastest engine is usable")
     assert engines.choose("auto", "bf16x3")[0] == "cuda"
-    assert engines.choose("auto", "fp64") == (
-        "cpu",
-        "cuda: it computes in fp32 or bf16x3, not in fp64",
-    )
-    with pytest.raises(UserError, match="fp32 or fp64, not in bf16x3"):
+    assert engines.choose("auto", "fp64") == ("cpu", "cuda: it has no fp64 precision")
+    with pytest.raises(UserError, match="'cpu' cannot be used here: it has no bf16x3 precision"):
         engines.choose("cpu", "bf16x3")
-    usable["cuda"] = "no CUDA device"
-    with pytest.raises(UserError, match="cuda: no CUDA device; cpu: it computes in fp32 or fp64"):
+    reason["cuda"] = "no CUDA device"
+    with pytest.raises(UserError, match=r"cuda: no CUDA device; cpu: it has no bf16x3"):
         engines.choose("auto", "bf16x3")

@@ -35,7 +35,7 @@ CASES = {
 def test_ten_steps_equal_the_hand_written_step(name):
     hyper = Hyperparameters(batch_size=64, **CASES[name])
     data = random_transitions()
-    engine = create("reference", SPEC, hyper, data, [3], dtype="float64")
+    engine = create("reference", SPEC, hyper, data, [3], precision="fp64")
     state = engine.state_dict()
     # Unequal critics and targets, and log-stds inside and outside the clip.
     generator = torch.Generator().manual_seed(1)
@@ -69,7 +69,7 @@ def test_tied_critics_and_terminal_rows():
     """Equal targets give the same minimum; a terminal row's next state has no influence."""
     hyper = Hyperparameters(batch_size=16)
     data = random_transitions()
-    engine = create("reference", SPEC, hyper, data, [0], dtype="float64")
+    engine = create("reference", SPEC, hyper, data, [0], precision="fp64")
     state = engine.state_dict()
     for key in state:
         if key.startswith(("target.", "critic.", "adam.m.critic", "adam.v.critic")):
@@ -124,8 +124,8 @@ def test_initialisation_is_the_authors():
 def test_a_seed_trains_alike_alone_and_beside_others():
     data = random_transitions()
     hyper = Hyperparameters(batch_size=32, actor_dropout=0.1)
-    alone = create("reference", SPEC, hyper, data, [5], dtype="float64")
-    beside = create("reference", SPEC, hyper, data, [2, 5], dtype="float64")
+    alone = create("reference", SPEC, hyper, data, [5], precision="fp64")
+    beside = create("reference", SPEC, hyper, data, [2, 5], precision="fp64")
     alone.run(5)
     beside.run(5)
     for key, tensor in alone.state_dict().items():

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cpu/kernels.h"
 
@@ -17,6 +18,9 @@ IQL_DECLARE_KERNELS(portable)
 #if defined(__x86_64__)
 IQL_DECLARE_KERNELS(avx2)
 IQL_DECLARE_KERNELS(avx512)
+namespace avx512bf16 {
+extern const Kernels<float, Bf16> kMixed;
+}
 #endif
 #undef IQL_DECLARE_KERNELS
 
@@ -40,10 +44,24 @@ const Kernels<double>* const* all_kernels<double>() {
   return sets;
 }
 
+template <>
+const Kernels<float, Bf16>* const* all_kernels<float, Bf16>() {
+  static const Kernels<float, Bf16>* const sets[] = {
+#if defined(__x86_64__)
+      &avx512bf16::kMixed,
+#endif
+      nullptr};
+  return sets;
+}
+
 bool can_run(const char* name) {
 #if defined(__x86_64__)
   if (std::strcmp(name, "avx2") == 0) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  }
+  if (std::strcmp(name, "avx512bf16") == 0) {
+    return can_run("avx512") && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("avx512vbmi2");
   }
   if (std::strcmp(name, "avx512") == 0) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
@@ -53,23 +71,28 @@ bool can_run(const char* name) {
   return std::strcmp(name, "portable") == 0;
 }
 
-template <class T>
-const Kernels<T>& kernels() {
+template <class T, class Operand>
+const Kernels<T, Operand>& kernels() {
   const char* wanted = std::getenv("IQL_FAST_CPU_KERNELS");
+  const bool any = wanted == nullptr || *wanted == '\0';
   std::string names;
-  for (const Kernels<T>* const* set = all_kernels<T>(); *set != nullptr; ++set) {
+  for (const Kernels<T, Operand>* const* set = all_kernels<T, Operand>(); *set != nullptr; ++set) {
     if (!can_run((*set)->name)) continue;
-    if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, (*set)->name) == 0) {
-      return **set;
-    }
+    if (any || std::strcmp(wanted, (*set)->name) == 0) return **set;
     names += names.empty() ? "" : ", ";
     names += (*set)->name;
   }
-  throw std::runtime_error("IQL_FAST_CPU_KERNELS is '" + std::string(wanted) +
-                           "', which this machine cannot run; it can run: " + names);
+  if (names.empty()) {
+    throw std::runtime_error(
+        "mixed precision needs a CPU with AVX512-BF16 and VBMI2, which this one lacks");
+  }
+  throw std::runtime_error(
+      "IQL_FAST_CPU_KERNELS is '" + std::string(wanted) + "', which this machine cannot run" +
+      (std::is_same_v<T, Operand> ? "" : " in mixed precision") + "; it can run: " + names);
 }
 
 template const Kernels<float>& kernels<float>();
 template const Kernels<double>& kernels<double>();
+template const Kernels<float, Bf16>& kernels<float, Bf16>();
 
 }  // namespace iql::cpu

@@ -6,6 +6,11 @@
 // gradients is then one contiguous stream for the matrix product, and stays in the L1 cache while
 // it is used. Columns past the last are zero and stay zero.
 //
+// Products by lists can take operands of another type than T: half as many bytes to load, and two
+// products an instruction. The operands are rounded, products and sums are T. In a panel of bf16,
+// groups of four columns of its left and of its right vector alternate: rows that are interleaved
+// pair by pair then come out as the left and the right vector of the result.
+//
 // Every result element is computed by the same operations in the same order however rows and panels
 // are shared out, so results do not depend on the number of threads.
 #pragma once
@@ -16,6 +21,11 @@
 #include "iql/adam.h"
 
 namespace iql::cpu {
+
+// The upper half of a float: its sign and exponent, and 7 bits of its mantissa.
+struct Bf16 {
+  std::uint16_t bits;
+};
 
 // Some rows of a panel matrix: `data` points at the first of them in panel 0.
 template <class T>
@@ -30,9 +40,9 @@ struct Rows {
 //
 // A line is cut into pieces, each a list of its own: element i of line l's piece p lies at
 // (l * pieces + p) * kListCapacity + i. Lists are filled up with zeros to a multiple of 4.
-template <class T>
+template <class Operand>
 struct Lists {
-  T* value;
+  Operand* value;
   std::uint16_t* offset;  // place within the piece, times P
   int* count;             // [lines][pieces]
   int pieces;
@@ -40,9 +50,9 @@ struct Lists {
 constexpr int kPiece = 128;  // elements of a line that a piece covers at most
 constexpr int kListCapacity = kPiece + 16;
 
-template <class T>
+template <class T, class Operand = T>
 struct Kernels {
-  const char* name;  // "portable", "avx2", "avx512"
+  const char* name;  // "portable", "avx2", "avx512", "avx512bf16"
   int panel;         // P
   // Panels that a product with lists does at a time: it is fastest with a multiple of these.
   int list_panels;
@@ -66,22 +76,22 @@ struct Kernels {
   void (*bias_gradient)(const T* d_out, int m, T* d_bias);
 
   // The lists of m rows of in [m, k], in pieces of kPiece; returns how many elements they hold.
-  std::size_t (*list_rows)(Rows<const T> in, int m, int k, Lists<T> lists);
+  std::size_t (*list_rows)(Rows<const T> in, int m, int k, Lists<Operand> lists);
 
   // Piece `piece` of the lists of the columns of in [m, k]: these m rows, at most kPiece; returns
   // how many elements it holds.
-  std::size_t (*list_columns)(Rows<const T> in, int m, int k, Lists<T> lists, int piece);
+  std::size_t (*list_columns)(Rows<const T> in, int m, int k, Lists<Operand> lists, int piece);
 
   // `forward` and `backward` whose first operand is given by the lists of its rows.
-  void (*forward_lists)(Lists<T> in, int m, int k, const T* weight, const T* bias, int n,
-                        Rows<T> out);
-  void (*backward_lists)(Lists<T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
-                         T scale, Rows<T> d_in);
+  void (*forward_lists)(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias,
+                        int n, Rows<T> out);
+  void (*backward_lists)(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
+                         Rows<const T> in, int k, T scale, Rows<T> d_in);
 
   // `weight_gradient` of `panels` panels, [panels][k, P], with the lists of the columns of `in`;
   // piece p of them covers rows from piece_rows[p] on. d_out points at the first panel.
-  void (*weight_gradient_lists)(Lists<T> in, const int* piece_rows, int k, Rows<const T> d_out,
-                                int panels, T* d_weight);
+  void (*weight_gradient_lists)(Lists<Operand> in, const int* piece_rows, int k,
+                                Rows<const Operand> d_out, int panels, T* d_weight);
 
   // out[r * n + j] = dot(in[r], weight[j]) + bias[j]. in [m, k], weight [n][k padded].
   void (*head_forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
@@ -99,18 +109,22 @@ struct Kernels {
   void (*adam)(T* weight, T* m, T* v, T* target, const T* gradient, std::size_t n,
                const AdamStep<T>& step, T alpha);
 
+  // Some rows of a panel as operands.
+  void (*operands)(const T* panel, int rows, Operand* out);
+
   // Writes panel p (columns p*P ...) of a weight matrix [k, n] into its transpose [n, k].
-  void (*transpose_panel)(const T* weight_panel, int k, int p, int n, T* weight_t);
+  void (*transpose_panel)(const T* weight_panel, int k, int p, int n, Operand* weight_t);
 };
 
 // The best set that this machine can run; the environment variable IQL_FAST_CPU_KERNELS names
-// another. Throws std::runtime_error where that one is unknown or cannot run here.
-template <class T>
-const Kernels<T>& kernels();
+// another. Throws std::runtime_error where that one is unknown or cannot run here, or where none
+// can.
+template <class T, class Operand = T>
+const Kernels<T, Operand>& kernels();
 
 // Sets compiled in, best first; nullptr ends the list.
-template <class T>
-const Kernels<T>* const* all_kernels();
+template <class T, class Operand = T>
+const Kernels<T, Operand>* const* all_kernels();
 
 // Whether this machine has the instructions of the set.
 bool can_run(const char* name);

@@ -1,6 +1,7 @@
 #define IQL_ISA avx2
 #define IQL_VECTOR_BYTES 32
 #define IQL_TILE_ROWS 6
+#define IQL_LIST_LINES 1
 #define IQL_LIST_PANELS 4
 #define IQL_LIST_DENSITY 0.75
 #include "cpu/kernels_impl.h"

@@ -1,6 +1,7 @@
 #define IQL_ISA avx512
 #define IQL_VECTOR_BYTES 64
 #define IQL_TILE_ROWS 12
+#define IQL_LIST_LINES 2
 #define IQL_LIST_PANELS 2
 #define IQL_LIST_DENSITY 0.75
 #include "cpu/kernels_impl.h"

@@ -1,5 +1,6 @@
 // The kernels of kernels.h, written once over GCC/Clang vector types. The including file defines
-// IQL_ISA (a namespace), IQL_VECTOR_BYTES, IQL_TILE_ROWS and IQL_LIST_PANELS, and is compiled for
+// IQL_ISA (a namespace), IQL_VECTOR_BYTES, IQL_TILE_ROWS, IQL_LIST_LINES and IQL_LIST_PANELS (lines
+// and panels that a product with lists has in registers) and IQL_LIST_DENSITY, and is compiled for
 // that instruction set.
 //
 // Nothing here instantiates a function template that other files share (no <vector>, no
@@ -7,12 +8,15 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #if defined(__AVX2__)
 // GCC 12 takes the deliberately undefined operands inside its own intrinsics for mistakes (its bug
 // 105593).
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #include <immintrin.h>
 #endif
@@ -56,6 +60,31 @@ inline T sum_lanes(Vec<T> v) {
   T sum = 0;
   for (int i = 0; i < Vector<T>::kWidth; ++i) sum += v[i];
   return sum;
+}
+
+// A row of a panel, as operands.
+template <class T, class Operand>
+inline void store_operands(Vec<T> left, Vec<T> right, Operand* out) {
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<Operand, Bf16>) {
+    const __m512i row = (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left);
+    const __m512i groups_of_four = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
+    _mm512_store_si512(out, _mm512_permutexvar_epi64(groups_of_four, row));
+    return;
+  }
+#endif
+  if constexpr (std::is_same_v<Operand, T>) {
+    store(out, left);
+    store(out + Vector<T>::kWidth, right);
+  }
+}
+
+template <class T, class Operand>
+void operands(const T* panel, int rows, Operand* out) {
+  constexpr int P = Vector<T>::kPanel;
+  for (int r = 0; r < rows; ++r, panel += P, out += P) {
+    store_operands<T>(load(panel), load(panel + Vector<T>::kWidth), out);
+  }
 }
 
 // MR rows of a product, one panel wide: the accumulators live in registers.
@@ -284,31 +313,60 @@ inline int append(Vec<T> x, int first, T* value, std::uint16_t* offset, int n) {
   return n;
 }
 
+// The same for two vectors, as operands.
+template <class T, class Operand>
+inline int append(Vec<T> left, Vec<T> right, int first, Operand* value, std::uint16_t* offset,
+                  int n) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<Operand, Bf16>) {
+    alignas(64) static constexpr std::uint16_t kPlaces[P] = {
+        0 * P,  1 * P,  2 * P,  3 * P,  4 * P,  5 * P,  6 * P,  7 * P,  8 * P,  9 * P,  10 * P,
+        11 * P, 12 * P, 13 * P, 14 * P, 15 * P, 16 * P, 17 * P, 18 * P, 19 * P, 20 * P, 21 * P,
+        22 * P, 23 * P, 24 * P, 25 * P, 26 * P, 27 * P, 28 * P, 29 * P, 30 * P, 31 * P};
+    const auto nonzero = [](Vec<T> x) {
+      return _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    };
+    const __mmask32 keep = _mm512_kunpackw(nonzero(right), nonzero(left));
+    const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left);
+    const __m512i places = _mm512_add_epi16(_mm512_load_si512(kPlaces), _mm512_set1_epi16(first));
+    _mm512_storeu_si512(value + n, _mm512_maskz_compress_epi16(keep, rounded));
+    _mm512_storeu_si512(offset + n, _mm512_maskz_compress_epi16(keep, places));
+    return n + __builtin_popcount(_cvtmask32_u32(keep));
+  }
+#endif
+  if constexpr (std::is_same_v<Operand, T>) {
+    n = append<T>(left, first, value, offset, n);
+    n = append<T>(right, first + W * P, value, offset, n);
+  }
+  return n;
+}
+
 // Fills a list up to a multiple of 4; returns its length.
-template <class T>
-inline int fill_up(T* value, std::uint16_t* offset, int n) {
+template <class Operand>
+inline int fill_up(Operand* value, std::uint16_t* offset, int n) {
   for (int i = n; i < n + 3; ++i) {
-    value[i] = 0;
+    value[i] = Operand{};
     offset[i] = 0;
   }
   return (n + 3) / 4 * 4;
 }
 
-template <class T>
-std::size_t list_rows(Rows<const T> in, int m, int k, Lists<T> lists) {
+template <class T, class Operand>
+std::size_t list_rows(Rows<const T> in, int m, int k, Lists<Operand> lists) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   std::size_t total = 0;
   for (int r = 0; r < m; ++r) {
     for (int piece = 0; piece < lists.pieces; ++piece) {
       const std::size_t list = std::size_t(r) * lists.pieces + piece;
-      T* value = lists.value + list * kListCapacity;
+      Operand* value = lists.value + list * kListCapacity;
       std::uint16_t* offset = lists.offset + list * kListCapacity;
       const int begin = piece * kPiece, end = k < begin + kPiece ? k : begin + kPiece;
       int n = 0;
-      // Columns past the last are zero, so whole vectors may be read.
-      for (int c = begin; c < end; c += W) {
-        const T* x = in.data + (c / P) * in.panel_stride + r * P + c % P;
-        n = append<T>(load(x), (c - begin) * P, value, offset, n);
+      // Columns past the last are zero, so a panel's whole row may be read.
+      for (int c = begin; c < end; c += P) {
+        const T* x = in.data + (c / P) * in.panel_stride + r * P;
+        n = append<T>(load(x), load(x + W), (c - begin) * P, value, offset, n);
       }
       total += n;
       lists.count[list] = fill_up(value, offset, n);
@@ -317,11 +375,61 @@ std::size_t list_rows(Rows<const T> in, int m, int k, Lists<T> lists) {
   return total;
 }
 
-template <class T>
-void transpose_square(const T* from, std::size_t from_stride, T* to, std::size_t to_stride);
+template <int Bytes>
+struct Index;
+template <>
+struct Index<4> {
+  typedef std::int32_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
+};
+template <>
+struct Index<8> {
+  typedef std::int64_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
+};
 
+// W x W elements: log2(W) rounds of interleaving row i with row i + W/2 (a perfect shuffle each).
 template <class T>
-std::size_t list_columns(Rows<const T> in, int m, int k, Lists<T> lists, int piece) {
+inline void transpose_square(const T* from, std::size_t from_stride, T* to, std::size_t to_stride) {
+  constexpr int W = Vector<T>::kWidth;
+  typename Index<sizeof(T)>::type low{}, high{};
+  for (int i = 0; i < W; ++i) {
+    low[i] = i / 2 + (i % 2) * W;
+    high[i] = low[i] + W / 2;
+  }
+  Vec<T> a[W], b[W];
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) a[i] = load(from + i * from_stride);
+#pragma GCC unroll 4
+  for (int round = 1; round < W; round *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W / 2; ++i) {
+      b[2 * i] = __builtin_shuffle(a[i], a[i + W / 2], low);
+      b[2 * i + 1] = __builtin_shuffle(a[i], a[i + W / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) a[i] = b[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < W; ++i) store(to + i * to_stride, a[i]);
+}
+
+// block [W][P] = W columns of a panel, transposed: P rows of it, of which only `rows` exist and the
+// others count as zero.
+template <class T>
+inline void transpose_block(const T* from, int rows, T* block) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  for (int half = 0; half < P; half += W, from += W * P, rows -= W) {
+    if (rows >= W) {
+      transpose_square<T>(from, P, block + half, P);
+      continue;
+    }
+    for (int j = 0; j < W; ++j) {
+      for (int i = 0; i < W; ++i) block[j * P + half + i] = i < rows ? from[i * P + j] : T(0);
+    }
+  }
+}
+
+template <class T, class Operand>
+std::size_t list_columns(Rows<const T> in, int m, int k, Lists<Operand> lists, int piece) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   std::size_t total = 0;
   for (int c0 = 0; c0 < k; c0 += W) {
@@ -330,20 +438,12 @@ std::size_t list_columns(Rows<const T> in, int m, int k, Lists<T> lists, int pie
     int n[W] = {};
     const std::size_t first = (std::size_t(c0) * lists.pieces + piece) * kListCapacity,
                       next = std::size_t(lists.pieces) * kListCapacity;
-    int r0 = 0;
-    for (; r0 + W <= m; r0 += W) {
-      alignas(IQL_VECTOR_BYTES) T square[W * W];
-      transpose_square<T>(columns + r0 * P, P, square, W);
+    for (int r0 = 0; r0 < m; r0 += P) {
+      alignas(IQL_VECTOR_BYTES) T block[W * P];
+      transpose_block<T>(columns + r0 * P, m - r0, block);
       for (int c = 0; c < count; ++c) {
-        n[c] = append<T>(load(square + c * W), r0 * P, lists.value + first + c * next,
-                         lists.offset + first + c * next, n[c]);
-      }
-    }
-    for (; r0 < m; ++r0) {
-      for (int c = 0; c < count; ++c) {
-        lists.value[first + c * next + n[c]] = columns[r0 * P + c];
-        lists.offset[first + c * next + n[c]] = static_cast<std::uint16_t>(r0 * P);
-        n[c] += columns[r0 * P + c] != T(0);
+        n[c] = append<T>(load(block + c * P), load(block + c * P + W), r0 * P,
+                         lists.value + first + c * next, lists.offset + first + c * next, n[c]);
       }
     }
     for (int c = 0; c < count; ++c) {
@@ -355,13 +455,33 @@ std::size_t list_columns(Rows<const T> in, int m, int k, Lists<T> lists, int pie
   return total;
 }
 
-// Four values of a list, to be multiplied with one after the other.
-template <class T>
-struct Four {
+// sum += what four elements of a list select of NP panels b, the elements one after the other.
+template <class T, class Operand>
+struct FourElements {
+  static constexpr bool kDescending = false;
+
+  template <int NP>
+  static inline void add(const T* value, const std::uint16_t* offset, Rows<const T> b,
+                         Tile<T, NP>& sum) {
+    const auto add_row = [&](Vec<T> x, std::size_t where) {
+#pragma GCC unroll 4
+      for (int p = 0; p < NP; ++p) {
+        const T* row = b.data + p * b.panel_stride + where;
+        sum.add(p, x, load(row), load(row + Vector<T>::kWidth));
+      }
+    };
+    const Lanes x = lanes(value);
+    add_row(element<0>(x), offset[0]);
+    add_row(element<1>(x), offset[1]);
+    add_row(element<2>(x), offset[2]);
+    add_row(element<3>(x), offset[3]);
+  }
+
+ private:
 #if defined(__AVX512F__)
   // One load instead of four: loads are what limits a product with lists.
   using Lanes = Vec<T>;
-  static inline Lanes from(const T* value) {
+  static inline Lanes lanes(const T* value) {
     if constexpr (sizeof(T) == 4) {
       return (Vec<T>)_mm512_broadcast_f32x4(_mm_loadu_ps(reinterpret_cast<const float*>(value)));
     } else {
@@ -370,16 +490,16 @@ struct Four {
     }
   }
   template <int I>
-  static inline Vec<T> element(Lanes lanes) {
+  static inline Vec<T> element(Lanes x) {
     if constexpr (sizeof(T) == 4) {
-      return (Vec<T>)_mm512_permute_ps((__m512)lanes, I * 0x55);
+      return (Vec<T>)_mm512_permute_ps((__m512)x, I * 0x55);
     } else {
-      return (Vec<T>)_mm512_permutex_pd((__m512d)lanes, I * 0x55);
+      return (Vec<T>)_mm512_permutex_pd((__m512d)x, I * 0x55);
     }
   }
 #else
   using Lanes = const T*;
-  static inline Lanes from(const T* value) { return value; }
+  static inline Lanes lanes(const T* value) { return value; }
   template <int I>
   static inline Vec<T> element(Lanes value) {
     return broadcast(value[I]);
@@ -387,56 +507,108 @@ struct Four {
 #endif
 };
 
-// out [m lines, NP panels] += lists * b, over one piece; out is taken as zero where `first`. Then
-// finish(line, panel, left, right) of every vector of the result stores it.
-template <class T, int NP, class Finish>
-inline void multiply_piece(Lists<T> a, int piece, int m, Rows<const T> b, bool first, Rows<T> out,
-                           const Finish& finish) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
-  for (int line = 0; line < m; ++line) {
-    const std::size_t list = std::size_t(line) * a.pieces + piece;
-    const T* value = a.value + list * kListCapacity;
-    const std::uint16_t* offset = a.offset + list * kListCapacity;
-    const int count = a.count[list];
-    Tile<T, NP> sum;  // one line; NP panels side by side
-    T* at = out.data + std::size_t(line) * P;
-#pragma GCC unroll 4
-    for (int p = 0; p < NP; ++p) {
-      sum.left[p] = first ? Vec<T>{} : load(at + p * out.panel_stride);
-      sum.right[p] = first ? Vec<T>{} : load(at + p * out.panel_stride + W);
-    }
-    const auto add = [&](Vec<T> x, std::size_t where) {
+#if defined(__AVX512BF16__)
+// Two at a time: an instruction multiplies a pair of elements with a pair of rows, whose columns
+// are interleaved for it. It adds the second product, then the first, each rounded: a list that is
+// gone through backwards gives the same sum whichever elements happen to be pairs, and so however
+// lines are cut into pieces.
+template <>
+struct FourElements<float, Bf16> {
+  static constexpr bool kDescending = true;
+
+  template <int NP>
+  static inline void add(const Bf16* value, const std::uint16_t* offset, Rows<const Bf16> b,
+                         Tile<float, NP>& sum) {
+#pragma GCC unroll 2
+    for (int i = 2; i >= 0; i -= 2) {
+      std::int32_t pair;
+      std::memcpy(&pair, value + i, sizeof pair);
+      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
       for (int p = 0; p < NP; ++p) {
-        const T* row = b.data + p * b.panel_stride + where;
-        sum.add(p, x, load(row), load(row + W));
+        const Bf16* panel = b.data + p * b.panel_stride;
+        __m512i first = _mm512_load_si512(panel + offset[i]),
+                second = _mm512_load_si512(panel + offset[i + 1]);
+        asm("" : "+v"(first), "+v"(second));  // in registers: else both unpackings load them again
+        sum.left[p] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum.left[p], x,
+                                                   (__m512bh)_mm512_unpacklo_epi16(first, second));
+        sum.right[p] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum.right[p], x,
+                                                    (__m512bh)_mm512_unpackhi_epi16(first, second));
       }
-    };
-    for (int i = 0; i < count; i += 4) {
-      const typename Four<T>::Lanes x = Four<T>::from(value + i);
-      add(Four<T>::template element<0>(x), offset[i]);
-      add(Four<T>::template element<1>(x), offset[i + 1]);
-      add(Four<T>::template element<2>(x), offset[i + 2]);
-      add(Four<T>::template element<3>(x), offset[i + 3]);
     }
+  }
+};
+#endif
+
+// out [NP panels] += lists * b, over one piece, for N lines from `line` on, which take turns as
+// long as all have elements left: the additions of one go on while those of another wait for their
+// last result.
+template <class T, int NP, int N, class Operand, class Finish>
+inline void multiply_lines(Lists<Operand> a, int piece, int line, Rows<const Operand> b, bool first,
+                           Rows<T> out, const Finish& finish) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  using Step = FourElements<T, Operand>;
+  Tile<T, NP> sum[N];  // of each line; NP panels side by side
+  const Operand* value[N];
+  const std::uint16_t* offset[N];
+  int count[N], common = kListCapacity;
+#pragma GCC unroll 2
+  for (int l = 0; l < N; ++l) {
+    const std::size_t list = std::size_t(line + l) * a.pieces + piece;
+    value[l] = a.value + list * kListCapacity;
+    offset[l] = a.offset + list * kListCapacity;
+    count[l] = a.count[list];
+    common = count[l] < common ? count[l] : common;
+    T* at = out.data + std::size_t(line + l) * P;
 #pragma GCC unroll 4
-    for (int p = 0; p < NP; ++p) finish(line, p, sum.left[p], sum.right[p]);
+    for (int p = 0; p < NP; ++p) {
+      sum[l].left[p] = first ? Vec<T>{} : load(at + p * out.panel_stride);
+      sum[l].right[p] = first ? Vec<T>{} : load(at + p * out.panel_stride + W);
+    }
+  }
+  const auto add = [&](int l, int done) {
+    const int i = Step::kDescending ? count[l] - 4 - done : done;
+    Step::template add<NP>(value[l] + i, offset[l] + i, b, sum[l]);
+  };
+  for (int done = 0; done < common; done += 4) {
+#pragma GCC unroll 2
+    for (int l = 0; l < N; ++l) add(l, done);
+  }
+#pragma GCC unroll 2
+  for (int l = 0; l < N; ++l) {
+    for (int done = common; done < count[l]; done += 4) add(l, done);
+#pragma GCC unroll 4
+    for (int p = 0; p < NP; ++p) finish(line + l, p, sum[l].left[p], sum[l].right[p]);
   }
 }
 
+// out [m lines, NP panels] += lists * b, over one piece; out is taken as zero where `first`. Then
+// finish(line, panel, left, right) of every vector of the result stores it.
+template <class T, int NP, class Operand, class Finish>
+inline void multiply_piece(Lists<Operand> a, int piece, int m, Rows<const Operand> b, bool first,
+                           Rows<T> out, const Finish& finish) {
+  constexpr int N = IQL_LIST_LINES;
+  int line = 0;
+  for (; line + N <= m; line += N) {
+    multiply_lines<T, NP, N>(a, piece, line, b, first, out, finish);
+  }
+  for (; line < m; ++line) multiply_lines<T, NP, 1>(a, piece, line, b, first, out, finish);
+}
+
 // out = finish(lists * b), n columns; b [k, n] in panels.
-template <class T, class Finish>
-inline void multiply_lists(Lists<T> a, int m, int k, const T* b, int n, Rows<T> out,
+template <class T, class Operand, class Finish>
+inline void multiply_lists(Lists<Operand> a, int m, int k, const Operand* b, int n, Rows<T> out,
                            const Finish& finish) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, NP = IQL_LIST_PANELS;
   const std::size_t b_stride = std::size_t(k) * P;
   const auto group = [&](auto count, int p) {
     const Rows<T> to{out.data + p * out.panel_stride, out.panel_stride};
-    for (int piece = 0; piece < a.pieces; ++piece) {
-      const Rows<const T> rows{b + p * b_stride + std::size_t(piece) * kPiece * P, b_stride};
+    for (int done = 0; done < a.pieces; ++done) {
+      const int piece = FourElements<T, Operand>::kDescending ? a.pieces - 1 - done : done;
+      const Rows<const Operand> rows{b + p * b_stride + std::size_t(piece) * kPiece * P, b_stride};
       constexpr int N = decltype(count)::value;
-      if (piece + 1 < a.pieces) {
-        multiply_piece<T, N>(a, piece, m, rows, piece == 0, to,
+      if (done + 1 < a.pieces) {
+        multiply_piece<T, N>(a, piece, m, rows, done == 0, to,
                              [&](int line, int q, Vec<T> left, Vec<T> right) {
                                T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
                                store(at, left);
@@ -444,7 +616,7 @@ inline void multiply_lists(Lists<T> a, int m, int k, const T* b, int n, Rows<T> 
                              });
       } else {
         multiply_piece<T, N>(
-            a, piece, m, rows, piece == 0, to,
+            a, piece, m, rows, done == 0, to,
             [&](int line, int q, Vec<T> left, Vec<T> right) { finish(line, p + q, left, right); });
       }
     }
@@ -454,17 +626,18 @@ inline void multiply_lists(Lists<T> a, int m, int k, const T* b, int n, Rows<T> 
   for (; p < panels<T>(n); ++p) group(RowCount<1>{}, p);
 }
 
-template <class T>
-void forward_lists(Lists<T> in, int m, int k, const T* weight, const T* bias, int n, Rows<T> out) {
+template <class T, class Operand>
+void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
+                   Rows<T> out) {
   constexpr int P = Vector<T>::kPanel;
   multiply_lists<T>(in, m, k, weight, n, out, [&](int line, int p, Vec<T> left, Vec<T> right) {
     finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + line * P);
   });
 }
 
-template <class T>
-void backward_lists(Lists<T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
-                    T scale, Rows<T> d_in) {
+template <class T, class Operand>
+void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t, Rows<const T> in,
+                    int k, T scale, Rows<T> d_in) {
   constexpr int P = Vector<T>::kPanel;
   multiply_lists<T>(
       d_out, m, n, weight_t, k, d_in, [&](int line, int p, Vec<T> left, Vec<T> right) {
@@ -473,19 +646,20 @@ void backward_lists(Lists<T> d_out, int m, int n, const T* weight_t, Rows<const 
       });
 }
 
-template <class T>
-void weight_gradient_lists(Lists<T> in, const int* piece_rows, int k, Rows<const T> d_out,
-                           int count, T* d_weight) {
+template <class T, class Operand>
+void weight_gradient_lists(Lists<Operand> in, const int* piece_rows, int k,
+                           Rows<const Operand> d_out, int count, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, NP = IQL_LIST_PANELS;
   const std::size_t stride = std::size_t(k) * P;
   const auto group = [&](auto panels_at_once, int p) {
     const Rows<T> to{d_weight + p * stride, stride};
-    for (int piece = 0; piece < in.pieces; ++piece) {
-      const Rows<const T> rows{
+    for (int done = 0; done < in.pieces; ++done) {
+      const int piece = FourElements<T, Operand>::kDescending ? in.pieces - 1 - done : done;
+      const Rows<const Operand> rows{
           d_out.data + p * d_out.panel_stride + std::size_t(piece_rows[piece]) * P,
           d_out.panel_stride};
       multiply_piece<T, decltype(panels_at_once)::value>(
-          in, piece, k, rows, piece == 0, to, [&](int line, int q, Vec<T> left, Vec<T> right) {
+          in, piece, k, rows, done == 0, to, [&](int line, int q, Vec<T> left, Vec<T> right) {
             T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
             store(at, left);
             store(at + W, right);
@@ -573,64 +747,23 @@ void adam(T* __restrict weight, T* __restrict m, T* __restrict v, T* __restrict 
   }
 }
 
-template <int Bytes>
-struct Index;
-template <>
-struct Index<4> {
-  typedef std::int32_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
-};
-template <>
-struct Index<8> {
-  typedef std::int64_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
-};
-
-// W x W elements: log2(W) rounds of interleaving row i with row i + W/2 (a perfect shuffle each).
-template <class T>
-inline void transpose_square(const T* from, std::size_t from_stride, T* to, std::size_t to_stride) {
-  constexpr int W = Vector<T>::kWidth;
-  typename Index<sizeof(T)>::type low{}, high{};
-  for (int i = 0; i < W; ++i) {
-    low[i] = i / 2 + (i % 2) * W;
-    high[i] = low[i] + W / 2;
-  }
-  Vec<T> a[W], b[W];
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) a[i] = load(from + i * from_stride);
-#pragma GCC unroll 4
-  for (int round = 1; round < W; round *= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W / 2; ++i) {
-      b[2 * i] = __builtin_shuffle(a[i], a[i + W / 2], low);
-      b[2 * i + 1] = __builtin_shuffle(a[i], a[i + W / 2], high);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < W; ++i) a[i] = b[i];
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < W; ++i) store(to + i * to_stride, a[i]);
-}
-
-template <class T>
-void transpose_panel(const T* panel, int k, int p, int n, T* weight_t) {
+template <class T, class Operand>
+void transpose_panel(const T* panel, int k, int p, int n, Operand* weight_t) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const int columns = n - p * P < P ? n - p * P : P;
-  for (int i0 = 0; i0 < k; i0 += W) {
-    // Row j of the transpose, columns i0 ...: panel i0 / P of it.
-    T* to = weight_t + (std::size_t(i0 / P) * n + p * P) * P + i0 % P;
+  for (int i0 = 0; i0 < k; i0 += P) {
+    // W rows of the transpose at a time, from j0 on; columns i0 ...: panel i0 / P of it.
     for (int j0 = 0; j0 < columns; j0 += W) {
-      if (i0 + W <= k && j0 + W <= columns) {
-        transpose_square<T>(panel + std::size_t(i0) * P + j0, P, to + j0 * P, P);
-      } else {
-        for (int j = j0; j < columns && j < j0 + W; ++j) {
-          for (int i = i0; i < k && i < i0 + W; ++i) to[j * P + (i - i0)] = panel[i * P + j];
-        }
-      }
+      alignas(IQL_VECTOR_BYTES) T block[W * P];
+      transpose_block<T>(panel + std::size_t(i0) * P + j0, k - i0, block);
+      operands<T>(block, columns - j0 < W ? columns - j0 : W,
+                  weight_t + (std::size_t(i0 / P) * n + p * P + j0) * P);
     }
   }
 }
 
-template <class T>
-constexpr Kernels<T> table(const char* name) {
+template <class T, class Operand = T>
+constexpr Kernels<T, Operand> table(const char* name) {
   return {name,
           Vector<T>::kPanel,
           IQL_LIST_PANELS,
@@ -639,16 +772,17 @@ constexpr Kernels<T> table(const char* name) {
           backward<T>,
           weight_gradient<T>,
           bias_gradient<T>,
-          list_rows<T>,
-          list_columns<T>,
-          forward_lists<T>,
-          backward_lists<T>,
-          weight_gradient_lists<T>,
+          list_rows<T, Operand>,
+          list_columns<T, Operand>,
+          forward_lists<T, Operand>,
+          backward_lists<T, Operand>,
+          weight_gradient_lists<T, Operand>,
           head_forward<T>,
           head_backward<T>,
           head_gradient<T>,
           adam<T>,
-          transpose_panel<T>};
+          operands<T, Operand>,
+          transpose_panel<T, Operand>};
 }
 
 }  // namespace

@@ -27,18 +27,18 @@ std::size_t padded(int n, int multiple) {
 }
 
 // Memory for the lists of a matrix's lines.
-template <class T>
+template <class Operand>
 struct ListBuffer {
   ListBuffer() = default;
   ListBuffer(std::size_t lines, int pieces)
       : value(lines * pieces * cpu::kListCapacity),
         offset(lines * pieces * cpu::kListCapacity),
         count(lines * pieces) {}
-  cpu::Lists<T> in_pieces(int pieces) {
+  cpu::Lists<Operand> in_pieces(int pieces) {
     return {value.data(), offset.data(), count.data(), pieces};
   }
 
-  Buffer<T> value;
+  Buffer<Operand> value;
   Buffer<std::uint16_t> offset;
   Buffer<int> count;
 };
@@ -48,11 +48,11 @@ int pieces_of(int length) { return (length + cpu::kPiece - 1) / cpu::kPiece; }
 }  // namespace
 
 // What training changes in one seed.
-template <class T>
-struct CpuEngine<T>::Seed {
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::Seed {
   std::uint64_t key;
   SeedHyperparameters hyper;
-  std::vector<Network<T>> networks;  // NetworkId order: value, actor, critic 0, critic 1, ...
+  std::vector<Net> networks;  // NetworkId order: value, actor, critic 0, critic 1, ...
   MetricSums sums;
   std::optional<Failure> failure;
   std::vector<T> clipped_log_std, inverse_std;  // [A], of this step
@@ -60,13 +60,16 @@ struct CpuEngine<T>::Seed {
 };
 
 // What a step needs and does not keep. Panel matrices of B rows unless said otherwise.
-template <class T>
-struct CpuEngine<T>::Workspace {
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::Workspace {
   struct Saved {  // a trained network's activations and their gradients, layer by layer
     std::vector<Buffer<T>> activation, gradient;
-    std::vector<ListBuffer<T>> columns;     // of each activation that another hidden layer reads,
-    std::vector<std::vector<char>> listed;  // and the blocks of rows in which they are listed
-    Buffer<T> out, d_out;                   // [B][outputs]
+    std::vector<Buffer<Operand>> rounded_gradient;  // past the first layer, if kRounded
+    // The columns of each activation that another hidden layer reads, and the blocks of rows in
+    // which they are listed.
+    std::vector<ListBuffer<Operand>> columns;
+    std::vector<std::vector<char>> listed;
+    Buffer<T> out, d_out;  // [B][outputs]
   };
   Buffer<T> input, next_input;     // observation ++ action; next observation
   Buffer<T> reward, mask;          // [B]
@@ -74,7 +77,7 @@ struct CpuEngine<T>::Workspace {
   Buffer<T> target_q;              // [B]: one target critic
   std::vector<Saved> saved;        // by NetworkId
   std::vector<Buffer<T>> scratch;  // [layer] of kBlockRows rows: a forward that keeps nothing
-  ListBuffer<T> row_lists;         // of kBlockRows rows: the operand of one product
+  ListBuffer<Operand> row_lists;   // of kBlockRows rows: the operand of one product
   Buffer<T> gradient;              // of the weights and biases of one update
   Buffer<T> d_log_std;             // [B][A]
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
@@ -84,8 +87,8 @@ struct CpuEngine<T>::Workspace {
 
 // A member's rows of the batch: blocks [first, last), block b being rows bounds[b] ... bounds[b +
 // 1].
-template <class T>
-struct CpuEngine<T>::RowShare {
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::RowShare {
   const int* bounds;
   int blocks;  // of all members
   int first, last;
@@ -95,8 +98,8 @@ struct CpuEngine<T>::RowShare {
 
 // The work of a weight update that one thread does at a time: some panels of a hidden layer, or a
 // network's head.
-template <class T>
-struct CpuEngine<T>::Update {
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::Update {
   int id;
   int layer;  // -1: the head
   int panel, panels;
@@ -104,8 +107,8 @@ struct CpuEngine<T>::Update {
 };
 
 // Threads that train one seed together; they share the workspace of the first.
-template <class T>
-struct CpuEngine<T>::Team {
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::Team {
   // Rows are shared out evenly and, within a member's share, cut into even blocks.
   Team(int size, int first_thread, int batch_size)
       : size(size), first_thread(first_thread), barrier(size), bounds{0}, first_block{0} {
@@ -155,16 +158,16 @@ struct CpuEngine<T>::Team {
   bool stop = false;  // written by member 0 before a barrier, read after it
 };
 
-template <class T>
-CpuEngine<T>::CpuEngine(Config config, Dataset data)
+template <class T, class Operand>
+CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
     : config_(std::move(config)),
       data_(data),
-      kernels_(cpu::kernels<T>()),
-      value_layout_(config_.obs_dim, config_.hidden, 1, 0, kernels_.panel, 64 / sizeof(T)),
+      kernels_(cpu::kernels<T, Operand>()),
+      value_layout_(config_.obs_dim, config_.hidden, 1, 0, kernels_.panel, 64 / sizeof(Operand)),
       actor_layout_(config_.obs_dim, config_.hidden, config_.act_dim, config_.act_dim,
-                    kernels_.panel, 64 / sizeof(T)),
+                    kernels_.panel, 64 / sizeof(Operand)),
       critic_layout_(config_.obs_dim + config_.act_dim, config_.hidden, 1, 0, kernels_.panel,
-                     64 / sizeof(T)) {
+                     64 / sizeof(Operand)) {
   const std::size_t A = config_.act_dim;
   for (std::size_t s = 0; s < config_.seeds.size(); ++s) {
     auto seed = std::make_unique<Seed>();
@@ -204,9 +207,9 @@ CpuEngine<T>::CpuEngine(Config config, Dataset data)
 }
 
 // The updates of the weights of networks [first, last), for a team of so many.
-template <class T>
-std::vector<typename CpuEngine<T>::Update> CpuEngine<T>::updates(int first, int last,
-                                                                 int members) const {
+template <class T, class Operand>
+std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updates(
+    int first, int last, int members) const {
   std::vector<Update> found;
   for (int id = first; id < last; ++id) {
     const NetworkLayout& layout = *seeds_[0]->networks[id].layout;
@@ -224,8 +227,8 @@ std::vector<typename CpuEngine<T>::Update> CpuEngine<T>::updates(int first, int 
   return found;
 }
 
-template <class T>
-void CpuEngine<T>::make_workspace(int blocks) {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::make_workspace(int blocks) {
   const std::size_t B = config_.batch_size, A = config_.act_dim, P = kernels_.panel;
   auto w = std::make_unique<Workspace>();
   w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
@@ -236,7 +239,7 @@ void CpuEngine<T>::make_workspace(int blocks) {
     *column = Buffer<T>(B);
   }
   std::size_t largest = 0;
-  for (const Network<T>& net : seeds_[0]->networks) {
+  for (const Net& net : seeds_[0]->networks) {
     const NetworkLayout& layout = *net.layout;
     typename Workspace::Saved saved;
     for (const HiddenLayer& layer : layout.hidden) {
@@ -247,6 +250,9 @@ void CpuEngine<T>::make_workspace(int blocks) {
     for (std::size_t l = 1; l < layout.hidden.size(); ++l) {
       saved.columns.emplace_back(padded(layout.hidden[l].inputs, P), blocks);
       saved.listed.emplace_back(blocks);
+      if constexpr (kRounded) {
+        saved.rounded_gradient.emplace_back(saved.gradient[l].size());
+      }
     }
     saved.out = Buffer<T>(B * layout.outputs);
     saved.d_out = Buffer<T>(B * layout.outputs);
@@ -259,7 +265,7 @@ void CpuEngine<T>::make_workspace(int blocks) {
     w->scratch.emplace_back(kBlockRows * padded(width, P));
     widest = std::max(widest, width);
   }
-  w->row_lists = ListBuffer<T>(kBlockRows, pieces_of(widest));
+  w->row_lists = ListBuffer<Operand>(kBlockRows, pieces_of(widest));
   w->gradient = Buffer<T>(largest);
   w->d_log_std = Buffer<T>(B * A);
   w->clipped.resize(B);
@@ -267,11 +273,12 @@ void CpuEngine<T>::make_workspace(int blocks) {
   workspaces_.push_back(std::move(w));
 }
 
-template <class T>
-CpuEngine<T>::~CpuEngine() = default;
+template <class T, class Operand>
+CpuEngine<T, Operand>::~CpuEngine() = default;
 
-template <class T>
-std::int64_t CpuEngine<T>::run(std::int64_t steps, const std::function<bool()>& interrupted) {
+template <class T, class Operand>
+std::int64_t CpuEngine<T, Operand>::run(std::int64_t steps,
+                                        const std::function<bool()>& interrupted) {
   using Clock = std::chrono::steady_clock;
   std::int64_t done = 0, chunk = 1;
   while (done < steps && !failure_) {
@@ -288,13 +295,13 @@ std::int64_t CpuEngine<T>::run(std::int64_t steps, const std::function<bool()>& 
   return done;
 }
 
-template <class T>
-void CpuEngine<T>::step_on(const GivenBatch<T>& batch) {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::step_on(const GivenBatch<T>& batch) {
   train(1, &batch);
 }
 
-template <class T>
-void CpuEngine<T>::train(std::int64_t steps, const GivenBatch<T>* given) {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::train(std::int64_t steps, const GivenBatch<T>* given) {
   const int threads = workers_->size();
   for (const auto* teams : {&alone_, &shared_}) {
     for (const auto& team : *teams) team->stop = false;
@@ -322,15 +329,15 @@ void CpuEngine<T>::train(std::int64_t steps, const GivenBatch<T>* given) {
   }
 }
 
-template <class T>
-void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>* given, Team& team,
-                              int member) {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::train_seed(int index, std::int64_t steps, const GivenBatch<T>* given,
+                                       Team& team, int member) {
   Seed& seed = *seeds_[index];
   Workspace& w = *workspaces_[team.first_thread];
   Workspace& own = *workspaces_[team.first_thread + member];
   const RowShare share = team.rows(member);
   const int begin = share.begin(), end = share.end();
-  const Network<T>& value = seed.networks[kValue];
+  const Net& value = seed.networks[kValue];
   const int networks = static_cast<int>(seed.networks.size());
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
   // The first member may still be at a seed of its own, with the workspace that is now to be
@@ -340,9 +347,9 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
   for (std::int64_t step = step_; step < step_ + steps && !team.stop; ++step) {
     gather(seed, index, step, given, w, begin, end);
     for (int e = 0; e < config_.critics; ++e) {
-      const Network<T>& critic = seed.networks[kCritic + e];
+      const Net& critic = seed.networks[kCritic + e];
       T* out = e == 0 ? w.q.data() : w.target_q.data();
-      forward(critic, critic.target, w.input, share, own, out);
+      forward(critic_layout_, critic.target, w.input, share, own, out);
       for (int r = begin; e > 0 && r < end; ++r) {
         if (!(w.q[r] <= w.target_q[r])) w.q[r] = w.target_q[r];
       }
@@ -353,7 +360,7 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
     if (config_.old_value) {
       const T* old = w.saved[kValue].out.data();
       std::copy(old + begin, old + end, w.v.data() + begin);
-      forward(value, value.weights, w.next_input, share, own, w.v_next.data());
+      forward(value_layout_, value.trained, w.next_input, share, own, w.v_next.data());
     }
     for (int id = kActor; id < networks; ++id) {
       const Seed* dropout = id == kActor ? &seed : nullptr;
@@ -366,8 +373,8 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
     team.barrier.wait();
 
     if (!config_.old_value) {
-      forward(value, value.weights, w.input, share, own, w.v.data());
-      forward(value, value.weights, w.next_input, share, own, w.v_next.data());
+      forward(value_layout_, value.trained, w.input, share, own, w.v.data());
+      forward(value_layout_, value.trained, w.next_input, share, own, w.v_next.data());
     }
     actor_and_critic_heads(seed, w, begin, end);
     for (int id = kActor; id < networks; ++id) {
@@ -384,21 +391,24 @@ void CpuEngine<T>::train_seed(int index, std::int64_t steps, const GivenBatch<T>
   }
 }
 
-template <class T>
-Rows<T> CpuEngine<T>::rows(Buffer<T>& matrix, int row) const {
+template <class T, class Operand>
+template <class Element>
+Rows<Element> CpuEngine<T, Operand>::rows(Buffer<Element>& matrix, int row) const {
   const std::size_t P = kernels_.panel;
   return {matrix.data() + row * P, config_.batch_size * P};
 }
 
-template <class T>
-Rows<const T> CpuEngine<T>::rows(const Buffer<T>& matrix, int row) const {
+template <class T, class Operand>
+template <class Element>
+Rows<const Element> CpuEngine<T, Operand>::rows(const Buffer<Element>& matrix, int row) const {
   const std::size_t P = kernels_.panel;
   return {matrix.data() + row * P, config_.batch_size * P};
 }
 
-template <class T>
-void CpuEngine<T>::gather(const Seed& seed, int index, std::int64_t step,
-                          const GivenBatch<T>* given, Workspace& w, int begin, int end) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t step,
+                                   const GivenBatch<T>* given, Workspace& w, int begin,
+                                   int end) const {
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const std::int64_t B = config_.batch_size;
   const auto copy = [&](const auto* from, int count, Buffer<T>& matrix, int row, int column) {
@@ -432,50 +442,53 @@ void CpuEngine<T>::gather(const Seed& seed, int index, std::int64_t step,
 
 // One hidden layer for m rows; `after_relu` says that many elements of `in` may be zero. Returns
 // whether there were enough of them for the product to go by lists.
-template <class T>
-bool CpuEngine<T>::forward_layer(const HiddenLayer& layer, const T* values, Rows<const T> in, int m,
-                                 bool after_relu, Workspace& scratch, Rows<T> out) const {
-  const T *weight = values + layer.weight, *bias = values + layer.bias;
+template <class T, class Operand>
+bool CpuEngine<T, Operand>::forward_layer(const HiddenLayer& layer, Weights weights,
+                                          Rows<const T> in, int m, bool after_relu,
+                                          Workspace& scratch, Rows<T> out) const {
+  const T* bias = weights.values + layer.bias;
   if (after_relu) {
-    const cpu::Lists<T> lists = scratch.row_lists.in_pieces(pieces_of(layer.inputs));
+    const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(pieces_of(layer.inputs));
     if (sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs)) {
-      kernels_.forward_lists(lists, m, layer.inputs, weight, bias, layer.outputs, out);
+      kernels_.forward_lists(lists, m, layer.inputs, weights.operands + layer.weight, bias,
+                             layer.outputs, out);
       return true;
     }
   }
-  kernels_.forward(in, m, layer.inputs, weight, bias, layer.outputs, out);
+  kernels_.forward(in, m, layer.inputs, weights.values + layer.weight, bias, layer.outputs, out);
   return false;
 }
 
-template <class T>
-bool CpuEngine<T>::sparse(std::size_t nonzero, int rows, int columns) const {
+template <class T, class Operand>
+bool CpuEngine<T, Operand>::sparse(std::size_t nonzero, int rows, int columns) const {
   return double(nonzero) <= kernels_.list_density * rows * columns;
 }
 
-// Outputs alone, with the weights `values` (a network's own or its target's).
-template <class T>
-void CpuEngine<T>::forward(const Network<T>& net, const T* values, const Buffer<T>& input,
-                           const RowShare& share, Workspace& scratch, T* out) const {
-  const NetworkLayout& layout = *net.layout;
+// Outputs alone, with a network's own weights or its target's.
+template <class T, class Operand>
+void CpuEngine<T, Operand>::forward(const NetworkLayout& layout, Weights weights,
+                                    const Buffer<T>& input, const RowShare& share,
+                                    Workspace& scratch, T* out) const {
   const std::size_t block_stride = std::size_t(kBlockRows) * kernels_.panel;
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     Rows<const T> in = rows(input, row);
     for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
       const Rows<T> result{scratch.scratch[l].data(), block_stride};
-      forward_layer(layout.hidden[l], values, in, m, l > 0, scratch, result);
+      forward_layer(layout.hidden[l], weights, in, m, l > 0, scratch, result);
       in = {result.data, block_stride};
     }
-    kernels_.head_forward(in, m, layout.head_inputs, values + layout.head_weight,
-                          values + layout.head_bias, layout.outputs,
+    kernels_.head_forward(in, m, layout.head_inputs, weights.values + layout.head_weight,
+                          weights.values + layout.head_bias, layout.outputs,
                           out + std::size_t(row) * layout.outputs);
   }
 }
 
 // Outputs, with what the backward pass and the weight gradients need of every activation.
-template <class T>
-void CpuEngine<T>::forward_saved(const Network<T>& net, int id, Workspace& w, const RowShare& share,
-                                 Workspace& scratch, const Seed* dropout, std::int64_t step) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w,
+                                          const RowShare& share, Workspace& scratch,
+                                          const Seed* dropout, std::int64_t step) const {
   const NetworkLayout& layout = *net.layout;
   auto& saved = w.saved[id];
   for (int block = share.first; block < share.last; ++block) {
@@ -484,11 +497,11 @@ void CpuEngine<T>::forward_saved(const Network<T>& net, int id, Workspace& w, co
     for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
       const HiddenLayer& layer = layout.hidden[l];
       const Rows<T> result = rows(saved.activation[l], row);
-      const bool listed = forward_layer(layer, net.weights, in, m, l > 0, scratch, result);
+      const bool listed = forward_layer(layer, net.trained, in, m, l > 0, scratch, result);
       if (l > 0) {
         saved.listed[l - 1][block] = listed;
         if (listed) {
-          const cpu::Lists<T> columns = saved.columns[l - 1].in_pieces(share.blocks);
+          const cpu::Lists<Operand> columns = saved.columns[l - 1].in_pieces(share.blocks);
           kernels_.list_columns(in, m, layer.inputs, columns, block);
         }
       }
@@ -497,16 +510,16 @@ void CpuEngine<T>::forward_saved(const Network<T>& net, int id, Workspace& w, co
       }
       in = {result.data, result.panel_stride};
     }
-    kernels_.head_forward(in, m, layout.head_inputs, net.weights + layout.head_weight,
-                          net.weights + layout.head_bias, layout.outputs,
+    kernels_.head_forward(in, m, layout.head_inputs, net.trained.values + layout.head_weight,
+                          net.trained.values + layout.head_bias, layout.outputs,
                           saved.out.data() + std::size_t(row) * layout.outputs);
   }
 }
 
 // Dropout of one layer's activations: batch rows begin ... begin + count.
-template <class T>
-void CpuEngine<T>::drop(const Seed& seed, std::int64_t step, int layer, int units, Rows<T> rows,
-                        int begin, int count) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::drop(const Seed& seed, std::int64_t step, int layer, int units,
+                                 Rows<T> rows, int begin, int count) const {
   const int P = kernels_.panel;
   const std::uint32_t threshold = dropout_threshold(config_.actor_dropout);
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
@@ -523,9 +536,9 @@ void CpuEngine<T>::drop(const Seed& seed, std::int64_t step, int layer, int unit
 
 // From the head's output gradients to those of every hidden layer. `scale` is dropout's factor on
 // the units it kept.
-template <class T>
-void CpuEngine<T>::backward(const Network<T>& net, int id, Workspace& w, const RowShare& share,
-                            Workspace& scratch, T scale) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const RowShare& share,
+                                     Workspace& scratch, T scale) const {
   const NetworkLayout& layout = *net.layout;
   auto& saved = w.saved[id];
   const int last = static_cast<int>(layout.hidden.size()) - 1;
@@ -533,28 +546,37 @@ void CpuEngine<T>::backward(const Network<T>& net, int id, Workspace& w, const R
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     const auto activation = [&](int l) { return rows(std::as_const(saved.activation[l]), row); };
     kernels_.head_backward(saved.d_out.data() + std::size_t(row) * layout.outputs, m,
-                           layout.outputs, net.weights + layout.head_weight, activation(last),
-                           layout.head_inputs, scale, rows(saved.gradient[last], row));
+                           layout.outputs, net.trained.values + layout.head_weight,
+                           activation(last), layout.head_inputs, scale,
+                           rows(saved.gradient[last], row));
     for (int l = last; l > 0; --l) {
       const HiddenLayer& layer = layout.hidden[l];
       const Rows<const T> d_out = rows(std::as_const(saved.gradient[l]), row);
       const Rows<T> d_in = rows(saved.gradient[l - 1], row);
-      const T* weight_t = net.transposed + layer.transposed;
-      const cpu::Lists<T> lists = scratch.row_lists.in_pieces(pieces_of(layer.outputs));
-      if (sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs)) {
-        kernels_.backward_lists(lists, m, layer.outputs, weight_t, activation(l - 1), layer.inputs,
-                                scale, d_in);
-      } else {
+      const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(pieces_of(layer.outputs));
+      const bool by_lists =
+          sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs);
+      const Operand* weight_t = net.transposed + layer.transposed;
+      if constexpr (kRounded) {
+        const Rows<Operand> rounded = rows(saved.rounded_gradient[l - 1], row);
+        for (int p = 0; p * kernels_.panel < layer.outputs; ++p) {
+          kernels_.operands(d_out.data + p * d_out.panel_stride, m,
+                            rounded.data + p * rounded.panel_stride);
+        }
+      } else if (!by_lists) {
         kernels_.backward(d_out, m, layer.outputs, weight_t, activation(l - 1), layer.inputs, scale,
                           d_in);
+        continue;
       }
+      kernels_.backward_lists(lists, m, layer.outputs, weight_t, activation(l - 1), layer.inputs,
+                              scale, d_in);
     }
   }
 }
 
 // V's loss and the gradient of its output (equation 5).
-template <class T>
-void CpuEngine<T>::value_head(const Seed& seed, Workspace& w, int begin, int end) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::value_head(const Seed& seed, Workspace& w, int begin, int end) const {
   auto& saved = w.saved[kValue];
   const T tau = T(seed.hyper.expectile), B = T(config_.batch_size);
   for (int r = begin; r < end; ++r) {
@@ -565,9 +587,9 @@ void CpuEngine<T>::value_head(const Seed& seed, Workspace& w, int begin, int end
 }
 
 // The actor's loss (equation 7) and the critics' (equation 6), with their output gradients.
-template <class T>
-void CpuEngine<T>::actor_and_critic_heads(const Seed& seed, Workspace& w, int begin,
-                                          int end) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::actor_and_critic_heads(const Seed& seed, Workspace& w, int begin,
+                                                   int end) const {
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const T B = T(config_.batch_size), beta = T(seed.hyper.temperature),
           clip = T(seed.hyper.weight_clip), discount = T(seed.hyper.discount);
@@ -605,12 +627,12 @@ void CpuEngine<T>::actor_and_critic_heads(const Seed& seed, Workspace& w, int be
   }
 }
 
-template <class T>
-void CpuEngine<T>::update(Seed& seed, const std::vector<Update>& share, std::int64_t step,
-                          Workspace& w, const Team& team, Workspace& scratch) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::update(Seed& seed, const std::vector<Update>& share, std::int64_t step,
+                                   Workspace& w, const Team& team, Workspace& scratch) const {
   const T alpha = T(seed.hyper.polyak);
   for (const Update& update : share) {
-    Network<T>& net = seed.networks[update.id];
+    Net& net = seed.networks[update.id];
     const double rate = update.id == kValue ? seed.hyper.value_lr
                         : update.id == kActor
                             ? cosine_schedule(seed.hyper.actor_lr, double(step),
@@ -625,25 +647,35 @@ void CpuEngine<T>::update(Seed& seed, const std::vector<Update>& share, std::int
   }
 }
 
-template <class T>
-void CpuEngine<T>::update_panels(Network<T>& net, const Update& update, const AdamStep<T>& adam,
-                                 T alpha, Workspace& w, const Team& team,
-                                 Workspace& scratch) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const AdamStep<T>& adam,
+                                          T alpha, Workspace& w, const Team& team,
+                                          Workspace& scratch) const {
   const HiddenLayer& layer = net.layout->hidden[update.layer];
   const int B = config_.batch_size, l = update.layer;
   const std::size_t P = kernels_.panel, count = P * layer.inputs;
   auto& saved = w.saved[update.id];
   T* gradient = scratch.gradient.data();
   T* d_bias = gradient + update.panels * count;
-  Rows<const T> d_out = rows(std::as_const(saved.gradient[l]), 0);
-  d_out.data += update.panel * d_out.panel_stride;
+  const auto from_panel = [&](auto matrix) {
+    matrix.data += update.panel * matrix.panel_stride;
+    return matrix;
+  };
+  const Rows<const T> d_out = from_panel(rows(std::as_const(saved.gradient[l]), 0));
   const auto listed = [&](const std::vector<char>& blocks) {
     return std::all_of(blocks.begin(), blocks.begin() + team.blocks(), [](char b) { return b; });
   };
   if (l > 0 && listed(saved.listed[l - 1])) {
+    const auto& operands = [&]() -> const Buffer<Operand>& {
+      if constexpr (kRounded) {
+        return saved.rounded_gradient[l - 1];
+      } else {
+        return saved.gradient[l];
+      }
+    }();
     kernels_.weight_gradient_lists(saved.columns[l - 1].in_pieces(team.blocks()),
-                                   team.bounds.data(), layer.inputs, d_out, update.panels,
-                                   gradient);
+                                   team.bounds.data(), layer.inputs, from_panel(rows(operands, 0)),
+                                   update.panels, gradient);
   } else {
     const Buffer<T>& input = l == 0 ? w.input : saved.activation[l - 1];
     for (int p = 0; p < update.panels; ++p) {
@@ -655,20 +687,33 @@ void CpuEngine<T>::update_panels(Network<T>& net, const Update& update, const Ad
     kernels_.bias_gradient(d_out.data + p * d_out.panel_stride, B, d_bias + p * P);
   }
   const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
-    kernels_.adam(net.weights + at, net.m + at, net.v + at,
-                  net.target != nullptr ? net.target + at : nullptr, g, n, adam, alpha);
+    T* target = net.target.values != nullptr ? net.target.values + at : nullptr;
+    kernels_.adam(net.trained.values + at, net.m + at, net.v + at, target, g, n, adam, alpha);
   };
   descend(layer.weight + update.panel * count, gradient, update.panels * count);
   descend(layer.bias + update.panel * P, d_bias, update.panels * P);
-  for (int p = update.panel; l > 0 && p < update.panel + update.panels; ++p) {
-    kernels_.transpose_panel(net.weights + layer.weight + p * count, layer.inputs, p, layer.outputs,
-                             net.transposed + layer.transposed);
+  for (int p = update.panel; p < update.panel + update.panels; ++p) copy_operands(net, l, p);
+}
+
+// Brings what products by lists read of a panel of weights up to date.
+template <class T, class Operand>
+void CpuEngine<T, Operand>::copy_operands(Net& net, int l, int panel) const {
+  if (l == 0) return;  // the first layer is in no such product
+  const HiddenLayer& layer = net.layout->hidden[l];
+  const std::size_t at = layer.weight + std::size_t(panel) * kernels_.panel * layer.inputs;
+  kernels_.transpose_panel(net.trained.values + at, layer.inputs, panel, layer.outputs,
+                           net.transposed + layer.transposed);
+  if constexpr (kRounded) {
+    kernels_.operands(net.trained.values + at, layer.inputs, net.trained.operands + at);
+    if (net.target.values != nullptr) {
+      kernels_.operands(net.target.values + at, layer.inputs, net.target.operands + at);
+    }
   }
 }
 
-template <class T>
-void CpuEngine<T>::update_head(Network<T>& net, int id, const AdamStep<T>& adam, T alpha,
-                               Workspace& w, T* gradient) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::update_head(Net& net, int id, const AdamStep<T>& adam, T alpha,
+                                        Workspace& w, T* gradient) const {
   const NetworkLayout& layout = *net.layout;
   auto& saved = w.saved[id];
   const std::size_t count = std::size_t(layout.outputs) * layout.head_inputs_padded;
@@ -676,8 +721,8 @@ void CpuEngine<T>::update_head(Network<T>& net, int id, const AdamStep<T>& adam,
   kernels_.head_gradient(rows(std::as_const(saved.activation.back()), 0), config_.batch_size,
                          layout.head_inputs, saved.d_out.data(), layout.outputs, gradient, d_bias);
   const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
-    kernels_.adam(net.weights + at, net.m + at, net.v + at,
-                  net.target != nullptr ? net.target + at : nullptr, g, n, adam, alpha);
+    T* target = net.target.values != nullptr ? net.target.values + at : nullptr;
+    kernels_.adam(net.trained.values + at, net.m + at, net.v + at, target, g, n, adam, alpha);
   };
   descend(layout.head_weight, gradient, count);
   descend(layout.head_bias, d_bias, layout.outputs);
@@ -692,10 +737,10 @@ void CpuEngine<T>::update_head(Network<T>& net, int id, const AdamStep<T>& adam,
   }
 }
 
-template <class T>
-void CpuEngine<T>::read_log_std(Seed& seed) const {
-  const Network<T>& actor = seed.networks[kActor];
-  const T* log_std = actor.weights + actor.layout->log_std;
+template <class T, class Operand>
+void CpuEngine<T, Operand>::read_log_std(Seed& seed) const {
+  const Net& actor = seed.networks[kActor];
+  const T* log_std = actor.trained.values + actor.layout->log_std;
   for (int a = 0; a < config_.act_dim; ++a) {
     const T clipped = std::min(std::max(log_std[a], T(kLogStdMin)), T(kLogStdMax));
     seed.clipped_log_std[a] = clipped;
@@ -704,8 +749,9 @@ void CpuEngine<T>::read_log_std(Seed& seed) const {
   }
 }
 
-template <class T>
-void CpuEngine<T>::add_metrics(Seed& seed, int index, std::int64_t step, const Workspace& w) const {
+template <class T, class Operand>
+void CpuEngine<T, Operand>::add_metrics(Seed& seed, int index, std::int64_t step,
+                                        const Workspace& w) const {
   MetricSums batch;
   const int B = config_.batch_size;
   const T* v = w.saved[kValue].out.data();
@@ -749,59 +795,58 @@ void CpuEngine<T>::add_metrics(Seed& seed, int index, std::int64_t step, const W
   }
 }
 
-template <class T>
-int CpuEngine<T>::pieces(NetworkId id) const {
+template <class T, class Operand>
+int CpuEngine<T, Operand>::pieces(NetworkId id) const {
   return piece_count(*seeds_[0]->networks[id].layout);
 }
 
-template <class T>
-std::size_t CpuEngine<T>::piece_size(NetworkId id, int piece) const {
+template <class T, class Operand>
+std::size_t CpuEngine<T, Operand>::piece_size(NetworkId id, int piece) const {
   return engine::piece_size(*seeds_[0]->networks[id].layout, piece);
 }
 
 namespace {
 
-template <class T>
-T* array_of(const Network<T>& net, ArrayId array) {
+template <class T, class Operand>
+T* array_of(const Network<T, Operand>& net, ArrayId array) {
   switch (array) {
     case kWeights:
-      return net.weights;
+      return net.trained.values;
     case kFirstMoment:
       return net.m;
     case kSecondMoment:
       return net.v;
     case kTarget:
-      return net.target;
+      return net.target.values;
   }
   return nullptr;
 }
 
 }  // namespace
 
-template <class T>
-void CpuEngine<T>::read(int seed_index, int network, ArrayId array, int piece, T* natural) const {
-  const Network<T>& net = seeds_[seed_index]->networks[network];
+template <class T, class Operand>
+void CpuEngine<T, Operand>::read(int seed_index, int network, ArrayId array, int piece,
+                                 T* natural) const {
+  const Net& net = seeds_[seed_index]->networks[network];
   read_piece(*net.layout, static_cast<const T*>(array_of(net, array)), piece, natural);
 }
 
-template <class T>
-void CpuEngine<T>::write(int seed_index, int network, ArrayId array, int piece, const T* natural) {
-  Network<T>& net = seeds_[seed_index]->networks[network];
+template <class T, class Operand>
+void CpuEngine<T, Operand>::write(int seed_index, int network, ArrayId array, int piece,
+                                  const T* natural) {
+  Net& net = seeds_[seed_index]->networks[network];
   write_piece(*net.layout, array_of(net, array), piece, natural);
 }
 
-template <class T>
-void CpuEngine<T>::refresh() {
-  const int P = kernels_.panel;
+template <class T, class Operand>
+void CpuEngine<T, Operand>::refresh() {
   for (const auto& seed : seeds_) {
     seed->failure.reset();
-    for (Network<T>& net : seed->networks) {
-      for (std::size_t l = 1; l < net.layout->hidden.size(); ++l) {
-        const HiddenLayer& layer = net.layout->hidden[l];
-        for (int p = 0; p * P < layer.outputs; ++p) {
-          kernels_.transpose_panel(net.weights + layer.weight + std::size_t(p) * P * layer.inputs,
-                                   layer.inputs, p, layer.outputs,
-                                   net.transposed + layer.transposed);
+    for (Net& net : seed->networks) {
+      const std::vector<HiddenLayer>& hidden = net.layout->hidden;
+      for (std::size_t l = 0; l < hidden.size(); ++l) {
+        for (int p = 0; p * kernels_.panel < hidden[l].outputs; ++p) {
+          copy_operands(net, static_cast<int>(l), p);
         }
       }
     }
@@ -809,8 +854,8 @@ void CpuEngine<T>::refresh() {
   failure_.reset();
 }
 
-template <class T>
-std::vector<MetricSums> CpuEngine<T>::take_metrics(std::int64_t* steps) {
+template <class T, class Operand>
+std::vector<MetricSums> CpuEngine<T, Operand>::take_metrics(std::int64_t* steps) {
   std::vector<MetricSums> sums;
   for (const auto& seed : seeds_) {
     sums.push_back(seed->sums);
@@ -823,5 +868,6 @@ std::vector<MetricSums> CpuEngine<T>::take_metrics(std::int64_t* steps) {
 
 template class CpuEngine<float>;
 template class CpuEngine<double>;
+template class CpuEngine<float, cpu::Bf16>;
 
 }  // namespace iql::engine

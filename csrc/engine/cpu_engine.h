@@ -1,4 +1,5 @@
-// The IQL training step on the CPU, for S seeds at once, in fp32 or fp64.
+// The IQL training step on the CPU, for S seeds at once, in fp32, in fp64, or in fp32 with the
+// operands of the products between hidden layers rounded to bf16 ("mixed").
 //
 // One step of a seed is four phases, in the authors' update order:
 //   1  by rows:   gather the batch; min of the target critics; V forward, loss and backward;
@@ -14,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -23,7 +25,7 @@
 
 namespace iql::engine {
 
-template <class T>
+template <class T, class Operand = T>
 class CpuEngine {
  public:
   CpuEngine(Config config, Dataset data);
@@ -58,6 +60,9 @@ class CpuEngine {
   struct Team;
   struct RowShare;
   struct Update;
+  using Net = Network<T, Operand>;
+  using Weights = Parameters<T, Operand>;
+  static constexpr bool kRounded = !std::is_same_v<T, Operand>;
 
   void make_workspace(int blocks);
   std::vector<Update> updates(int first, int last, int members) const;
@@ -69,35 +74,38 @@ class CpuEngine {
   // By rows: a member's share of the batch.
   void gather(const Seed& seed, int index, std::int64_t step, const GivenBatch<T>* given,
               Workspace& w, int begin, int end) const;
-  void forward(const Network<T>& net, const T* values, const Buffer<T>& input,
+  void forward(const NetworkLayout& layout, Weights weights, const Buffer<T>& input,
                const RowShare& share, Workspace& scratch, T* out) const;
-  void forward_saved(const Network<T>& net, int id, Workspace& w, const RowShare& share,
+  void forward_saved(const Net& net, int id, Workspace& w, const RowShare& share,
                      Workspace& scratch, const Seed* dropout, std::int64_t step) const;
-  bool forward_layer(const HiddenLayer& layer, const T* values, cpu::Rows<const T> in, int m,
+  bool forward_layer(const HiddenLayer& layer, Weights weights, cpu::Rows<const T> in, int m,
                      bool after_relu, Workspace& scratch, cpu::Rows<T> out) const;
   void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<T> rows, int begin,
             int count) const;
-  void backward(const Network<T>& net, int id, Workspace& w, const RowShare& share,
-                Workspace& scratch, T scale) const;
+  void backward(const Net& net, int id, Workspace& w, const RowShare& share, Workspace& scratch,
+                T scale) const;
   void value_head(const Seed& seed, Workspace& w, int begin, int end) const;
   void actor_and_critic_heads(const Seed& seed, Workspace& w, int begin, int end) const;
 
   // By panels: a member's share of the weights.
   void update(Seed& seed, const std::vector<Update>& share, std::int64_t step, Workspace& w,
               const Team& team, Workspace& scratch) const;
-  void update_panels(Network<T>& net, const Update& update, const AdamStep<T>& adam, T alpha,
-                     Workspace& w, const Team& team, Workspace& scratch) const;
-  void update_head(Network<T>& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,
+  void copy_operands(Net& net, int layer, int panel) const;
+  void update_panels(Net& net, const Update& update, const AdamStep<T>& adam, T alpha, Workspace& w,
+                     const Team& team, Workspace& scratch) const;
+  void update_head(Net& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,
                    T* gradient) const;
 
   void read_log_std(Seed& seed) const;
   void add_metrics(Seed& seed, int index, std::int64_t step, const Workspace& w) const;
-  cpu::Rows<T> rows(Buffer<T>& matrix, int row) const;
-  cpu::Rows<const T> rows(const Buffer<T>& matrix, int row) const;
+  template <class Element>
+  cpu::Rows<Element> rows(Buffer<Element>& matrix, int row) const;
+  template <class Element>
+  cpu::Rows<const Element> rows(const Buffer<Element>& matrix, int row) const;
 
   Config config_;
   Dataset data_;
-  const cpu::Kernels<T>& kernels_;
+  const cpu::Kernels<T, Operand>& kernels_;
   NetworkLayout value_layout_, actor_layout_, critic_layout_;
   std::vector<std::unique_ptr<Seed>> seeds_;
   std::vector<std::unique_ptr<Workspace>> workspaces_;  // one a thread

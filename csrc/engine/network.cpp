@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 namespace iql::engine {
 namespace {
@@ -74,14 +75,24 @@ NetworkLayout::NetworkLayout(int inputs, const std::vector<int>& widths, int out
   log_std = place(log_stds);
 }
 
-template <class T>
-Network<T>::Network(const NetworkLayout& l, bool has_target)
-    : layout(&l), arena((has_target ? 4 : 3) * l.size + l.transposed_size) {
-  weights = arena.data();
-  m = weights + l.size;
+template <class T, class Operand>
+Network<T, Operand>::Network(const NetworkLayout& l, bool has_target)
+    : layout(&l), arena((has_target ? 4 : 3) * l.size) {
+  constexpr bool kRounded = !std::is_same_v<T, Operand>;
+  operand_arena =
+      Buffer<Operand>(l.transposed_size + (kRounded ? (has_target ? 2 : 1) * l.size : 0));
+  trained.values = arena.data();
+  m = trained.values + l.size;
   v = m + l.size;
-  target = has_target ? v + l.size : nullptr;
-  transposed = weights + (has_target ? 4 : 3) * l.size;
+  target.values = has_target ? v + l.size : nullptr;
+  transposed = operand_arena.data();
+  if constexpr (kRounded) {
+    trained.operands = transposed + l.transposed_size;
+    target.operands = has_target ? trained.operands + l.size : nullptr;
+  } else {
+    trained.operands = trained.values;
+    target.operands = target.values;
+  }
 }
 
 template <class T>
@@ -104,12 +115,14 @@ std::size_t piece_size(const NetworkLayout& layout, int piece) {
   return count;
 }
 
+template class Buffer<cpu::Bf16>;
 template class Buffer<int>;
 template class Buffer<std::uint16_t>;
 template class Buffer<float>;
 template class Buffer<double>;
 template struct Network<float>;
 template struct Network<double>;
+template struct Network<float, cpu::Bf16>;
 template void read_piece<float>(const NetworkLayout&, const float*, int, float*);
 template void read_piece<double>(const NetworkLayout&, const double*, int, double*);
 template void write_piece<float>(const NetworkLayout&, float*, int, const float*);

@@ -7,6 +7,8 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/kernels.h"
+
 namespace iql::engine {
 
 // Zeroed memory aligned to cache lines, which the kernels' vector loads rely on.
@@ -50,18 +52,29 @@ struct NetworkLayout {
   std::size_t transposed_size = 0;  // of the transposed copies
 };
 
+// Parameters, and the same as products by lists take them: rounded, at the same offsets, where
+// operands are of another type, and the very same where they are not. The first layer and the head
+// are in no such product.
+template <class T, class Operand>
+struct Parameters {
+  T* values;
+  Operand* operands;
+};
+
 // Weights, Adam's moments and, for a critic, the target, side by side in one arena.
-template <class T>
+template <class T, class Operand = T>
 struct Network {
   Network(const NetworkLayout& layout, bool has_target);
 
   const NetworkLayout* layout;
   Buffer<T> arena;
-  T* weights;
+  Buffer<Operand> operand_arena;
+  Parameters<T, Operand> trained;
   T* m;
   T* v;
-  T* target;      // nullptr where there is none
-  T* transposed;  // of the hidden layers past the first: what the backward pass multiplies with
+  Parameters<T, Operand> target;  // nullptr where there is none
+  Operand*
+      transposed;  // of the hidden layers past the first: what the backward pass multiplies with
 };
 
 // The pieces of a network in the order and layout that torch gives them: layer by layer the weight

@@ -16,9 +16,9 @@ namespace {
 
 using engine::Config;
 
-template <class T>
+template <class T, class Operand = T>
 void bind_cpu_engine(py::module_& module, const char* name) {
-  using Engine = PyEngine<engine::CpuEngine<T>, T>;
+  using Engine = PyEngine<engine::CpuEngine<T, Operand>, T>;
   py::class_<Engine> engine(module, name);
   engine.def(py::init<const Config&, Array<float>, Array<float>, Array<float>, Array<float>,
                       Array<float>>(),
@@ -76,7 +76,16 @@ void bind_engine(py::module_& module) {
            py::arg("deterministic_policy"), py::arg("threads"));
   bind_cpu_engine<float>(module, "CpuEngineFloat");
   bind_cpu_engine<double>(module, "CpuEngineDouble");
+  bind_cpu_engine<float, cpu::Bf16>(module, "CpuEngineMixed");
   module.def("cpu_kernel_set", [] { return std::string(cpu::kernels<float>().name); });
+  module.def("mixed_unavailable_reason", []() -> std::string {
+    try {
+      cpu::kernels<float, cpu::Bf16>();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+    return "";
+  });
   module.def("cpu_kernel_sets", [] {
     std::vector<std::string> names;
     for (const auto* const* set = cpu::all_kernels<float>(); *set != nullptr; ++set) {

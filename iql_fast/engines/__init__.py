@@ -13,66 +13,56 @@ from iql_fast.engines.base import (
     Hyperparameters,
     Metrics,
     NetworkSpec,
+    Precision,
 )
 from iql_fast.errors import UserError
 
 __all__ = [
     "METRICS",
     "PER_SEED",
-    "PRECISIONS",
     "Batch",
     "Engine",
     "Hyperparameters",
     "Metrics",
     "NetworkSpec",
+    "Precision",
     "available",
     "choose",
     "create",
 ]
 
 NAMES = ("cuda", "cpu", "reference")  # in order of preference
-#: Engine name -> the precisions of training arithmetic that it has. In ``bf16x3`` numbers are fp32
-#: and matrix products are sums of three bf16 products on tensor cores.
-PRECISIONS = {
-    "cuda": ("fp32", "bf16x3"),
-    "cpu": ("fp32", "fp64"),
-    "reference": ("fp32", "fp64"),
-}
 
 
-def available() -> dict[str, str]:
-    """Engine name -> ``""`` where it can be used here, else the reason why it cannot."""
-    from iql_fast.engines import cpu, cuda
+def available(precision: Precision = "fp32") -> dict[str, str]:
+    """Engine name -> ``""`` where it can be used here in that precision, else why it cannot."""
+    from iql_fast.engines import cpu, cuda, reference
 
     return {
-        "cuda": cuda.unavailable_reason(),
-        "cpu": cpu.unavailable_reason(),
-        "reference": "",
+        "cuda": cuda.unavailable_reason(precision),
+        "cpu": cpu.unavailable_reason(precision),
+        "reference": reference.unavailable_reason(precision),
     }
 
 
-def choose(name: str, precision: str = "fp32") -> tuple[str, str]:
+def choose(name: str, precision: Precision = "fp32") -> tuple[str, str]:
     """The engine that ``name`` means and why: ``auto`` takes the first that can be used.
 
     Raises:
-        UserError: the engine does not exist, or cannot be used here or in that precision, with the
-            reason.
+        UserError: the engine does not exist, or cannot be used here, with the reason.
     """
-    reasons = available()
-    for engine, precisions in PRECISIONS.items():
-        if not reasons[engine] and precision not in precisions:
-            reasons[engine] = f"it computes in {' or '.join(precisions)}, not in {precision}"
+    reasons = available(precision)
+    if not any(reason == "" for reason in reasons.values()):
+        listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
+        raise UserError(f"No engine can train in {precision} precision here ({listed}).")
     if name == "auto":
-        chosen = next((engine for engine in NAMES if not reasons[engine]), "")
-        if not chosen:
-            listing = "; ".join(f"{engine}: {reasons[engine]}" for engine in NAMES)
-            raise UserError(f"No engine can be used here: {listing}.")
+        chosen = next(engine for engine in NAMES if not reasons[engine])
         passed = [f"{e}: {reasons[e]}" for e in NAMES[: NAMES.index(chosen)]]
         return chosen, "; ".join(passed) or "the fastest engine is usable"
     if name not in reasons:
         raise UserError(f"There is no engine {name!r}. Use one of: auto, {', '.join(NAMES)}.")
     if reasons[name]:
-        usable = ", ".join(engine for engine in NAMES if not reasons[engine]) or "none"
+        usable = ", ".join(engine for engine in NAMES if not reasons[engine])
         raise UserError(
             f"The engine {name!r} cannot be used here: {reasons[name]}. Usable engines: {usable}; "
             "`python -m iql_fast.info` says more."
@@ -87,17 +77,14 @@ def create(
     data: Transitions,
     seeds: Sequence[int],
     *,
-    dtype: str = "float32",
-    products: str = "fp32",
+    precision: Precision = "fp32",
     threads: int = 0,
 ) -> Engine:
     """An engine with freshly initialised networks.
 
     Args:
         name: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"reference"``.
-        dtype: ``"float32"`` or ``"float64"``.
-        products: how float32 matrices are multiplied: ``"fp32"`` or, by the CUDA engine,
-            ``"bf16x3"``.
+        precision: ``"fp32"``, ``"fp64"``, ``"mixed"`` or ``"bf16x3"``; not every engine has each.
         threads: CPU threads; 0 takes all cores that this process may use.
 
     Raises:
@@ -105,18 +92,17 @@ def create(
     """
     import torch
 
-    torch_dtype = {"float32": torch.float32, "float64": torch.float64}[dtype]
-    name, _ = choose(name, "fp64" if dtype == "float64" else products)
+    name, _ = choose(name, precision)
     if name == "cuda":
         from iql_fast.engines.cuda import CudaEngine
 
-        return CudaEngine(network, hyper, data, seeds, products)
+        return CudaEngine(network, hyper, data, seeds, precision)
     if name == "cpu":
         from iql_fast.engines.cpu import CpuEngine
 
-        return CpuEngine(network, hyper, data, seeds, torch_dtype, threads)
+        return CpuEngine(network, hyper, data, seeds, precision, threads)
     from iql_fast.engines.reference import ReferenceEngine
 
     if threads:
         torch.set_num_threads(threads)
-    return ReferenceEngine(network, hyper, data, seeds, torch_dtype)
+    return ReferenceEngine(network, hyper, data, seeds, precision)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from iql_fast import extension, simulator
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import Hyperparameters, NetworkSpec
+from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
 from iql_fast.engines.native import NativeEngine
 from iql_fast.errors import UserError
 
 
-def unavailable_reason() -> str:
-    """Why the engine cannot be used here; empty where it can."""
-    return extension.unavailable_reason()
+def unavailable_reason(precision: Precision = "fp32") -> str:
+    """Why the engine cannot be used here in that precision; empty where it can."""
+    reason = extension.unavailable_reason()
+    if precision == "mixed" and not reason:
+        return str(extension.load().mixed_unavailable_reason())
+    if precision == "bf16x3" and not reason:
+        return "it has no bf16x3 precision"
+    return reason
 
 
 class CpuEngine(NativeEngine):
@@ -30,16 +33,20 @@ class CpuEngine(NativeEngine):
         hyper: Hyperparameters,
         data: Transitions,
         seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
+        precision: Precision = "fp32",
         threads: int = 0,
     ) -> None:
         self.threads = threads or simulator.cores()
-        super().__init__(network, hyper, data, seeds, dtype, self.threads)
+        super().__init__(network, hyper, data, seeds, precision, self.threads)
 
     def _create(self, native: Any, *arguments: Any) -> Any:
-        double = self.dtype == torch.float64
+        kind = {
+            "fp32": native.CpuEngineFloat,
+            "fp64": native.CpuEngineDouble,
+            "mixed": native.CpuEngineMixed,
+        }[self.precision]
         try:
-            return (native.CpuEngineDouble if double else native.CpuEngineFloat)(*arguments)
+            return kind(*arguments)
         except RuntimeError as error:  # a kernel set asked for that this machine cannot run
             raise UserError(str(error)) from None
 

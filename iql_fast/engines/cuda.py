@@ -10,7 +10,7 @@ import torch
 
 from iql_fast import extension
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import Hyperparameters, NetworkSpec
+from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
 from iql_fast.engines.native import NativeEngine
 from iql_fast.errors import UserError
 
@@ -20,20 +20,17 @@ def current_device() -> int:
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
-def unavailable_reason() -> str:
-    """Why the engine cannot be used here; empty where it can."""
+def unavailable_reason(precision: Precision = "fp32") -> str:
+    """Why the engine cannot be used here in that precision; empty where it can."""
     if reason := extension.unavailable_reason():
         return reason
-    return str(extension.load().cuda_unavailable_reason(current_device()))
+    if reason := str(extension.load().cuda_unavailable_reason(current_device())):
+        return reason
+    return "" if precision in ("fp32", "bf16x3") else f"it has no {precision} precision"
 
 
 class CudaEngine(NativeEngine):
-    """See ``iql_fast.engines.base.Engine``. All numbers are fp32.
-
-    Args:
-        precision: of the matrix products: ``"fp32"``, or ``"bf16x3"``: each factor split into two
-            bf16 and three products of them on tensor cores, summed in fp32.
-    """
+    """See ``iql_fast.engines.base.Engine``."""
 
     name = "cuda"
 
@@ -43,10 +40,9 @@ class CudaEngine(NativeEngine):
         hyper: Hyperparameters,
         data: Transitions,
         seeds: Sequence[int],
-        precision: str = "fp32",
+        precision: Precision = "fp32",
     ) -> None:
-        self.precision = precision
-        super().__init__(network, hyper, data, seeds, torch.float32)
+        super().__init__(network, hyper, data, seeds, precision)
         if self._native.dataset_on_host:
             warnings.warn(
                 "The dataset does not fit into the CUDA device's memory: batches are read from the "

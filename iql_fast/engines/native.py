@@ -12,12 +12,14 @@ from torch import Tensor
 from iql_fast import extension
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
+    DTYPES,
     METRICS,
     PER_SEED,
     Batch,
     Hyperparameters,
     Metrics,
     NetworkSpec,
+    Precision,
 )
 from iql_fast.engines.metrics import metric_means
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
@@ -39,7 +41,7 @@ class NativeEngine:
         hyper: Hyperparameters,
         data: Transitions,
         seeds: Sequence[int],
-        dtype: torch.dtype,
+        precision: Precision,
         threads: int = 1,
     ) -> None:
         native: Any = extension.load()
@@ -47,7 +49,8 @@ class NativeEngine:
         self.hyper = hyper
         self.data = data
         self.seeds = tuple(seeds)
-        self.dtype = dtype
+        self.precision = precision
+        self.dtype = DTYPES[precision]
         S = len(self.seeds)
         vectors = {name: hyper.per_seed(name, S) for name in PER_SEED}
         config = native.EngineConfig(
@@ -76,7 +79,7 @@ class NativeEngine:
             data.masks,
             data.next_observations,
         )
-        self.load_state_dict(initial_state(network, self.seeds, dtype))
+        self.load_state_dict(initial_state(network, self.seeds, self.dtype))
 
     def _create(self, native: Any, *arguments: Any) -> Any:
         """The native engine, from the extension, the configuration and the dataset's columns."""

@@ -16,11 +16,13 @@ from torch import Tensor
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import philox
 from iql_fast.engines.base import (
+    DTYPES,
     PER_SEED,
     Batch,
     Hyperparameters,
     Metrics,
     NetworkSpec,
+    Precision,
 )
 from iql_fast.engines.metrics import MetricSums
 from iql_fast.engines.parameters import (
@@ -53,6 +55,11 @@ def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
+def unavailable_reason(precision: Precision = "fp32") -> str:
+    """Why the engine cannot be used in that precision; empty where it can."""
+    return "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
+
+
 class ReferenceEngine:
     """See ``iql_fast.engines.base.Engine``. S = seeds, E = critics, B = batch size."""
 
@@ -64,13 +71,13 @@ class ReferenceEngine:
         hyper: Hyperparameters,
         data: Transitions,
         seeds: Sequence[int],
-        dtype: torch.dtype = torch.float32,
+        precision: Precision = "fp32",
     ) -> None:
         self.network = network
         self.hyper = hyper
         self.data = data
         self.seeds = tuple(seeds)
-        self.dtype = dtype
+        self.dtype = dtype = DTYPES[precision]
         S = len(self.seeds)
         # Every per-seed hyperparameter as [S, 1], to broadcast against [S, B].
         self.per_seed = {
