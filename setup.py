@@ -4,7 +4,8 @@ The torch-free core and the CUDA code are compiled here through ninja, since eac
 flags of its own; the binding goes through torch's build helper, which knows what its headers need.
 
 Environment: IQL_FAST_EXTENSION=0 builds none; IQL_FAST_CUDA=0|1 leaves CUDA out or insists on it
-(otherwise it is in where nvcc is found); TORCH_CUDA_ARCH_LIST, CUDA_HOME, NVCC and CXX as usual.
+(otherwise it is in where nvcc is found), and IQL_FAST_CUDA=emulated builds it over the tests'
+emulator; TORCH_CUDA_ARCH_LIST, CUDA_HOME, NVCC and CXX as usual.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from iql_fast_build import DEFAULT_TORCH  # noqa: E402
 from native_build import (  # noqa: E402
     CORE_FLAGS,
     CUDA_FLAGS,
+    EMULATED,
+    EMULATOR_FLAGS,
     INCLUDE_DIRS,
     Cuda,
     core_kinds,
@@ -63,6 +66,11 @@ def torch_requirement() -> str:
     return "torch==" + str(torch.__version__).partition("+")[0]
 
 
+def emulated() -> bool:
+    """Whether the CUDA code is to be built over the emulator."""
+    return os.environ.get("IQL_FAST_CUDA") == EMULATED
+
+
 def compile_objects(cxx: str, toolkit: Cuda | None) -> list[str]:
     """Compiles the core, and the CUDA code where there is a toolkit; the object files."""
     includes = [f"-I{folder}" for folder in INCLUDE_DIRS]
@@ -71,6 +79,9 @@ def compile_objects(cxx: str, toolkit: Cuda | None) -> list[str]:
     if toolkit is not None:
         commands["nvcc"] = [toolkit.nvcc, *CUDA_FLAGS, *toolkit.code_flags, *includes, "-MD"]
         kinds.append("cuda")
+    elif emulated():
+        commands["emulated"] = [*commands["cxx"], *EMULATOR_FLAGS]
+        kinds += ["cuda", "emulator"]
     lines = []
     for rule, command in commands.items():
         lines += [
@@ -82,7 +93,8 @@ def compile_objects(cxx: str, toolkit: Cuda | None) -> list[str]:
     objects = []
     for source in sources(*kinds):
         name = source.path.replace("/", "_") + ".o"
-        rule = "nvcc" if source.kind == "cuda" else "cxx"
+        on_device = "emulated" if "emulated" in commands else "nvcc"
+        rule = on_device if source.kind in ("cuda", "emulator") else "cxx"
         path = str(ROOT / source.path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
         lines += [f"build {name}: {rule} {path}", f"  flags = {shlex.join(source.flags)}"]
         objects.append(str(OBJECTS / name))
@@ -141,6 +153,8 @@ def extension() -> dict[str, Any]:
         architectures = " ".join(toolkit.architectures)
         macros += [("IQL_WITH_CUDA", None), ("IQL_CUDA_ARCHITECTURES", f'"{architectures}"')]
         link += [f"-L{toolkit.library}", "-l:libcudart_static.a", "-ldl", "-lrt"]
+    elif emulated():
+        macros += [("IQL_WITH_CUDA", None), ("IQL_CUDA_ARCHITECTURES", f'"{EMULATED}"')]
     includes = [*map(str, INCLUDE_DIRS), pybind11.get_include()]
     if toolkit is not None and old_torch:
         macros.append(("IQL_OLD_TORCH", None))

@@ -29,6 +29,12 @@ CUDA_FLAGS = ["-std=c++17", "-O3", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibilit
 # Ampere, Hopper with its own instructions, Blackwell: those that nvcc knows are built.
 DEFAULT_ARCHITECTURES = ["8.0", "9.0a", "10.0"]
 
+# The value of IQL_FAST_CUDA that builds the CUDA code as plain C++ over the tests' emulator: the
+# tests that need a device then run, slowly, without one.
+EMULATED = "emulated"
+EMULATOR_FLAGS = ["-x", "c++", "-Wno-unknown-pragmas"]
+EMULATOR_FLAGS += [f"-I{ROOT / 'tests' / 'cpp' / 'cuda_emulator'}"]
+
 
 class Source(NamedTuple):
     """A line of csrc/sources.txt."""
@@ -104,9 +110,9 @@ class Cuda(NamedTuple):
 def find_cuda() -> Cuda | None:
     """The CUDA toolkit to build with, or None; stops with the reason where IQL_FAST_CUDA=1."""
     wanted = os.environ.get("IQL_FAST_CUDA", "")
-    if wanted not in ("", "0", "1"):
-        sys.exit(f"IQL_FAST_CUDA is {wanted!r}; it must be 0, 1 or unset.")
-    if wanted == "0":
+    if wanted not in ("", "0", "1", EMULATED):
+        sys.exit(f"IQL_FAST_CUDA is {wanted!r}; it must be 0, 1, {EMULATED} or unset.")
+    if wanted in ("0", EMULATED):
         return None
     homes = [Path(os.environ[n]) for n in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(n)]
     # In this order: what was named, the PATH, the usual place.

@@ -119,7 +119,8 @@ class TrainConfig:
     engine: Literal["auto", "cuda", "cpu", "reference"] = "auto"
     """auto takes the fastest that works here and says which"""
     precision: Precision = "fp32"
-    """of the training arithmetic; mixed rounds the operands of the large products to bf16"""
+    """of the training arithmetic; mixed (engine cpu) rounds the operands of the large products to
+    bf16, bf16x3 (engine cuda) splits them into two bf16 each and is almost as exact as fp32"""
     threads: int = 0
     """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
     algorithm: Algorithm = field(default_factory=Algorithm)

@@ -30,9 +30,13 @@ def native_build(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_source_file_is_listed_once(native_build: Any) -> None:
-    kinds = ("core", "core-x86", "cuda", "binding", "test")
+    kinds = ("core", "core-x86", "cuda", "binding", "test", "emulator", "emulated-test")
     listed = [source.path for source in native_build.sources(*kinds)]
-    files = [*ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("csrc/**/*.cu"), *ROOT.glob("tests/cpp/*.cpp")]
+    files = [
+        *ROOT.glob("csrc/**/*.cpp"),
+        *ROOT.glob("csrc/**/*.cu"),
+        *ROOT.glob("tests/cpp/**/*.cpp"),
+    ]
     assert sorted(listed) == sorted(str(file.relative_to(ROOT)) for file in files)
 
 
@@ -99,8 +103,10 @@ def test_cuda_can_be_forbidden_and_insisted_on(
         context.setattr(native_build.shutil, "which", lambda _: None)
         with pytest.raises(SystemExit, match="no nvcc was found"):
             native_build.find_cuda()
+    monkeypatch.setenv("IQL_FAST_CUDA", "emulated")
+    assert native_build.find_cuda() is None
     monkeypatch.setenv("IQL_FAST_CUDA", "yes")
-    with pytest.raises(SystemExit, match="must be 0, 1 or unset"):
+    with pytest.raises(SystemExit, match="must be 0, 1, emulated or unset"):
         native_build.find_cuda()
 
 
@@ -133,10 +139,34 @@ ptxas info    : Used 28 registers, used 0 barriers, 372 bytes cmem[0]
 def test_the_spill_gate_reads_ptxas(monkeypatch: pytest.MonkeyPatch) -> None:
     check = load("tools", "check_cuda", monkeypatch)
     full, small = check.kernel_uses(PTXAS)
-    assert full == ("_Z4fullPf", 255, 12, 16, 4096)
-    assert small == ("_Z5smallPf", 28, 0, 0, 0)
+    assert full == ("_Z4fullPf", 255, 12, 16, 4096, 8)
+    assert small == ("_Z5smallPf", 28, 0, 0, 0, 0)
     assert check.may_spill(full.kernel, "x\n// spills allowed: full\n")
     assert not check.may_spill(full.kernel, "// spills allowed: small\n")
+
+
+def test_the_table_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = load("tools", "check_cuda", monkeypatch)
+    names = {
+        "_ZN3iql4cuda11rows_kernelINS0_6Bf16x3ELi32EEEvNS0_7ProblemENS0_8RowsPassE": (
+            "rows_kernel<Bf16x3, 32>"
+        ),
+        "_ZN3iql4cuda13update_kernelINS0_4Fp32EEEvNS0_7ProblemEi": "update_kernel<Fp32>",
+        "_ZN3iql4cuda47_GLOBAL__N__957e8e9e_14_elementwise_cu_f3789b5913polyak_kernelEPfPKflf": (
+            "polyak_kernel"
+        ),
+    }
+    for mangled, name in names.items():
+        assert check.readable(mangled) == name
+    rows, update, _ = (check.KernelUse(name, 100, 0, 0, 0, 0) for name in names)
+    made = check.table(
+        {"80": [rows, update], "100": [update, rows._replace(spill_loads=4)]}, "13.0"
+    )
+    assert "| `rows_kernel<Bf16x3, 32>` | 100, 0 | 100, 4 |" in made.splitlines()
+    stated, _ = check.documented()
+    cells = [cell for line in stated.splitlines()[3:-1] for cell in line.split(" | ")[1:]]
+    assert len(cells) >= 3 * len(names)
+    assert all(cell.strip(" |").endswith(", 0") for cell in cells), "a kernel spills"
 
 
 WITHOUT_EXTENSION = """

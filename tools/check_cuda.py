@@ -1,9 +1,10 @@
 """Compiles every .cu of csrc/sources.txt with nvcc and tables what each kernel takes.
 
-    python tools/check_cuda.py [--architectures 80 90a 100]
+    python tools/check_cuda.py [--architectures 80 90a 100] [--write]
 
 Fails where a kernel spills registers. One that may spill says so in its source file, on a line of
-its own: ``// spills allowed: NAME``.
+its own: ``// spills allowed: NAME``. Fails too where the table in docs/performance.md says
+something else, if it was made with the same nvcc; --write puts the table there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ sys.path.insert(0, str(ROOT / "build_backend"))
 
 from native_build import CUDA_FLAGS, INCLUDE_DIRS, find_cuda, sources  # noqa: E402
 
+DOCUMENT = ROOT / "docs" / "performance.md"
+ARCHITECTURES = ["80", "90a", "100"]
+#: The table in the document, between lines that this program knows again.
+BEGIN, END = "<!-- kernels, by nvcc {} -->", "<!-- end of kernels -->"
+
 
 class KernelUse(NamedTuple):
     """What ptxas says of a kernel; bytes, but for the registers."""
@@ -30,6 +36,11 @@ class KernelUse(NamedTuple):
     spill_stores: int
     spill_loads: int
     shared: int
+    stack: int
+
+    @property
+    def spills(self) -> int:
+        return self.spill_stores + self.spill_loads
 
 
 def kernel_uses(ptxas: str) -> list[KernelUse]:
@@ -39,6 +50,7 @@ def kernel_uses(ptxas: str) -> list[KernelUse]:
         # A function that is not inlined has lines of its own after the kernel's; all count.
         stores = re.findall(r"(\d+) bytes spill stores", block)
         loads = re.findall(r"(\d+) bytes spill loads", block)
+        stacks = re.findall(r"(\d+) bytes stack frame", block)
         registers = re.search(r"Used (\d+) registers", block)
         shared = re.search(r"(\d+) bytes smem", block)
         if registers is None:
@@ -50,9 +62,28 @@ def kernel_uses(ptxas: str) -> list[KernelUse]:
                 sum(map(int, stores)),
                 sum(map(int, loads)),
                 int(shared[1]) if shared else 0,
+                sum(map(int, stacks)),
             )
         )
     return uses
+
+
+def readable(kernel: str) -> str:
+    """A mangled kernel's name with its template arguments, as far as ours have any."""
+    # The last name that ends so: names are their length, then themselves.
+    for match in re.finditer(r"(?=(\d+)([a-z]\w*))", kernel):
+        name = match[2][: int(match[1])]
+        if name.endswith("_kernel") and len(name) == int(match[1]):
+            rest = kernel[match.start(2) + len(name) :]
+            arguments = re.match(r"I(.*?E)E", rest)
+            listed = (
+                re.findall(r"NS\d*_\d+([A-Z][a-z]+\d+(?:x\d+)?)|Li(\d+)", arguments[1])
+                if (arguments)
+                else []
+            )
+            inner = ", ".join(kind or number for kind, number in listed)
+            return name + (f"<{inner}>" if inner else "")
+    return kernel
 
 
 def may_spill(kernel: str, source: str) -> bool:
@@ -61,18 +92,47 @@ def may_spill(kernel: str, source: str) -> bool:
     return any(f"{len(name)}{name}" in kernel for name in names)
 
 
+def table(uses: dict[str, list[KernelUse]], nvcc: str) -> str:
+    """Registers and spilled bytes of every kernel by architecture, in Markdown."""
+    kernels = sorted({readable(use.kernel) for listed in uses.values() for use in listed})
+    lines = [BEGIN.format(nvcc), "| Kernel | " + " | ".join(f"sm_{a}" for a in uses) + " |"]
+    lines.append("|---|" + "---|" * len(uses))
+    for kernel in kernels:
+        cells = []
+        for listed in uses.values():
+            use = next(use for use in listed if readable(use.kernel) == kernel)
+            cells.append(f"{use.registers}, {use.spills}")
+        lines.append(f"| `{kernel}` | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, END])
+
+
+def documented() -> tuple[str, str]:
+    """The table in the document, and the nvcc that made it."""
+    pattern = re.escape(BEGIN).replace(r"\{\}", r"(\S+)") + r"\n.*?" + re.escape(END)
+    found = re.search(pattern, DOCUMENT.read_text(), re.DOTALL)
+    if found is None:
+        raise ValueError(f"{DOCUMENT} has no table of kernels")
+    return found[0], found[1]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--architectures", nargs="+", default=["80", "90a", "100"])
+    parser.add_argument("--architectures", nargs="+", default=ARCHITECTURES)
+    parser.add_argument("--write", action="store_true", help="put the table into the document")
     arguments = parser.parse_args()
     toolkit = find_cuda()
     if toolkit is None:
         print("no nvcc was found: put it on the PATH or set CUDA_HOME", file=sys.stderr)
         return 2
     failed = False
-    print(f"{'arch':<6}{'registers':>10}{'spills':>8}{'shared':>8}  kernel")
+    uses: dict[str, list[KernelUse]] = {a: [] for a in arguments.architectures}
+    print(f"{'arch':<6}{'registers':>10}{'spills':>8}{'stack':>8}{'shared':>8}  kernel")
     for source in sources("cuda"):
         path = ROOT / source.path
+        if path.suffix != ".cu":  # host code
+            continue
+        # A kernel's source may lie in the headers beside the .cu.
+        allowing = "\n".join(file.read_text() for file in [path, *path.parent.glob("*.h")])
         for architecture in arguments.architectures:
             with tempfile.TemporaryDirectory() as folder:
                 code = f"arch=compute_{architecture},code=sm_{architecture}"
@@ -84,18 +144,30 @@ def main() -> int:
             if result.returncode != 0:
                 print(result.stderr, file=sys.stderr)
                 return 1
-            uses = kernel_uses(result.stderr)
-            if not uses:
+            found = kernel_uses(result.stderr)
+            if not found:
                 print(f"{source.path}: no kernel was compiled", file=sys.stderr)
                 return 1
-            for use in uses:
-                spills = use.spill_stores + use.spill_loads
-                bad = spills > 0 and not may_spill(use.kernel, path.read_text())
+            uses[architecture] += found
+            for use in found:
+                bad = use.spills > 0 and not may_spill(use.kernel, allowing)
                 failed |= bad
                 print(
-                    f"{architecture:<6}{use.registers:>10}{spills:>8}{use.shared:>8}  {use.kernel}"
-                    + ("  SPILLS" if bad else "")
+                    f"{architecture:<6}{use.registers:>10}{use.spills:>8}{use.stack:>8}"
+                    f"{use.shared:>8}  {readable(use.kernel)}" + ("  SPILLS" if bad else "")
                 )
+    version = subprocess.run([toolkit.nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\S+),", version)
+    made = table(uses, release[1] if release else "unknown")
+    stated, stated_nvcc = documented()
+    if arguments.write:
+        DOCUMENT.write_text(DOCUMENT.read_text().replace(stated, made))
+    elif arguments.architectures == ARCHITECTURES and made != stated:
+        if release is None or release[1] != stated_nvcc:
+            print(f"{DOCUMENT.name} has the table of nvcc {stated_nvcc}: not compared")
+        else:
+            print(f"{DOCUMENT.name} says something else: run {Path(__file__).name} --write")
+            failed = True
     return int(failed)
 
 

@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/elementwise.h"
+#include "cuda/launch.h"
 #include "iql/awr.h"
 #include "iql/expectile.h"
 #include "iql/polyak.h"
@@ -45,27 +46,27 @@ unsigned blocks(std::int64_t n) {
   return static_cast<unsigned>(needed < kMaxBlocks ? needed : kMaxBlocks);
 }
 
-template <class Kernel, class... Arguments>
-int launch(Kernel kernel, std::int64_t n, void* stream, Arguments... arguments) {
+template <class... Parameters, class... Arguments>
+int launch_over(void (*kernel)(Parameters...), std::int64_t n, void* stream,
+                Arguments... arguments) {
   if (n == 0) return cudaSuccess;
-  kernel<<<blocks(n), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
-  return cudaGetLastError();
+  return launch(kernel, {blocks(n), kThreads, 0, static_cast<cudaStream_t>(stream)}, arguments...);
 }
 
 }  // namespace
 
 int launch_expectile(const float* q, const float* v, float* loss, float* d_u, std::int64_t n,
                      float tau, void* stream) {
-  return launch(expectile_kernel, n, stream, q, v, loss, d_u, n, tau);
+  return launch_over(expectile_kernel, n, stream, q, v, loss, d_u, n, tau);
 }
 
 int launch_awr_weights(const float* advantage, float* weight, std::int64_t n, float beta,
                        float clip, void* stream) {
-  return launch(awr_weights_kernel, n, stream, advantage, weight, n, beta, clip);
+  return launch_over(awr_weights_kernel, n, stream, advantage, weight, n, beta, clip);
 }
 
 int launch_polyak_(float* target, const float* source, std::int64_t n, float alpha, void* stream) {
-  return launch(polyak_kernel, n, stream, target, source, n, alpha);
+  return launch_over(polyak_kernel, n, stream, target, source, n, alpha);
 }
 
 const char* error_name(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }

@@ -29,4 +29,5 @@ PYBIND11_MODULE(_C, module) {
       },
       "How this module was built; cuda_architectures is empty where the CUDA code was left out.");
   iql::bind_engine(module);
+  iql::bind_cuda_engine(module);
 }

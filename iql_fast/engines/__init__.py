@@ -36,12 +36,12 @@ NAMES = ("cuda", "cpu", "reference")  # in order of preference
 
 def available(precision: Precision = "fp32") -> dict[str, str]:
     """Engine name -> ``""`` where it can be used here in that precision, else why it cannot."""
-    from iql_fast.engines import cpu
+    from iql_fast.engines import cpu, cuda, reference
 
     return {
-        "cuda": "the CUDA training engine is not part of this version",
+        "cuda": cuda.unavailable_reason(precision),
         "cpu": cpu.unavailable_reason(precision),
-        "reference": "it has no mixed precision" if precision == "mixed" else "",
+        "reference": reference.unavailable_reason(precision),
     }
 
 
@@ -84,7 +84,7 @@ def create(
 
     Args:
         name: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"reference"``.
-        precision: ``"fp32"``, ``"fp64"`` or ``"mixed"``.
+        precision: ``"fp32"``, ``"fp64"``, ``"mixed"`` or ``"bf16x3"``; not every engine has each.
         threads: CPU threads; 0 takes all cores that this process may use.
 
     Raises:
@@ -93,6 +93,10 @@ def create(
     import torch
 
     name, _ = choose(name, precision)
+    if name == "cuda":
+        from iql_fast.engines.cuda import CudaEngine
+
+        return CudaEngine(network, hyper, data, seeds, precision)
     if name == "cpu":
         from iql_fast.engines.cpu import CpuEngine
 

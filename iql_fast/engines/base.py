@@ -19,9 +19,16 @@ from torch import Tensor
 from iql_fast.policy import Policy
 
 #: ``mixed``: fp32, with the operands of the products between hidden layers rounded to bf16.
-Precision = Literal["fp32", "fp64", "mixed"]
+#: ``bf16x3``: fp32, with every product taken as three products of bf16 on tensor cores, each
+#: operand being split into two bf16; almost as exact as fp32.
+Precision = Literal["fp32", "fp64", "mixed", "bf16x3"]
 #: What parameters, their moments and the targets are kept in.
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64, "mixed": torch.float32}
+DTYPES = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "mixed": torch.float32,
+    "bf16x3": torch.float32,
+}
 
 #: Per-step quantities that ``Engine.run`` averages over the steps of a call, one value a seed.
 #: ``weight_max`` is the largest over the call; ``advantage_std`` is over all rows of the call.

@@ -55,6 +55,11 @@ def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
+def unavailable_reason(precision: Precision = "fp32") -> str:
+    """Why the engine cannot be used in that precision; empty where it can."""
+    return "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
+
+
 class ReferenceEngine:
     """See ``iql_fast.engines.base.Engine``. S = seeds, E = critics, B = batch size."""
 

@@ -19,7 +19,7 @@ struct AdamStep {
 
 // t is 1 at the first step.
 template <class T>
-inline AdamStep<T> adam_step(double learning_rate, double t) {
+IQL_HD inline AdamStep<T> adam_step(double learning_rate, double t) {
   AdamStep<T> step;
   step.rate = T(learning_rate / (1.0 - std::pow(0.9, t)));
   step.inverse_root = T(1.0 / std::sqrt(1.0 - std::pow(0.999, t)));
@@ -35,7 +35,7 @@ IQL_HD inline void adam_update(T& weight, T& m, T& v, T gradient, const AdamStep
 
 // Cosine from `initial` to 0 over `steps` steps (authors' code: the actor's); constant where
 // steps is 0. `step` is 0 at the first step.
-inline double cosine_schedule(double initial, double step, double steps) {
+IQL_HD inline double cosine_schedule(double initial, double step, double steps) {
   if (steps == 0) return initial;
   const double pi = 3.14159265358979323846;
   return initial * 0.5 * (1.0 + std::cos(pi * (step < steps ? step : steps) / steps));

@@ -1,0 +1,406 @@
+#include "cuda/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+#include "cuda/memory.h"
+
+namespace iql::cuda {
+namespace {
+
+// Steps of a graph: long enough that launching one costs nothing, and a divisor of the numbers of
+// steps that users ask for.
+constexpr int kGraphSteps = 50;
+constexpr int kLeastMajor = 8;  // compute capability: mma of bf16
+
+// Where piece `piece` of a network (in torch's order) lies: element (output, input) of a weight, or
+// element (output) of a bias or of the log-stds.
+struct PiecePlace {
+  std::size_t outputs, inputs;  // inputs: 1 but for weights
+  std::size_t offset, output_step, input_step;
+};
+
+PiecePlace piece_place(const NetworkLayout& net, int piece) {
+  const int layer = piece / 2;
+  const bool weight = piece % 2 == 0;
+  const auto size = [](int n) { return static_cast<std::size_t>(n); };
+  if (layer < net.depth) {
+    const HiddenLayout& h = net.hidden[layer];
+    if (!weight) return {size(h.outputs), 1, size(h.bias), 1, 0};
+    return {size(h.outputs), size(h.inputs), size(h.weight), 1, size(h.columns)};
+  }
+  const std::size_t outputs = size(net.outputs), last = size(net.hidden[net.depth - 1].outputs);
+  if (layer == net.depth) {
+    if (!weight) return {outputs, 1, size(net.head_bias), 1, 0};
+    return {outputs, last, size(net.head_weight), size(net.head_inputs), 1};
+  }
+  return {size(net.head_columns) - outputs, 1, size(net.head_bias) + outputs, 1, 0};
+}
+
+template <class Visit>
+void for_piece(const NetworkLayout& net, int piece, const Visit& visit) {
+  const PiecePlace place = piece_place(net, piece);
+  std::size_t i = 0;
+  for (std::size_t out = 0; out < place.outputs; ++out) {
+    for (std::size_t in = 0; in < place.inputs; ++in) {
+      visit(i++, place.offset + out * place.output_step + in * place.input_step);
+    }
+  }
+}
+
+void check_sizes(const engine::Config& config) {
+  if (config.hidden.size() > kMaxHidden) {
+    throw std::invalid_argument("the CUDA engine takes at most " + std::to_string(kMaxHidden) +
+                                " hidden layers");
+  }
+  // Offsets within a network are 32-bit.
+  std::int64_t widest = config.obs_dim + config.act_dim;
+  for (const int width : config.hidden) widest = std::max<std::int64_t>(widest, width);
+  const std::int64_t deepest = static_cast<std::int64_t>(config.hidden.size()) + 1;
+  if (2 * deepest * (widest + kPad) * (widest + config.batch_size + kRowPad) >= 1LL << 31) {
+    throw std::invalid_argument("the networks and the batch are too large for the CUDA engine");
+  }
+}
+
+}  // namespace
+
+// Everything behind the interface.
+struct CudaEngine::Device {
+  engine::Config config;
+  int index;
+  Problem problem;
+  StepPlan plan;
+  Stream stream;
+  GraphExec graph;
+  std::vector<DeviceMemory> arrays;
+  std::vector<DeviceMemory> columns;     // of the dataset
+  std::vector<HostMemory> host_columns;  // in their place where they do not fit
+  std::vector<DeviceMemory> batch;       // columns of the batch of step_on
+  Source source{};
+  HostMemory failures;  // [2][S]: one for each chunk of steps in flight
+  Event done[2];
+
+  std::int64_t step = 0, metric_steps = 0;
+  std::optional<engine::Failure> failure;
+  mutable std::vector<float> parameters;  // a copy on the host,
+  mutable bool copied = false;            // and whether it is up to date
+
+  template <class T>
+  T* array(std::size_t count) {
+    arrays.push_back(allocate(count * sizeof(T)));
+    return as<T>(arrays.back());
+  }
+  template <class T>
+  T* zeros(std::size_t count) {
+    T* at = array<T>(count);
+    check(cudaMemsetAsync(at, 0, count * sizeof(T), stream.get()), "cudaMemsetAsync");
+    return at;
+  }
+  void upload(void* to, const void* from, std::size_t bytes) const {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream.get()),
+          "copying to the device");
+  }
+  void download(void* to, const void* from, std::size_t bytes) const {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream.get()),
+          "copying from the device");
+  }
+  void wait() const { check(cudaStreamSynchronize(stream.get()), "waiting for the device"); }
+
+  std::size_t parameter_count() const {
+    return std::size_t(problem.seeds) * problem.parameters_before(problem.networks());
+  }
+  // The sizes of a dataset's columns, a row each.
+  std::vector<std::size_t> column_widths() const {
+    const std::size_t O = config.obs_dim, A = config.act_dim;
+    return {O, A, 1, 1, O};
+  }
+  static std::vector<const float*> pointers(const float* o, const float* a, const float* r,
+                                            const float* m, const float* n) {
+    return {o, a, r, m, n};
+  }
+  static Source source_of(const std::vector<float*>& at, std::int64_t rows, bool given) {
+    return {at[0], at[1], at[2], at[3], at[4], rows, given};
+  }
+  void use(const Source& now) const {
+    upload(const_cast<Source*>(problem.source), &now, sizeof now);
+  }
+
+  void make_graph() {
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal),
+          "cudaStreamBeginCapture");
+    int error = 0;
+    for (int i = 0; i < kGraphSteps && error == 0; ++i) {
+      error = launch_step(problem, plan, stream.get());
+    }
+    cudaGraph_t captured = nullptr;
+    const cudaError_t ended = cudaStreamEndCapture(stream.get(), &captured);
+    const Graph owned(captured);
+    check(error, "a launch of the training step");
+    check(ended, "cudaStreamEndCapture");
+    cudaGraphExec_t executable = nullptr;
+    check(cudaGraphInstantiate(&executable, captured, 0), "cudaGraphInstantiate");
+    graph = GraphExec(executable);
+  }
+
+  // A chunk of steps, without waiting for it.
+  void launch(std::int64_t steps, int slot) {
+    for (; steps >= kGraphSteps; steps -= kGraphSteps) {
+      check(cudaGraphLaunch(graph.get(), stream.get()), "cudaGraphLaunch");
+    }
+    for (; steps > 0; --steps) {
+      check(launch_step(problem, plan, stream.get()), "a launch of the training step");
+    }
+    download(as<FailureRecord>(failures) + slot * problem.seeds, problem.failures,
+             problem.seeds * sizeof(FailureRecord));
+    check(cudaEventRecord(done[slot].get(), stream.get()), "cudaEventRecord");
+  }
+
+  void finish(int slot) {
+    check(cudaEventSynchronize(done[slot].get()), "the training step");
+    static const char* const kNames[] = {"value", "actor", "critic"};
+    for (int s = 0; s < problem.seeds; ++s) {
+      const FailureRecord& record = as<FailureRecord>(failures)[slot * problem.seeds + s];
+      if (record.step != 0 && (!failure || record.step < failure->step)) {
+        failure = engine::Failure{
+            record.step,  s,           kNames[record.network], record.q_min, record.q_max,
+            record.v_min, record.v_max};
+      }
+    }
+  }
+
+  void copy_parameters() const {
+    if (copied) return;
+    download(parameters.data(), problem.parameters, parameters.size() * sizeof(float));
+    wait();
+    copied = true;
+  }
+  // An array of a network in the host's copy.
+  float* host_array(int seed, int network, engine::ArrayId array) const {
+    return parameters.data() + (problem.parameters_of(seed, network) - problem.parameters) +
+           std::size_t(array) * problem.layout(network).size;
+  }
+};
+
+std::string unavailable_reason(int device) {
+  int devices = 0;
+  if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess) {
+    cudaGetLastError();
+    return std::string("no CUDA device: ") + cudaGetErrorString(error);
+  }
+  if (device >= devices) return "no CUDA device " + std::to_string(device);
+  int major = 0, minor = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  const std::string capability = std::to_string(major) + "." + std::to_string(minor);
+  if (major < kLeastMajor) {
+    return "the CUDA device has compute capability " + capability + ", and the kernels need 8.0";
+  }
+  const DeviceGuard guard(device);
+  if (check_code() != cudaSuccess) {
+    cudaGetLastError();
+    return "the extension was built without code for compute capability " + capability +
+           "; set TORCH_CUDA_ARCH_LIST and install again";
+  }
+  return "";
+}
+
+CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision,
+                       int device)
+    : device_(std::make_unique<Device>()) {
+  Device& d = *device_;
+  check_sizes(config);
+  d.index = device;
+  const DeviceGuard guard(device);
+  int multiprocessors = 0, shared = 0;
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "cudaDeviceGetAttribute");
+  Problem& p = d.problem;
+  p = plan(config);
+  d.plan = plan_step(p, precision, multiprocessors);
+  if (shared_bytes(p, d.plan) > std::size_t(shared)) d.plan.block_rows = 16;
+  if (shared_bytes(p, d.plan) > std::size_t(shared)) {
+    throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
+  }
+  d.config = std::move(config);
+
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  d.stream = Stream(stream);
+  for (Event& event : d.done) {
+    cudaEvent_t created = nullptr;
+    check(cudaEventCreateWithFlags(&created, cudaEventDisableTiming), "cudaEventCreate");
+    event = Event(created);
+  }
+  const std::size_t S = p.seeds;
+  p.parameters = d.zeros<float>(d.parameter_count());
+  p.operands = d.array<float>(S * p.operands_before(p.networks()));
+  p.workspace = d.array<float>(S * p.workspace_before(p.networks()));
+  auto* keys = d.array<std::uint64_t>(S);
+  auto* hyper = d.array<engine::SeedHyperparameters>(S);
+  d.upload(keys, d.config.seeds.data(), S * sizeof *keys);
+  d.upload(hyper, d.config.hyper.data(), S * sizeof *hyper);
+  p.keys = keys;
+  p.hyper = hyper;
+  p.adam = d.array<AdamStep<float>>(S * 3);
+  p.metrics = d.zeros<engine::MetricSums>(S);
+  p.failures = d.zeros<FailureRecord>(S);
+  p.clock = d.zeros<Clock>(1);
+  p.source = d.array<Source>(1);
+  d.failures = allocate_pinned(2 * S * sizeof(FailureRecord));
+  d.parameters.resize(d.parameter_count());
+
+  const std::vector<const float*> from = Device::pointers(
+      data.observations, data.actions, data.rewards, data.masks, data.next_observations);
+  const std::vector<std::size_t> widths = d.column_widths();
+  std::vector<float*> at;
+  for (std::size_t c = 0; c < from.size(); ++c) {
+    const std::size_t bytes = widths[c] * data.rows * sizeof(float);
+    void* memory = nullptr;
+    if (cudaMalloc(&memory, bytes) == cudaSuccess) {
+      d.columns.emplace_back(memory);
+      d.upload(memory, from[c], bytes);
+    } else {
+      cudaGetLastError();
+      d.host_columns.push_back(allocate_pinned(bytes));
+      std::memcpy(d.host_columns.back().get(), from[c], bytes);
+      check(cudaHostGetDevicePointer(&memory, d.host_columns.back().get(), 0),
+            "cudaHostGetDevicePointer");
+    }
+    at.push_back(static_cast<float*>(memory));
+  }
+  d.source = Device::source_of(at, data.rows, false);
+  d.use(d.source);
+  check(prepare(p, d.plan), "cudaFuncSetAttribute");
+  d.make_graph();
+  d.wait();
+}
+
+CudaEngine::~CudaEngine() = default;
+
+std::int64_t CudaEngine::run(std::int64_t steps, const std::function<bool()>& interrupted) {
+  using Clock = std::chrono::steady_clock;
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  d.copied = false;
+  std::int64_t launched = 0, chunk = kGraphSteps;
+  bool stop = false;
+  int chunks = 0;
+  Clock::time_point last = Clock::now();
+  // Two chunks are in flight, so that the device does not wait while this thread looks around.
+  while (launched < steps && !stop && !d.failure) {
+    const std::int64_t now = std::min(chunk, steps - launched);
+    d.launch(now, chunks % 2);
+    launched += now;
+    ++chunks;
+    if (chunks > 1) d.finish(chunks % 2);
+    stop = interrupted();
+    const Clock::time_point time = Clock::now();
+    const double seconds = std::chrono::duration<double>(time - last).count();
+    if (seconds < 0.05) chunk *= 2;
+    if (seconds > 0.2 && chunk > kGraphSteps) chunk /= 2;
+    last = time;
+  }
+  if (chunks > 0) d.finish((chunks - 1) % 2);
+  d.step += launched;
+  d.metric_steps += launched;
+  return launched;
+}
+
+void CudaEngine::step_on(const engine::GivenBatch<float>& batch) {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  d.copied = false;
+  const std::int64_t rows = std::int64_t(d.problem.seeds) * d.problem.batch;
+  const std::vector<const float*> from = Device::pointers(
+      batch.observations, batch.actions, batch.rewards, batch.masks, batch.next_observations);
+  const std::vector<std::size_t> widths = d.column_widths();
+  std::vector<float*> at;
+  for (std::size_t c = 0; c < from.size(); ++c) {
+    const std::size_t bytes = widths[c] * rows * sizeof(float);
+    if (d.batch.size() <= c) d.batch.push_back(allocate(bytes));
+    at.push_back(as<float>(d.batch[c]));
+    d.upload(at[c], from[c], bytes);
+  }
+  d.use(Device::source_of(at, rows, true));
+  d.launch(1, 0);
+  d.finish(0);
+  d.use(d.source);
+  d.wait();
+  ++d.step;
+  ++d.metric_steps;
+}
+
+std::int64_t CudaEngine::step() const { return device_->step; }
+
+void CudaEngine::set_step(std::int64_t step) {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  const cuda::Clock clock{step, step};
+  d.upload(d.problem.clock, &clock, sizeof clock);
+  d.wait();
+  d.step = step;
+}
+
+int CudaEngine::pieces(engine::NetworkId id) const {
+  const NetworkLayout& net = device_->problem.layout(id);
+  return 2 * (net.depth + 1) + (net.head_columns > net.outputs ? 1 : 0);
+}
+
+std::size_t CudaEngine::piece_size(engine::NetworkId id, int piece) const {
+  const PiecePlace place = piece_place(device_->problem.layout(id), piece);
+  return place.outputs * place.inputs;
+}
+
+void CudaEngine::read(int seed_index, int network, engine::ArrayId array, int piece,
+                      float* natural) const {
+  const Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  d.copy_parameters();
+  const float* values = d.host_array(seed_index, network, array);
+  for_piece(d.problem.layout(network), piece,
+            [&](std::size_t i, std::size_t at) { natural[i] = values[at]; });
+}
+
+void CudaEngine::write(int seed_index, int network, engine::ArrayId array, int piece,
+                       const float* natural) {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  d.copy_parameters();
+  float* values = d.host_array(seed_index, network, array);
+  for_piece(d.problem.layout(network), piece,
+            [&](std::size_t i, std::size_t at) { values[at] = natural[i]; });
+}
+
+void CudaEngine::refresh() {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  d.copy_parameters();
+  d.upload(d.problem.parameters, d.parameters.data(), d.parameters.size() * sizeof(float));
+  check(launch_refresh(d.problem, d.plan, d.stream.get()), "a launch of the refresh");
+  check(cudaMemsetAsync(d.problem.failures, 0, d.problem.seeds * sizeof(FailureRecord),
+                        d.stream.get()),
+        "cudaMemsetAsync");
+  d.wait();
+  d.failure.reset();
+}
+
+std::vector<engine::MetricSums> CudaEngine::take_metrics(std::int64_t* steps) {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  std::vector<engine::MetricSums> sums(d.problem.seeds);
+  const std::size_t bytes = sums.size() * sizeof(engine::MetricSums);
+  d.download(sums.data(), d.problem.metrics, bytes);
+  check(cudaMemsetAsync(d.problem.metrics, 0, bytes, d.stream.get()), "cudaMemsetAsync");
+  d.wait();
+  *steps = std::exchange(d.metric_steps, 0);
+  return sums;
+}
+
+const std::optional<engine::Failure>& CudaEngine::failure() const { return device_->failure; }
+
+bool CudaEngine::dataset_on_host() const { return !device_->host_columns.empty(); }
+
+}  // namespace iql::cuda

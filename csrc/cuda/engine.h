@@ -1,0 +1,57 @@
+// The IQL training step on a CUDA device, for S seeds at once, in fp32.
+//
+// One step is four launches in the authors' update order, two where the losses read the old V:
+//   1  rows:     gather the batch; all networks forward, the trained ones backward with factor 1
+//                (cuda/losses.h says why that can be done before the losses are known)
+//   2  weights:  V's gradients and Adam
+//   3  rows:     the new V(s) and V(s')
+//   4  weights:  the actor's and the critics' gradients, Adam, Polyak; metrics
+// `run` replays a graph of many steps. A result depends neither on the graph nor on which seeds
+// train together, and is the same every time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cuda/step.h"
+#include "engine/config.h"
+
+namespace iql::cuda {
+
+// Why the device cannot run the kernels of this build; empty where it can.
+std::string unavailable_reason(int device);
+
+class CudaEngine {
+ public:
+  // Copies the dataset to the device; what it points at is not needed afterwards. Throws
+  // std::invalid_argument with the reason where the sizes are none that the kernels take, and
+  // std::runtime_error where CUDA fails.
+  CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision, int device);
+  ~CudaEngine();
+
+  // As those of engine::CpuEngine.
+  std::int64_t run(std::int64_t steps, const std::function<bool()>& interrupted);
+  void step_on(const engine::GivenBatch<float>& batch);
+  std::int64_t step() const;
+  void set_step(std::int64_t step);
+  int pieces(engine::NetworkId id) const;
+  std::size_t piece_size(engine::NetworkId id, int piece) const;
+  void read(int seed_index, int network, engine::ArrayId array, int piece, float* natural) const;
+  void write(int seed_index, int network, engine::ArrayId array, int piece, const float* natural);
+  void refresh();
+  std::vector<engine::MetricSums> take_metrics(std::int64_t* steps);
+  const std::optional<engine::Failure>& failure() const;
+
+  // The dataset did not fit into device memory: batches come from the host's, which is slower.
+  bool dataset_on_host() const;
+
+ private:
+  struct Device;
+  std::unique_ptr<Device> device_;
+};
+
+}  // namespace iql::cuda

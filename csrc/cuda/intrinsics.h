@@ -1,0 +1,77 @@
+// What C++ has no words for: shared memory, warp sums, bf16 and the tensor cores' product.
+// Elsewhere a kernel's source is plain C++, which the tests' emulator compiles as it stands.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace iql::cuda {
+
+// The block's dynamic shared memory.
+__device__ __forceinline__ float* shared_floats() {
+#ifdef __CUDACC__
+  extern __shared__ float4 memory[];
+  return reinterpret_cast<float*>(memory);
+#else
+  return reinterpret_cast<float*>(emulator::shared_memory());
+#endif
+}
+
+// Of the lanes' values, in an order that is always the same; every lane has the sum.
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
+  for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(~0u, value, lanes);
+  return value;
+}
+
+// Two bf16 in one register, `low` in the lower half, rounded to nearest even.
+__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
+#ifdef __CUDACC__
+  std::uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+#else
+  const auto rounded = [](float value) {
+    const std::uint32_t bits = __float_as_uint(value);
+    if (value != value) return 0x7FFFu;
+    return (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+  };
+  return rounded(low) | rounded(high) << 16;
+#endif
+}
+
+__device__ __forceinline__ float low_bf16(std::uint32_t packed) {
+  return __uint_as_float(packed << 16);
+}
+__device__ __forceinline__ float high_bf16(std::uint32_t packed) {
+  return __uint_as_float(packed & 0xFFFF0000u);
+}
+
+// A pair of floats as hi + lo, each a pair of bf16: together 16 bits of mantissa.
+struct SplitPair {
+  std::uint32_t hi, lo;
+};
+__device__ __forceinline__ SplitPair split_bf16(float first, float second) {
+  const std::uint32_t hi = pack_bf16(first, second);
+  return {hi, pack_bf16(first - low_bf16(hi), second - high_bf16(hi))};
+}
+
+// d += A B for a warp: A [16, 16] and B [16, 8] in bf16, d [16, 8] in fp32. With g = lane / 4 and
+// t = lane % 4 a lane holds
+//   a: A[g][2t, 2t + 1], A[g + 8][2t, 2t + 1], A[g][2t + 8, 2t + 9], A[g + 8][2t + 8, 2t + 9]
+//   b: B[2t, 2t + 1][g], B[2t + 8, 2t + 9][g]
+//   d: D[g][2t, 2t + 1], D[g + 8][2t, 2t + 1]
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)[4],
+                                         const std::uint32_t (&b)[2]) {
+#ifdef __CUDACC__
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  emulator::mma_m16n8k16_bf16(d, a, b);
+#endif
+}
+
+}  // namespace iql::cuda

@@ -1,0 +1,61 @@
+// The losses of one row of a batch, from the numbers that the rows kernel left of it.
+//
+// Each network's loss reaches its weights through one factor a row: the gradient of its output is
+// that factor times something that the network alone determines (1 for V and the critics, the
+// score of the action for the actor). Backward passes are linear in it, so they run before the
+// losses are known, with factor 1, and the weight gradients multiply by the factor.
+#pragma once
+
+#include "cuda/layout.h"
+#include "iql/awr.h"
+#include "iql/expectile.h"
+
+namespace iql::cuda {
+
+struct RowLosses {
+  const Problem& p;
+  int seed;
+  engine::SeedHyperparameters hyper;
+
+  __device__ RowLosses(const Problem& problem, int seed_)
+      : p(problem), seed(seed_), hyper(problem.hyper[seed_]) {}
+
+  __device__ float column(int which, int row) const { return p.column(seed, which)[row]; }
+
+  // The least of the target critics; NaN where one is.
+  __device__ float q(int row) const {
+    float least = column(kFirstCritic + p.critics, row);
+    for (int e = 1; e < p.critics; ++e) {
+      const float target = column(kFirstCritic + p.critics + e, row);
+      if (!(least <= target)) least = target;
+    }
+    return least;
+  }
+  __device__ float v(int row) const { return column(p.old_value ? kValueBefore : kValueNow, row); }
+  __device__ float advantage(int row) const { return q(row) - v(row); }
+
+  // Equation 5.
+  __device__ Expectile<float> value(int row) const {
+    return expectile(q(row) - column(kValueBefore, row), float(hyper.expectile));
+  }
+  // Equation 7: what the log-likelihood is multiplied by.
+  __device__ float weight(float advantage) const {
+    return awr_weight(advantage, float(hyper.temperature), float(hyper.weight_clip));
+  }
+  // Equation 6.
+  __device__ float error(int critic, int row) const {
+    const float target =
+        column(kReward, row) + float(hyper.discount) * column(kMask, row) * column(kNextValue, row);
+    return column(kFirstCritic + critic, row) - target;
+  }
+
+  // The factor of a network's loss, the mean over the batch included.
+  __device__ float factor(int network, int row) const {
+    const float B = float(p.batch);
+    if (network == engine::kValue) return -value(row).d_u / B;
+    if (network == engine::kActor) return -weight(advantage(row)) / B;
+    return 2.0f * error(network - engine::kCritic, row) / B;
+  }
+};
+
+}  // namespace iql::cuda

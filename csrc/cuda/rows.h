@@ -1,0 +1,316 @@
+// Everything of a step that goes row by row: a block takes some rows of one seed's batch through
+// one network, forward and, where it is trained, backward. Blocks need nothing of each other.
+#pragma once
+
+#include "cuda/intrinsics.h"
+#include "cuda/layout.h"
+#include "cuda/products.h"
+#include "iql/gaussian.h"
+#include "iql/philox.h"
+
+namespace iql::cuda {
+
+enum class RowsPass {
+  kTrain,     // the trained networks, forward and backward; the targets; where the losses read the
+              // old V, V(s') too; and the clock
+  kNewValue,  // V(s) and V(s') after V's update
+};
+
+// Blocks of a pass that share rows, one after another in the grid's y.
+IQL_HD inline int row_jobs(const Problem& p, RowsPass pass) {
+  return pass == RowsPass::kNewValue ? 2 : 2 + 2 * p.critics + (p.old_value ? 1 : 0) + 1;
+}
+
+// Shared memory: two panels of activations, a panel of the head's gradient, one of the terms of the
+// log-likelihood, and the rows' places in the dataset.
+struct RowsShared {
+  int panel_line, panel_size, head_line;
+  std::int64_t* places;
+  float *panels, *head, *fit;
+
+  __device__ RowsShared(const Problem& p, int rows)
+      : panel_line(cuda::panel_line(p.widest)),
+        panel_size(rows * panel_line),
+        head_line(padded(p.actor.head_columns)),
+        places(reinterpret_cast<std::int64_t*>(shared_floats())),
+        panels(reinterpret_cast<float*>(places + rows)),
+        head(panels + 2 * panel_size),
+        fit(head + rows * head_line) {}
+
+  __device__ float* panel(int which) const { return panels + which * panel_size; }
+
+  static std::size_t bytes(const Problem& p, int rows) {
+    const int floats = 2 * cuda::panel_line(p.widest) + 2 * padded(p.actor.head_columns);
+    return std::size_t(rows) * (floats * sizeof(float) + sizeof(std::int64_t));
+  }
+};
+
+// One network's way through a block's rows.
+template <class Precision, int kRows>
+struct RowsBlock {
+  const Problem& p;
+  const NetworkLayout& net;
+  int seed, network, first_row;
+  std::int64_t step;
+  RowsShared shared;
+
+  __device__ RowsBlock(const Problem& problem, int seed_, int network_, std::int64_t step_)
+      : p(problem),
+        net(problem.layout(network_)),
+        seed(seed_),
+        network(network_),
+        first_row(blockIdx.x * kRows),
+        step(step_),
+        shared(problem, kRows) {}
+
+  // body(row of the block, column) for each element of the block's rows, neighbours side by side.
+  template <class Body>
+  __device__ void for_elements(int columns, const Body& body) const {
+    for (int e = threadIdx.x; e < kRows * columns; e += kThreads) body(e / columns, e % columns);
+  }
+  // The same for four columns at a time.
+  template <class Body>
+  __device__ void for_quads(int columns, const Body& body) const {
+    for_elements(columns / 4, [&](int row, int quad) { body(row, quad * 4); });
+  }
+
+  // The network's input in panel 0. `keep` writes the rows down for the weight gradients.
+  __device__ void gather(bool next, bool keep) const {
+    const Source source = *p.source;
+    for (int r = threadIdx.x; r < kRows; r += kThreads) {
+      const int row = first_row + r;
+      std::int64_t place = -1;
+      if (row < p.batch) {
+        place = source.given ? std::int64_t(seed) * p.batch + row
+                             : batch_row(p.keys[seed], step, row, source.rows);
+      }
+      shared.places[r] = place;
+      if (keep) {
+        p.column(seed, kReward)[row] = place < 0 ? 0.0f : source.rewards[place];
+        p.column(seed, kMask)[row] = place < 0 ? 0.0f : source.masks[place];
+      }
+    }
+    __syncthreads();
+    const int O = p.obs_dim, A = p.act_dim, inputs = net.hidden[0].inputs;
+    const float* observations = next ? source.next_observations : source.observations;
+    for_elements(keep ? p.input_columns : net.hidden[0].rows, [&](int r, int c) {
+      const std::int64_t place = shared.places[r];
+      float x = 0;
+      if (place >= 0 && c < O) x = observations[place * O + c];
+      if (place >= 0 && c >= O && c < O + A && (keep || c < inputs)) {
+        x = source.actions[place * A + c - O];
+      }
+      if (keep) p.input(seed)[std::int64_t(first_row + r) * p.input_columns + c] = x;
+      if (c < net.hidden[0].rows) shared.panel(0)[r * shared.panel_line + c] = c < inputs ? x : 0;
+    });
+    __syncthreads();
+  }
+
+  // Through the hidden layers from panel 0; the panel that then holds the last activation.
+  __device__ int forward(const float* weights, const float* operands, bool keep) const {
+    int in = 0;
+    for (int l = 0; l < net.depth; ++l) {
+      const HiddenLayout& layer = net.hidden[l];
+      float* out = shared.panel(1 - in);
+      const float* bias = weights + layer.bias;
+      Precision::template rows<kRows>(shared.panel(in), shared.panel_line,
+                                      Precision::forward(layer, weights, operands), layer.rows,
+                                      layer.columns, [&](int row, int column, const auto& sum) {
+                                        put(out, row, column, sum, [&](int i, float x) {
+                                          const float y = x + bias[column + i];
+                                          return y < 0 ? 0.0f : y;  // NaN stays
+                                        });
+                                      });
+      __syncthreads();
+      if (network == engine::kActor && p.dropout) drop(l, layer.outputs, out);
+      if (keep) write_down(out, layer.columns, layer.activation);
+      in = 1 - in;
+    }
+    return in;
+  }
+
+  // One draw for each four units of the batch's activation.
+  __device__ void drop(int l, int units, float* activation) const {
+    const std::int64_t begin = std::int64_t(first_row) * units,
+                       end = begin + std::int64_t(kRows) * units;
+    for (std::int64_t four = begin / 4 + threadIdx.x; four * 4 < end; four += kThreads) {
+      const PhiloxWords words =
+          draw(p.keys[seed], step, kDropoutStream + l, static_cast<std::uint32_t>(four));
+      for (int i = 0; i < 4; ++i) {
+        const std::int64_t unit = four * 4 + i;
+        if (unit < begin || unit >= end) continue;
+        const int row = static_cast<int>((unit - begin) / units);
+        float& x = activation[row * shared.panel_line + (unit - begin) % units];
+        x = words.word[i] >= p.drop_below ? x * p.kept : 0;
+      }
+    }
+    __syncthreads();
+  }
+
+  // out(row, output, value) of the head's outputs, by one lane of a warp each.
+  template <class Out>
+  __device__ void head(int in, const float* weights, const Out& out) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    for (int e = warp; e < kRows * net.outputs; e += kThreads / 32) {
+      const int row = e / net.outputs, output = e % net.outputs;
+      const float* activation = shared.panel(in) + row * shared.panel_line;
+      const float* weight = weights + net.head_weight + output * net.head_inputs;
+      float sum = 0;
+      for (int k = lane; k < net.head_inputs; k += 32) sum += activation[k] * weight[k];
+      sum = warp_sum(sum);
+      if (lane == 0) out(row, output, sum + weights[net.head_bias + output]);
+    }
+  }
+
+  // Of the log-likelihood of the batch's actions (of minus their squared error), given the outputs
+  // in shared.head: its sum over the action, and in the outputs' place its gradient.
+  __device__ void score(const float* weights) const {
+    const int A = p.act_dim;
+    for_elements(A, [&](int row, int a) {
+      float& output = shared.head[row * shared.head_line + a];
+      const std::int64_t place = shared.places[row];
+      const float action = place < 0 ? 0.0f : p.source->actions[place * A + a];
+      GaussianTerm<float> term;
+      if (p.deterministic_policy) {
+        term = squared_error_term(action, output);
+      } else {
+        const float raw = weights[net.head_bias + A + a];
+        const float log_std = fminf(fmaxf(raw, float(kLogStdMin)), float(kLogStdMax));
+        term = gaussian_term(action, output, log_std, std::exp(-log_std), log_std == raw);
+      }
+      shared.fit[row * shared.head_line + a] = term.log_prob;
+      output = term.d_output;
+      shared.head[row * shared.head_line + A + a] = term.d_log_std;
+    });
+    __syncthreads();
+    for (int r = threadIdx.x; r < kRows; r += kThreads) {
+      float fit = 0;
+      for (int a = 0; a < A; ++a) fit += shared.fit[r * shared.head_line + a];
+      p.column(seed, kFit)[first_row + r] = fit;
+    }
+  }
+
+  // From the head's gradient in shared.head to that of every hidden layer; `in` is the panel of the
+  // last activation. `scale` is dropout's factor on the units it kept.
+  __device__ void backward(int in, const float* weights, const float* operands, float scale) const {
+    const int head_columns = padded(net.head_columns);
+    float* workspace = p.workspace_of(seed, network);
+    for_elements(head_columns, [&](int row, int c) {
+      workspace[net.head_gradient + std::int64_t(first_row + row) * head_columns + c] =
+          c < net.head_columns ? shared.head[row * shared.head_line + c] : 0;
+    });
+    int l = net.depth - 1;
+    for_elements(net.hidden[l].columns, [&](int row, int c) {
+      float sum = 0;
+      for (int o = 0; o < net.outputs; ++o) {
+        sum += shared.head[row * shared.head_line + o] *
+               weights[net.head_weight + o * net.head_inputs + c];
+      }
+      const bool active = shared.panel(in)[row * shared.panel_line + c] > 0;
+      shared.panel(1 - in)[row * shared.panel_line + c] = active ? sum * scale : 0;
+    });
+    __syncthreads();
+    in = 1 - in;
+    write_down(shared.panel(in), net.hidden[l].columns, net.hidden[l].gradient);
+    for (; l > 0; --l) {
+      const HiddenLayout& layer = net.hidden[l];
+      const float* activation =
+          workspace + net.hidden[l - 1].activation + std::int64_t(first_row) * layer.rows;
+      float* out = shared.panel(1 - in);
+      Precision::template rows<kRows>(
+          shared.panel(in), shared.panel_line, operands + layer.backward, layer.columns, layer.rows,
+          [&](int row, int column, const auto& sum) {
+            put(out, row, column, sum, [&](int i, float x) {
+              return activation[row * layer.rows + column + i] > 0 ? x * scale : 0.0f;
+            });
+          });
+      __syncthreads();
+      write_down(out, layer.rows, net.hidden[l - 1].gradient);
+      in = 1 - in;
+    }
+  }
+
+  // Some columns of a panel's row, each after `change`.
+  template <int kColumns, class Change>
+  __device__ void put(float* panel, int row, int column, const float (&values)[kColumns],
+                      const Change& change) const {
+    float* at = panel + row * shared.panel_line + column;
+    if constexpr (kColumns == 4) {
+      *reinterpret_cast<float4*>(at) = make_float4(change(0, values[0]), change(1, values[1]),
+                                                   change(2, values[2]), change(3, values[3]));
+    } else {
+      *reinterpret_cast<float2*>(at) = make_float2(change(0, values[0]), change(1, values[1]));
+    }
+  }
+
+  __device__ void write_down(const float* panel, int columns, int offset) const {
+    float* to = p.workspace_of(seed, network) + offset + std::int64_t(first_row) * columns;
+    for_quads(columns, [&](int row, int c) {
+      *reinterpret_cast<float4*>(to + row * columns + c) =
+          *reinterpret_cast<const float4*>(panel + row * shared.panel_line + c);
+    });
+  }
+};
+
+// What only one thread a seed needs to know of a step, so that every other reads it.
+__device__ inline void tick(const Problem& p, int seed) {
+  if (threadIdx.x != 0) return;
+  const std::int64_t step = p.clock->next;
+  const engine::SeedHyperparameters hyper = p.hyper[seed];
+  AdamStep<float>* adam = p.adam + seed * 3;
+  const double t = double(step + 1);
+  adam[0] = adam_step<float>(hyper.value_lr, t);
+  adam[1] = adam_step<float>(
+      cosine_schedule(hyper.actor_lr, double(step), double(p.actor_schedule_steps)), t);
+  adam[2] = adam_step<float>(hyper.critic_lr, t);
+  if (seed == 0) p.clock->now = step;
+}
+
+// Grid: blocks of rows, jobs, seeds. Two blocks of 16 rows, or one of 32, have the registers of a
+// multiprocessor.
+template <class Precision, int kRows>
+__global__ void __launch_bounds__(kThreads, kRows == 16 ? 2 : 1)
+    rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
+  const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
+  const bool train = pass == RowsPass::kTrain;
+  const int trained = train ? p.networks() : 0;
+  if (train && job == static_cast<int>(gridDim.y) - 1) {
+    if (blockIdx.x == 0) tick(p, seed);
+    return;
+  }
+  const bool target = train && job >= trained && job < trained + p.critics;
+  const int network = job < trained ? job : target ? job - p.critics : engine::kValue;
+  const bool next = train ? job == trained + p.critics : job == 1;
+  const bool keep = job < trained;
+  const RowsBlock<Precision, kRows> block(p, seed, network, train ? p.clock->next : p.clock->now);
+  const NetworkLayout& net = block.net;
+  const float* weights = p.parameters_of(seed, network) + (target ? 3 * net.size : 0);
+  const float* operands = p.operands_of(seed, network) + (target ? net.operand_size : 0);
+
+  block.gather(next, job == 0 && train);
+  const int in = block.forward(weights, operands, keep);
+  if (train && network == engine::kActor) {
+    block.head(in, weights, [&](int row, int output, float value) {
+      block.shared.head[row * block.shared.head_line + output] = value;
+    });
+    __syncthreads();
+    block.score(weights);
+  } else {
+    const int which = target   ? kFirstCritic + network - engine::kCritic + p.critics
+                      : next   ? kNextValue
+                      : !train ? kValueNow
+                      : network == engine::kValue ? kValueBefore
+                                                  : kFirstCritic + network - engine::kCritic;
+    float* column = p.column(seed, which) + first_row;
+    block.head(in, weights, [&](int row, int, float value) {
+      column[row] = value;
+      block.shared.head[row * block.shared.head_line] = 1;
+    });
+    if (keep) __syncthreads();
+  }
+  if (keep) {
+    block.backward(in, weights, operands, network == engine::kActor && p.dropout ? p.kept : 1.0f);
+  }
+}
+
+}  // namespace iql::cuda

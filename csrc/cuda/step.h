@@ -1,0 +1,32 @@
+// One training step as launches. Nothing in them changes from step to step.
+#pragma once
+
+#include <cstddef>
+
+#include "cuda/layout.h"
+
+namespace iql::cuda {
+
+enum class Precision { kFp32, kBf16x3 };
+
+// What is fixed when an engine is made.
+struct StepPlan {
+  Precision precision;
+  int block_rows;  // rows that a block takes through a network: 16 or 32; changes no result
+};
+
+// The plan that keeps a device with so many multiprocessors busy.
+StepPlan plan_step(const Problem& p, Precision precision, int multiprocessors);
+// Shared memory that a block needs.
+std::size_t shared_bytes(const Problem& p, const StepPlan& plan);
+
+// All return a cudaError_t as an int: 0 is success.
+// Whether this build has code for the current device.
+int check_code();
+// To be called once before the others.
+int prepare(const Problem& p, const StepPlan& plan);
+int launch_step(const Problem& p, const StepPlan& plan, void* stream);
+// After the host wrote parameters.
+int launch_refresh(const Problem& p, const StepPlan& plan, void* stream);
+
+}  // namespace iql::cuda

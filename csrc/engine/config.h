@@ -1,0 +1,63 @@
+// What the engines are given and what they report.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace iql::engine {
+
+// Hyperparameters that may differ from seed to seed.
+struct SeedHyperparameters {
+  double expectile, temperature, discount, polyak, weight_clip, value_lr, critic_lr, actor_lr;
+};
+
+struct Config {
+  int obs_dim, act_dim;
+  std::vector<int> hidden;
+  int critics;
+  int batch_size;
+  std::vector<std::uint64_t> seeds;
+  std::vector<SeedHyperparameters> hyper;  // one a seed
+  double actor_dropout = 0;
+  std::int64_t actor_schedule_steps = 0;  // 0: constant
+  bool old_value = false;                 // every loss reads the V from before the step
+  bool deterministic_policy = false;
+  int threads = 1;                        // of the CPU engine
+};
+
+// Columns that the caller keeps alive. `rows` may grow between runs, as a fine-tuning buffer does.
+struct Dataset {
+  const float* observations;       // [rows, obs_dim]
+  const float* actions;            // [rows, act_dim]
+  const float* rewards;            // [rows]
+  const float* masks;              // [rows]
+  const float* next_observations;  // [rows, obs_dim]
+  std::int64_t rows;
+};
+
+// One batch a seed, given by the caller: a leading axis S on the columns of Dataset.
+template <class T>
+struct GivenBatch {
+  const T *observations, *actions, *rewards, *masks, *next_observations;
+};
+
+// The trained networks of one seed and its target critics. A critic's number follows kCritic.
+enum NetworkId { kValue = 0, kActor = 1, kCritic = 2 };
+// The arrays of one network.
+enum ArrayId { kWeights = 0, kFirstMoment = 1, kSecondMoment = 2, kTarget = 3 };
+
+// Sums over steps of each step's batch mean (maximum for weight_max), in double.
+struct MetricSums {
+  double value_loss = 0, critic_loss = 0, actor_loss = 0, value = 0, q = 0, advantage = 0,
+         squared_advantage = 0, weight = 0, weight_max = 0, weight_clipped = 0;
+};
+
+// A loss was not finite.
+struct Failure {
+  std::int64_t step;  // 1-based
+  int seed_index;
+  const char* network;  // "value", "actor" or "critic", the first in update order
+  double q_min, q_max, v_min, v_max;
+};
+
+}  // namespace iql::engine

@@ -1,0 +1,37 @@
+// The CUDA engine as Python sees it, where the build has it.
+#include "torch/engine_binding.h"
+
+#ifdef IQL_WITH_CUDA
+#include <memory>
+
+#include "cuda/engine.h"
+#include "torch/py_engine.h"
+#endif
+
+namespace py = pybind11;
+
+namespace iql {
+
+void bind_cuda_engine(py::module_& module) {
+#ifdef IQL_WITH_CUDA
+  using Engine = PyEngine<cuda::CudaEngine, float>;
+  py::enum_<cuda::Precision>(module, "CudaPrecision")
+      .value("fp32", cuda::Precision::kFp32)
+      .value("bf16x3", cuda::Precision::kBf16x3);
+  py::class_<Engine> engine(module, "CudaEngine");
+  engine.def(py::init<const engine::Config&, Array<float>, Array<float>, Array<float>, Array<float>,
+                      Array<float>, cuda::Precision, int>(),
+             py::arg("config"), py::arg("observations"), py::arg("actions"), py::arg("rewards"),
+             py::arg("masks"), py::arg("next_observations"), py::arg("precision"),
+             py::arg("device"));
+  bind_methods(engine).def_property_readonly(
+      "dataset_on_host", [](Engine& e) { return e.engine().dataset_on_host(); });
+  module.def("cuda_unavailable_reason", &cuda::unavailable_reason, py::arg("device"));
+#else
+  module.def("cuda_unavailable_reason", [](int) {
+    return "the extension was built without CUDA (no nvcc was found, or IQL_FAST_CUDA=0 was set)";
+  });
+#endif
+}
+
+}  // namespace iql

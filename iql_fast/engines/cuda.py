@@ -1,0 +1,60 @@
+"""The CUDA engine: ``csrc/cuda/engine.h`` behind the engine interface."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from iql_fast import extension
+from iql_fast.data.dataset import Transitions
+from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.native import NativeEngine
+from iql_fast.errors import UserError
+
+
+def current_device() -> int:
+    """The index of the device that torch would use; the first where torch has no CUDA."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
+
+
+def unavailable_reason(precision: Precision = "fp32") -> str:
+    """Why the engine cannot be used here in that precision; empty where it can."""
+    if reason := extension.unavailable_reason():
+        return reason
+    if reason := str(extension.load().cuda_unavailable_reason(current_device())):
+        return reason
+    return "" if precision in ("fp32", "bf16x3") else f"it has no {precision} precision"
+
+
+class CudaEngine(NativeEngine):
+    """See ``iql_fast.engines.base.Engine``."""
+
+    name = "cuda"
+
+    def __init__(
+        self,
+        network: NetworkSpec,
+        hyper: Hyperparameters,
+        data: Transitions,
+        seeds: Sequence[int],
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__(network, hyper, data, seeds, precision)
+        if self._native.dataset_on_host:
+            warnings.warn(
+                "The dataset does not fit into the CUDA device's memory: batches are read from the "
+                "host's memory, which is slower.",
+                stacklevel=2,
+            )
+
+    def _create(self, native: Any, *arguments: Any) -> Any:
+        precision = getattr(native.CudaPrecision, self.precision)
+        try:
+            return native.CudaEngine(*arguments, precision, current_device())
+        except ValueError as error:  # sizes
+            raise UserError(f"{error}. Use --engine cpu.") from None
+        except RuntimeError as error:
+            raise UserError(f"The CUDA engine cannot be set up: {error}.") from None

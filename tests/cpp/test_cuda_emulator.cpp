@@ -1,0 +1,248 @@
+// The emulator itself: it computes what CUDA would, and finds bugs that were planted.
+#include <cuda_runtime.h>
+
+#include <string>
+#include <vector>
+
+#include "check.h"
+
+namespace {
+
+constexpr int kThreads = 96;
+constexpr unsigned kSchedules = 8;
+
+template <class Kernel, class... Arguments>
+void launch(Kernel* kernel, dim3 grid, dim3 block, std::size_t shared, Arguments... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared;
+  CHECK(cudaLaunchKernelEx(&config, kernel, arguments...) == cudaSuccess);
+}
+
+template <class Body>
+std::string fault_of(const Body& body) {
+  try {
+    body();
+  } catch (const emulator::Fault& fault) {
+    return fault.what();
+  }
+  return "";
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+// Moves values around the block twice. Each barrier can be left out: the first separates a write
+// from reads, the second a read from the next write.
+template <bool kFirst, bool kSecond>
+__global__ void rotate_kernel(float* values) {
+  auto* shared = reinterpret_cast<float*>(emulator::shared_memory());
+  const unsigned i = threadIdx.x;
+  float value = values[i];
+  for (int round = 0; round < 2; ++round) {
+    shared[i] = value;
+    if (kFirst) __syncthreads();
+    value = shared[(i + 1) % kThreads];
+    if (kSecond) __syncthreads();
+  }
+  values[i] = value;
+}
+
+// On how many schedules the kernel above is right.
+template <bool kFirst, bool kSecond>
+unsigned rotations_that_are_right() {
+  unsigned right = 0;
+  for (unsigned seed = 0; seed < kSchedules; ++seed) {
+    emulator::set_schedule(seed);
+    std::vector<float> values(kThreads);
+    for (int i = 0; i < kThreads; ++i) values[i] = static_cast<float>(i);
+    launch(rotate_kernel<kFirst, kSecond>, 1, kThreads, kThreads * sizeof(float), values.data());
+    bool all = true;
+    for (int i = 0; i < kThreads; ++i) {
+      all = all && values[i] == static_cast<float>((i + 2) % kThreads);
+    }
+    right += all;
+  }
+  return right;
+}
+
+void a_missing_barrier_is_found() {
+  CHECK((rotations_that_are_right<true, true>() == kSchedules));
+  CHECK((rotations_that_are_right<false, true>() == 0));
+  CHECK((rotations_that_are_right<true, false>() == 0));
+}
+
+__global__ void sum_of_shared_kernel(float* sum) {
+  auto* shared = reinterpret_cast<float*>(emulator::shared_memory());
+  if (threadIdx.x != 7) shared[threadIdx.x] = 1.0f;  // one is forgotten
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < 32; ++i) sum[blockIdx.x] += shared[i];
+  }
+}
+
+void memory_that_nobody_wrote_is_nan() {
+  // In the second block too: what the first left in shared memory is gone.
+  std::vector<float> sum(2, 0.0f);
+  launch(sum_of_shared_kernel, 2, 32, 32 * sizeof(float), sum.data());
+  CHECK(std::isnan(sum[0]));
+  CHECK(std::isnan(sum[1]));
+  void* memory = nullptr;
+  CHECK(cudaMalloc(&memory, 8 * sizeof(float)) == cudaSuccess);
+  for (int i = 0; i < 8; ++i) CHECK(std::isnan(static_cast<float*>(memory)[i]));
+  CHECK(cudaFree(memory) == cudaSuccess);
+}
+
+__global__ void count_blocks_kernel(float* counter, float* seen) {
+  if (threadIdx.x == 0) seen[blockIdx.x] = (*counter)++;
+}
+
+void blocks_run_in_any_order() {
+  std::vector<float> plain(16), drawn(16);
+  float counter = 0;
+  emulator::set_schedule(0);
+  launch(count_blocks_kernel, 16, 32, 0, &counter, plain.data());
+  for (int i = 0; i < 16; ++i) CHECK(plain[i] == static_cast<float>(i));
+  counter = 0;
+  emulator::set_schedule(3);
+  launch(count_blocks_kernel, 16, 32, 0, &counter, drawn.data());
+  CHECK(drawn != plain);
+}
+
+__global__ void half_block_barrier_kernel() {
+  if (threadIdx.x < 32) __syncthreads();
+}
+__global__ void half_warp_shuffle_kernel(float* out) {
+  if (threadIdx.x < 16) out[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 1);
+}
+__global__ void two_operations_kernel(float* out) {
+  if (threadIdx.x < 16) {
+    out[threadIdx.x] = __shfl_xor_sync(~0u, 1.0f, 1);
+  } else {
+    __syncwarp();
+  }
+}
+
+void threads_that_do_not_come_are_found() {
+  float out[32];
+  for (unsigned seed = 0; seed < kSchedules; ++seed) {
+    emulator::set_schedule(seed);
+    const auto barrier = [] { launch(half_block_barrier_kernel, 1, 64, 0); };
+    CHECK(contains(fault_of(barrier), "32 of 64 threads wait at __syncthreads"));
+    const auto shuffle = [&] { launch(half_warp_shuffle_kernel, 1, 32, 0, out); };
+    CHECK(contains(fault_of(shuffle), "16 have ended, the others wait for lanes"));
+    const auto two = [&] { launch(two_operations_kernel, 1, 32, 0, out); };
+    CHECK(contains(fault_of(two), "lanes of one warp are at"));
+  }
+}
+
+__global__ void shuffle_kernel(float* down, float* butterfly) {
+  const auto lane = static_cast<float>(threadIdx.x % 32);
+  down[threadIdx.x] = __shfl_down_sync(~0u, lane, 5);
+  float sum = lane;
+  for (unsigned offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  butterfly[threadIdx.x] = sum;
+}
+
+void shuffles_move_between_lanes() {
+  for (unsigned seed = 0; seed < kSchedules; ++seed) {
+    emulator::set_schedule(seed);
+    std::vector<float> down(64), sum(64);
+    launch(shuffle_kernel, 1, 64, 0, down.data(), sum.data());
+    for (int i = 0; i < 64; ++i) {
+      const int lane = i % 32;
+      CHECK(down[i] == static_cast<float>(lane < 27 ? lane + 5 : lane));
+      CHECK(sum[i] == 31 * 16);
+    }
+  }
+}
+
+std::uint32_t bf16(float value) { return __float_as_uint(value) >> 16; }
+
+// A [16, 16] times B [16, 8], small whole numbers: exact in bf16. Fragments as the PTX manual's
+// figures for m16n8k16 show them.
+__global__ void mma_kernel(const float* a, const float* b, float* d) {
+  const unsigned group = threadIdx.x / 4, pair = threadIdx.x % 4 * 2;
+  const auto pack = [](float low, float high) { return bf16(low) | bf16(high) << 16; };
+  const auto row = [&](unsigned r, unsigned k) { return pack(a[r * 16 + k], a[r * 16 + k + 1]); };
+  const auto column = [&](unsigned k) { return pack(b[k * 8 + group], b[(k + 1) * 8 + group]); };
+  const std::uint32_t fa[4] = {row(group, pair), row(group + 8, pair), row(group, pair + 8),
+                               row(group + 8, pair + 8)};
+  const std::uint32_t fb[2] = {column(pair), column(pair + 8)};
+  float fd[4] = {1, 1, 1, 1};
+  emulator::mma_m16n8k16_bf16(fd, fa, fb);
+  for (unsigned i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + pair + i % 2] = fd[i];
+}
+
+void mma_multiplies_fragments() {
+  std::vector<float> a(16 * 16), b(16 * 8), d(16 * 8);
+  for (int i = 0; i < 16 * 16; ++i) a[i] = static_cast<float>(i * 7 % 13 - 6);
+  for (int i = 0; i < 16 * 8; ++i) b[i] = static_cast<float>(i * 5 % 11 - 5);
+  emulator::set_schedule(5);
+  launch(mma_kernel, 1, 32, 0, a.data(), b.data(), d.data());
+  for (int r = 0; r < 16; ++r) {
+    for (int c = 0; c < 8; ++c) {
+      float sum = 1;
+      for (int k = 0; k < 16; ++k) sum += a[r * 16 + k] * b[k * 8 + c];
+      CHECK(d[r * 8 + c] == sum);
+    }
+  }
+}
+
+__global__ void nothing_kernel() {}
+__global__ void add_kernel(float* value) {
+  if (threadIdx.x == 0) *value += 1;
+}
+
+void more_shared_memory_than_allowed_is_refused() {
+  const auto with = [](std::size_t bytes) {
+    return fault_of([&] { launch(nothing_kernel, 1, 32, bytes); });
+  };
+  CHECK(with(48 << 10).empty());
+  CHECK(contains(with((48 << 10) + 1), "shared memory"));
+  CHECK(cudaFuncSetAttribute(nothing_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             100 << 10) == cudaSuccess);
+  CHECK(with(100 << 10).empty());
+  CHECK(contains(with((100 << 10) + 1), "shared memory"));
+  CHECK(cudaFuncSetAttribute(nothing_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             1 << 20) == cudaErrorInvalidValue);
+}
+
+void a_graph_replays_what_was_captured() {
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  float value = 0;
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+  cudaLaunchConfig_t config{};
+  config.gridDim = 1;
+  config.blockDim = 32;
+  config.stream = stream;
+  for (int i = 0; i < 3; ++i) CHECK(cudaLaunchKernelEx(&config, add_kernel, &value) == cudaSuccess);
+  CHECK(cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported);
+  CHECK(cudaMemsetAsync(&value, 0, 4, stream) == cudaErrorStreamCaptureUnsupported);
+  CHECK(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  CHECK(value == 0);
+  CHECK(cudaGraphInstantiate(&executable, graph, 0) == cudaSuccess);
+  CHECK(cudaGraphDestroy(graph) == cudaSuccess);
+  for (int i = 0; i < 2; ++i) CHECK(cudaGraphLaunch(executable, stream) == cudaSuccess);
+  CHECK(value == 6);
+  CHECK(cudaGraphExecDestroy(executable) == cudaSuccess);
+  CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
+}  // namespace
+
+int main() {
+  a_missing_barrier_is_found();
+  memory_that_nobody_wrote_is_nan();
+  blocks_run_in_any_order();
+  threads_that_do_not_come_are_found();
+  shuffles_move_between_lanes();
+  mma_multiplies_fragments();
+  more_shared_memory_than_allowed_is_refused();
+  a_graph_replays_what_was_captured();
+}

@@ -1,0 +1,569 @@
+// The CUDA engine under the emulator, kernels and host code, against the CPU engine in fp64.
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "cuda/engine.h"
+#include "engine/cpu_engine.h"
+#include "iql/philox.h"
+
+namespace {
+
+using namespace iql::engine;
+using iql::cuda::CudaEngine;
+using iql::cuda::Precision;
+
+// Numbers without structure in [-1, 1), always the same.
+class Noise {
+ public:
+  explicit Noise(std::uint64_t key) : key_(key) {}
+  float operator()() {
+    const std::uint32_t word = iql::draw(key_, 0, 9, index_++).word[0];
+    return static_cast<float>(word / 2147483648.0 - 1.0);
+  }
+  std::vector<float> column(std::size_t size) {
+    std::vector<float> values(size);
+    for (float& value : values) value = (*this)();
+    return values;
+  }
+
+ private:
+  std::uint64_t key_;
+  std::uint32_t index_ = 0;
+};
+
+struct Columns {
+  std::vector<float> observations, actions, rewards, masks, next_observations;
+  std::int64_t rows;
+
+  Columns(std::int64_t rows_, int obs, int act) : rows(rows_) {
+    Noise noise(1);
+    observations = noise.column(rows * obs);
+    actions = noise.column(rows * act);
+    rewards = noise.column(rows);
+    masks.resize(rows);
+    for (std::int64_t r = 0; r < rows; ++r) masks[r] = r % 7 == 3 ? 0.0f : 1.0f;
+    next_observations = noise.column(rows * obs);
+  }
+  Dataset dataset() const {
+    return {observations.data(), actions.data(),           rewards.data(),
+            masks.data(),        next_observations.data(), rows};
+  }
+};
+
+Config config(int obs, int act, std::vector<int> hidden, int batch, int seeds = 1) {
+  Config c;
+  c.obs_dim = obs;
+  c.act_dim = act;
+  c.hidden = std::move(hidden);
+  c.critics = 2;
+  c.batch_size = batch;
+  for (int s = 0; s < seeds; ++s) {
+    c.seeds.push_back(10 + s);
+    c.hyper.push_back({0.7, 3.0, 0.99, 0.005, 100.0, 3e-4, 3e-4, 3e-4});
+  }
+  c.actor_schedule_steps = 10;
+  return c;
+}
+
+// Visits every tensor of an engine: (seed, network, array, piece).
+template <class Visit>
+void for_tensors(const Config& c, int actor_pieces, const Visit& visit) {
+  for (int s = 0; s < static_cast<int>(c.seeds.size()); ++s) {
+    for (int n = 0; n < 2 + c.critics; ++n) {
+      for (int piece = 0; piece < actor_pieces - (n == kActor ? 0 : 1); ++piece) {
+        for (int array = 0; array < (n >= kCritic ? 4 : 3); ++array) {
+          visit(s, n, static_cast<ArrayId>(array), piece);
+        }
+      }
+    }
+  }
+}
+
+NetworkId kind(int network) { return static_cast<NetworkId>(std::min<int>(network, kCritic)); }
+
+// The same weights for both engines: of the size that a layer's inputs call for, so that about half
+// of the units are active. Targets differ from their critics.
+template <class A, class B>
+void initialise(A& a, B& b, const Config& c) {
+  Noise noise(2);
+  for_tensors(c, a.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    if (array == kFirstMoment || array == kSecondMoment) return;
+    const std::size_t size = a.piece_size(kind(n), piece);
+    CHECK(size == b.piece_size(kind(n), piece));
+    const bool weight = piece % 2 == 0 && piece <= 2 * static_cast<int>(c.hidden.size());
+    const double inputs = weight ? double(size) / a.piece_size(kind(n), piece + 1) : 100;
+    std::vector<float> values = noise.column(size);
+    std::vector<double> wide;
+    for (float& value : values) value *= static_cast<float>(std::sqrt(6 / inputs));
+    wide.assign(values.begin(), values.end());
+    a.write(s, n, array, piece, wide.data());
+    b.write(s, n, array, piece, values.data());
+  });
+  a.refresh();
+  b.refresh();
+}
+
+struct Difference {
+  double moments = 0, weights = 0;
+};
+
+// The largest difference of a tensor, in the Frobenius norm and relative to its own norm or, where
+// its terms cancel, a tenth of its network's.
+template <class A, class B>
+Difference difference(const A& exact, const B& engine, const Config& c) {
+  const auto squares = [&](int s, int n, ArrayId array, int piece) {
+    const std::size_t size = engine.piece_size(kind(n), piece);
+    std::vector<double> expected(size);
+    std::vector<float> found(size);
+    exact.read(s, n, array, piece, expected.data());
+    engine.read(s, n, array, piece, found.data());
+    double error = 0, norm = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+      error += (found[i] - expected[i]) * (found[i] - expected[i]);
+      norm += expected[i] * expected[i];
+    }
+    return std::pair(error, norm);
+  };
+  std::map<std::tuple<int, int, int>, double> network_norm;
+  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    network_norm[{s, n, array}] += squares(s, n, array, piece).second;
+  });
+  Difference worst;
+  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    const auto [error, norm] = squares(s, n, array, piece);
+    const double scale = std::sqrt(std::fmax(norm, network_norm[{s, n, array}] / 100));
+    const double relative = std::sqrt(error) / (scale + 1e-12);
+    double& largest = array == kFirstMoment ? worst.moments : worst.weights;
+    if (array != kSecondMoment && !(relative <= largest)) largest = relative;
+  });
+  return worst;
+}
+
+void metrics_agree(const std::vector<MetricSums>& exact, const std::vector<MetricSums>& found,
+                   double tolerance) {
+  constexpr int kMetrics = sizeof(MetricSums) / sizeof(double);
+  for (std::size_t s = 0; s < exact.size(); ++s) {
+    const auto* a = reinterpret_cast<const double*>(&exact[s]);
+    const auto* b = reinterpret_cast<const double*>(&found[s]);
+    for (int i = 0; i < kMetrics; ++i) CHECK_NEAR(b[i], a[i], tolerance);
+  }
+}
+
+bool never() { return false; }
+
+// One step, whose first moments are a tenth of the gradients, and then some more.
+void agrees(const char* name, const Config& c, Precision precision, int more_steps = 3) {
+  emulator::set_schedule(0);
+  const Columns columns(200, c.obs_dim, c.act_dim);
+  CpuEngine<double> exact(c, columns.dataset());
+  CudaEngine engine(c, columns.dataset(), precision, 0);
+  initialise(exact, engine, c);
+  const bool fp32 = precision == Precision::kFp32;
+  exact.run(1, never);
+  engine.run(1, never);
+  const Difference first = difference(exact, engine, c);
+  exact.run(more_steps, never);
+  engine.run(more_steps, never);
+  const Difference last = difference(exact, engine, c);
+  if (std::getenv("IQL_TEST_VERBOSE") != nullptr) {
+    std::printf("%-28s %-7s gradient %.1e  weights %.1e  after %d steps: %.1e\n", name,
+                fp32 ? "fp32" : "bf16x3", first.moments, first.weights, more_steps + 1,
+                last.weights);
+  }
+  // The largest relative error of a gradient that either precision is known for at the paper's
+  // sizes. Adam's first steps are the gradient's sign, which rounding can change where a gradient
+  // is all but zero, so weights are held to less.
+  CHECK(first.moments < (fp32 ? 9e-6 : 1.2e-4));
+  CHECK(last.weights < (fp32 ? 2e-5 : 2e-4));
+  CHECK(engine.step() == more_steps + 1);
+  CHECK(!engine.failure());
+  std::int64_t steps = 0, exact_steps = 0;
+  const std::vector<MetricSums> expected = exact.take_metrics(&exact_steps);
+  metrics_agree(expected, engine.take_metrics(&steps), fp32 ? 2e-5 : 5e-4);
+  CHECK(steps == exact_steps);
+}
+
+void agrees_in_both(const char* name, const Config& c) {
+  agrees(name, c, Precision::kFp32);
+  agrees(name, c, Precision::kBf16x3, 2);
+}
+
+void every_option_agrees() {
+  Config c = config(11, 3, {48, 40}, 37, 2);
+  agrees_in_both("authors", c);
+  c.hyper[0] = {0.9, 10.0, 0.95, 0.1, 100.0, 1e-3, 3e-4, 1e-4};
+  c.hyper[1] = {0.2, 0.5, 1.0, 0.005, 2.0, 0.0, 1e-4, 3e-4};
+  agrees_in_both("a value for each seed", c);
+  c = config(11, 3, {48, 40}, 37);
+  c.hyper[0].temperature = 60;  // almost every weight is at the clip
+  c.hyper[0].weight_clip = 3;
+  agrees_in_both("clip saturated", c);
+  c = config(11, 3, {48, 40}, 37, 2);
+  c.actor_dropout = 0.3;
+  agrees_in_both("dropout", c);
+  c = config(11, 3, {48, 40}, 37, 2);
+  c.old_value = true;
+  agrees_in_both("old value", c);
+  c.old_value = false;
+  c.deterministic_policy = true;
+  agrees_in_both("deterministic", c);
+  c = config(11, 3, {48, 40}, 37);
+  c.critics = 1;
+  agrees_in_both("one critic", c);
+  c.critics = 10;
+  agrees_in_both("ten critics", c);
+}
+
+void odd_sizes_agree() {
+  Config c = config(17, 6, {33}, 1);
+  agrees_in_both("one layer, batch 1", c);
+  c = config(17, 6, {33, 17, 50}, 40);
+  c.actor_dropout = 0.2;
+  agrees_in_both("three layers, dropout", c);
+  agrees_in_both("four layers", config(60, 30, {24, 70, 24, 24}, 33));
+  agrees_in_both("wide", config(5, 1, {40, 300}, 20));
+  agrees_in_both("one observation", config(1, 1, {1, 1}, 3));
+  agrees_in_both("batch 255", config(11, 3, {32, 32}, 255));
+  agrees_in_both("batch 257", config(60, 30, {32, 32}, 257));
+  agrees_in_both("obs 17, act 9", config(17, 9, {32, 32}, 64));
+}
+
+void the_papers_sizes_agree() {
+  agrees("hopper", config(11, 3, {256, 256}, 256), Precision::kFp32, 1);
+  agrees("hopper", config(11, 3, {256, 256}, 256), Precision::kBf16x3, 0);
+}
+
+// Every number of an engine's state.
+std::vector<float> state(const CudaEngine& engine, const Config& c) {
+  std::vector<float> all;
+  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    std::vector<float> values(engine.piece_size(kind(n), piece));
+    engine.read(s, n, array, piece, values.data());
+    all.insert(all.end(), values.begin(), values.end());
+  });
+  return all;
+}
+
+// An engine over its own dataset, with the weights of `initialise`.
+struct Training {
+  Config c;
+  Columns columns;
+  CpuEngine<double> beside;
+  CudaEngine engine;
+
+  explicit Training(const Config& config, Precision precision = Precision::kFp32)
+      : c(config),
+        columns(200, c.obs_dim, c.act_dim),
+        beside(c, columns.dataset()),
+        engine(c, columns.dataset(), precision, 0) {
+    initialise(beside, engine, c);
+  }
+  std::vector<float> state_after(int steps) {
+    engine.run(steps, never);
+    return state(engine, c);
+  }
+};
+
+bool equal(const std::vector<float>& a, const std::vector<float>& b) {  // NaNs too
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+Config small(int seeds = 1) {
+  Config c = config(5, 2, {20, 33}, 40, seeds);
+  c.actor_dropout = 0.1;
+  return c;
+}
+
+// For what takes many steps.
+Config tiny(int seeds = 1) {
+  Config c = config(3, 1, {9}, 7, seeds);
+  c.critics = 1;
+  return c;
+}
+
+void the_order_of_threads_and_blocks_changes_nothing() {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16x3}) {
+    emulator::set_schedule(0);
+    const std::vector<float> expected = Training(small(2), precision).state_after(3);
+    for (const float value : expected) CHECK(std::isfinite(value));
+    for (unsigned schedule = 1; schedule < 5; ++schedule) {
+      emulator::set_schedule(schedule);
+      CHECK(equal(Training(small(2), precision).state_after(3), expected));
+    }
+  }
+}
+
+// Each barrier of each launch of a step is left out in turn: after the next step, which reads what
+// this one left, some schedule must show it.
+void every_barrier_is_needed() {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16x3}) {
+    emulator::set_schedule(0);
+    const std::vector<float> expected = Training(small(), precision).state_after(2);
+    int barriers = 0;
+    for (int launch = 0; launch < 4; ++launch) {
+      for (int barrier = 0;; ++barrier) {
+        bool found = false, reached = true;
+        for (unsigned schedule = 0; reached && !found && schedule < 4; ++schedule) {
+          emulator::set_schedule(schedule);
+          Training training(small(), precision);
+          emulator::leave_out_barrier(launch, barrier);
+          found = !equal(training.state_after(2), expected);
+          reached = emulator::barriers_left_out() > 0;
+        }
+        if (!reached) break;
+        if (!found) std::fprintf(stderr, "launch %d, barrier %d\n", launch, barrier);
+        CHECK(found);
+        ++barriers;
+      }
+    }
+    CHECK(barriers > 20);
+    emulator::leave_out_barrier(-1, -1);
+  }
+}
+
+void seeds_do_not_depend_on_those_beside() {
+  emulator::set_schedule(0);
+  // So many that blocks take 32 rows rather than 16.
+  Config many = small(9);
+  for (int s = 0; s < 9; ++s) many.hyper[s].expectile = 0.1 + 0.1 * s;
+  many.batch_size = 230;
+  CHECK(iql::cuda::plan_step(iql::cuda::plan(many), Precision::kFp32, 108).block_rows == 32);
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16x3}) {
+    Training together(many, precision);
+    together.engine.run(2, never);
+    Config one = many;
+    one.seeds = {many.seeds[4]};
+    one.hyper = {many.hyper[4]};
+    CHECK(iql::cuda::plan_step(iql::cuda::plan(one), precision, 108).block_rows == 16);
+    Training alone(one, precision);
+    // The same weights, which `initialise` draws for each seed anew.
+    const Training fresh(many, precision);
+    for_tensors(one, 7, [&](int, int n, ArrayId array, int piece) {
+      std::vector<float> values(alone.engine.piece_size(kind(n), piece));
+      fresh.engine.read(4, n, array, piece, values.data());
+      alone.engine.write(0, n, array, piece, values.data());
+    });
+    alone.engine.refresh();
+    alone.engine.run(2, never);
+    for_tensors(one, 7, [&](int, int n, ArrayId array, int piece) {
+      std::vector<float> a(alone.engine.piece_size(kind(n), piece)), b(a.size());
+      alone.engine.read(0, n, array, piece, a.data());
+      together.engine.read(4, n, array, piece, b.data());
+      CHECK(equal(a, b));
+    });
+  }
+}
+
+// 50 steps of a graph and 3 launches of their own, in the same order as 53 launched alone, and as a
+// run that was stopped and went on in another engine.
+void a_graph_equals_single_steps() {
+  emulator::set_schedule(0);
+  const std::vector<float> expected = Training(tiny()).state_after(53);
+  Training single(tiny());
+  for (int i = 0; i < 53; ++i) CHECK(single.engine.run(1, never) == 1);
+  CHECK(equal(state(single.engine, single.c), expected));
+
+  Training first(tiny()), second(tiny());
+  first.engine.run(20, never);
+  for_tensors(first.c, 5, [&](int s, int n, ArrayId array, int piece) {
+    std::vector<float> values(first.engine.piece_size(kind(n), piece));
+    first.engine.read(s, n, array, piece, values.data());
+    second.engine.write(s, n, array, piece, values.data());
+  });
+  second.engine.set_step(20);
+  second.engine.refresh();
+  CHECK(equal(second.state_after(33), expected));
+  CHECK(second.engine.step() == 53);
+}
+
+void a_given_batch_equals_a_drawn_one() {
+  Training drawn(small(2)), given(small(2));
+  const Config& c = drawn.c;
+  for (int step = 0; step < 3; ++step) {
+    std::vector<float> batch[5];
+    for (const std::uint64_t seed : c.seeds) {
+      for (int r = 0; r < c.batch_size; ++r) {
+        const std::int64_t row = iql::batch_row(seed, step, r, drawn.columns.rows);
+        const auto take = [&](int column, const std::vector<float>& from, int width) {
+          batch[column].insert(batch[column].end(), from.begin() + row * width,
+                               from.begin() + (row + 1) * width);
+        };
+        take(0, drawn.columns.observations, c.obs_dim);
+        take(1, drawn.columns.actions, c.act_dim);
+        take(2, drawn.columns.rewards, 1);
+        take(3, drawn.columns.masks, 1);
+        take(4, drawn.columns.next_observations, c.obs_dim);
+      }
+    }
+    given.engine.step_on(
+        {batch[0].data(), batch[1].data(), batch[2].data(), batch[3].data(), batch[4].data()});
+  }
+  CHECK(equal(state(given.engine, c), drawn.state_after(3)));
+  // And then it draws again.
+  CHECK(equal(given.state_after(2), drawn.state_after(2)));
+}
+
+void ties_of_the_targets_agree() {
+  // Both targets are the same network, and all rows the same: every q is a tie.
+  Config c = small();
+  Training training(c);
+  for (int piece = 0; piece < 6; ++piece) {
+    std::vector<float> values(training.engine.piece_size(kCritic, piece));
+    training.engine.read(0, kCritic, kTarget, piece, values.data());
+    training.engine.write(0, kCritic + 1, kTarget, piece, values.data());
+    const std::vector<double> wide(values.begin(), values.end());
+    training.beside.write(0, kCritic + 1, kTarget, piece, wide.data());
+  }
+  training.engine.refresh();
+  training.beside.refresh();
+  training.engine.run(1, never);
+  training.beside.run(1, never);
+  CHECK(difference(training.beside, training.engine, c).moments < 9e-6);
+}
+
+void a_loss_that_is_not_finite_is_noted() {
+  const float inf = std::numeric_limits<float>::infinity(),
+              nan = std::numeric_limits<float>::quiet_NaN();
+  const auto failure_of = [](Columns& columns) {
+    const Config c = tiny(2);
+    CpuEngine<double> beside(c, columns.dataset());
+    CudaEngine engine(c, columns.dataset(), Precision::kFp32, 0);
+    initialise(beside, engine, c);
+    engine.run(1 << 20, never);  // stops early: this would take hours
+    CHECK(engine.failure().has_value());
+    return *engine.failure();
+  };
+  Columns columns(200, 3, 1);
+  columns.rewards.assign(200, inf);
+  const Failure critic = failure_of(columns);
+  CHECK(std::string(critic.network) == "critic");
+  CHECK(critic.step == 1);
+  CHECK(critic.seed_index == 0);
+  CHECK(critic.q_min <= critic.q_max);
+  CHECK(critic.v_min < critic.v_max);
+  columns = Columns(200, 3, 1);
+  columns.observations.assign(200 * 3, nan);
+  CHECK(std::string(failure_of(columns).network) == "value");
+  // One row alone: found at the first step that draws it, which differs from seed to seed.
+  columns = Columns(200, 3, 1);
+  columns.actions[77] = nan;
+  const Failure first = failure_of(columns);
+  std::int64_t expected = 0, seed = -1;
+  while (seed < 0) {
+    ++expected;
+    for (int s = 1; s >= 0; --s) {
+      for (int r = 0; r < 7; ++r) {
+        if (iql::batch_row(10 + s, expected - 1, r, 200) == 77) seed = s;
+      }
+    }
+  }
+  CHECK(first.step == expected);
+  CHECK(first.seed_index == seed);
+  CHECK(std::string(first.network) == "value");  // NaN of q
+}
+
+void interruption_ends_between_steps() {
+  Training training(tiny());
+  int asked = 0;
+  const std::int64_t done = training.engine.run(1 << 20, [&] { return ++asked == 2; });
+  CHECK(done > 0);
+  CHECK(done < 1 << 20);
+  CHECK(training.engine.step() == done);
+}
+
+void a_dataset_that_does_not_fit_stays_on_the_host() {
+  const std::vector<float> expected = Training(tiny()).state_after(2);
+  Config c = tiny();
+  const Columns columns(200, c.obs_dim, c.act_dim);
+  CpuEngine<double> beside(c, columns.dataset());
+  // A little too little for all of it: what the engine took before, found by trying.
+  const auto with_memory = [&](std::size_t bytes) {
+    emulator::set_memory(bytes);
+    std::unique_ptr<CudaEngine> engine;
+    try {
+      engine = std::make_unique<CudaEngine>(c, columns.dataset(), Precision::kFp32, 0);
+    } catch (const std::runtime_error& error) {
+      CHECK(std::string(error.what()) == "CUDA: cudaMalloc: out of memory");
+    }
+    emulator::set_memory(~std::size_t{0});
+    return engine;
+  };
+  std::size_t bytes = 1 << 10;
+  std::unique_ptr<CudaEngine> engine;
+  while (!(engine = with_memory(bytes))) bytes += 1 << 10;
+  CHECK(bytes > 1 << 10);
+  CHECK(engine->dataset_on_host());
+  initialise(beside, *engine, c);
+  engine->run(2, never);
+  CHECK(equal(state(*engine, c), expected));
+  CHECK(!with_memory(1 << 30)->dataset_on_host());
+}
+
+void sizes_that_it_cannot_take_are_refused() {
+  const auto refusal = [](const Config& c) -> std::string {
+    const Columns columns(10, c.obs_dim, c.act_dim);
+    try {
+      const CudaEngine engine(c, columns.dataset(), Precision::kFp32, 0);
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "";
+  };
+  CHECK(refusal(small()).empty());
+  CHECK(refusal(config(5, 2, {8, 8, 8, 8, 8}, 4)).find("at most 4") != std::string::npos);
+  CHECK(refusal(config(5, 2, {2000}, 4)).find("too wide") != std::string::npos);
+  CHECK(refusal(config(5, 2, {30000, 30000}, 4)).find("too large") != std::string::npos);
+}
+
+// Emulated threads are slow under the address sanitizer: what it looks for needs each kernel once.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kBrief = true;
+#else
+constexpr bool kBrief = false;
+#endif
+
+// As docs/performance.md states it.
+void shared_memory_at_hoppers_sizes() {
+  const iql::cuda::Problem p = iql::cuda::plan(config(11, 3, {256, 256}, 256));
+  CHECK(iql::cuda::shared_bytes(p, {Precision::kFp32, 16}) == 36864);  // the weight gradient's
+  CHECK(iql::cuda::shared_bytes(p, {Precision::kFp32, 32}) == 71936);
+}
+
+}  // namespace
+
+int main() {
+  CHECK(iql::cuda::unavailable_reason(0).empty());
+  CHECK(iql::cuda::unavailable_reason(1) == "no CUDA device 1");
+  shared_memory_at_hoppers_sizes();
+  Config c = small(2);
+  agrees_in_both("small", c);
+  c.old_value = true;
+  agrees_in_both("small, old value", c);
+  agrees_in_both("three layers, odd widths", config(60, 30, {33, 17, 50}, 33));
+  a_graph_equals_single_steps();
+  a_given_batch_equals_a_drawn_one();
+  a_loss_that_is_not_finite_is_noted();
+  interruption_ends_between_steps();
+  a_dataset_that_does_not_fit_stays_on_the_host();
+  sizes_that_it_cannot_take_are_refused();
+  if (kBrief) return 0;
+  ties_of_the_targets_agree();
+  every_option_agrees();
+  odd_sizes_agree();
+  the_papers_sizes_agree();
+  the_order_of_threads_and_blocks_changes_nothing();
+  seeds_do_not_depend_on_those_beside();
+  every_barrier_is_needed();
+}

@@ -1,0 +1,209 @@
+"""The CUDA engine on a device against the CPU engine, and how it is chosen.
+
+Without a device the same kernels and host code run under an emulator: ``tests/cpp``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from iql_fast import engines, extension
+from iql_fast.engines import Hyperparameters, NetworkSpec, Precision, create, cuda
+from iql_fast.errors import NonFiniteLoss, UserError
+
+from .conftest import random_transitions
+
+REASON = cuda.unavailable_reason()
+
+
+def on_device(test: Callable[..., None]) -> Any:
+    """Marks a test that needs a device."""
+    return pytest.mark.gpu(pytest.mark.skipif(bool(REASON), reason=REASON)(test))
+
+
+PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
+# Of a gradient, and of what training makes of it within ten steps. The gradient of bf16x3 is right
+# to about 1e-4; but a unit whose input is all but zero may be active in one engine and not in the
+# other, and in these small batches one unit of one row is much.
+GRADIENT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 2e-3}
+WEIGHT_TOLERANCE = {"fp32": 2e-5, "bf16x3": 2e-4}
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "authors": ({}, {}),
+    "a value for each seed": (
+        {"expectile": (0.5, 0.7, 0.9), "temperature": (0.5, 3.0, 10.0), "actor_lr": (1e-3, 0, 0)},
+        {},
+    ),
+    "clip saturated": ({"temperature": 60.0, "weight_clip": 3.0}, {}),
+    "dropout": ({"actor_dropout": 0.1}, {}),
+    "old value": ({"value_order": "old"}, {}),
+    "deterministic": ({"deterministic_policy": True}, {}),
+    "batch 1": ({"batch_size": 1}, {}),
+    "batch 255": ({"batch_size": 255}, {}),
+    "batch 257": ({"batch_size": 257}, {}),
+    "halfcheetah": ({"batch_size": 256}, {"obs_dim": 17, "act_dim": 6, "hidden": (256, 256)}),
+    "kitchen": ({"batch_size": 256}, {"obs_dim": 60, "act_dim": 9, "hidden": (256, 256)}),
+    "adroit": ({"batch_size": 256}, {"obs_dim": 45, "act_dim": 30, "hidden": (256, 256)}),
+    "one layer": ({}, {"hidden": (40,)}),
+    "three layers, odd widths": ({"actor_dropout": 0.2}, {"hidden": (33, 17, 50)}),
+    "four layers": ({}, {"hidden": (24, 24, 24, 24)}),
+    "one critic": ({}, {"critics": 1}),
+    "ten critics": ({"batch_size": 32}, {"critics": 10, "hidden": (20, 20)}),
+    "wide": ({"batch_size": 64}, {"hidden": (130, 512)}),
+}
+
+
+State = dict[str, torch.Tensor]
+
+
+def largest_difference(a: State, b: State, prefix: str, suffix: str = "") -> float:
+    """Of the tensors with that prefix and suffix: the largest difference in the Frobenius norm,
+    relative to the tensor's own or, where its terms cancel, a tenth of its network's largest."""
+    keys = [key for key in a if key.startswith(prefix) and key.endswith(suffix)]
+    scale = max(float(b[key].norm()) for key in keys) / 10
+    return max(float((a[key] - b[key]).norm()) / max(float(b[key].norm()), scale) for key in keys)
+
+
+@on_device
+@PRECISIONS
+@pytest.mark.parametrize("name", CASES)
+def test_equals_the_cpu_engine(name: str, precision: Precision) -> None:
+    hyper_changes, sizes = CASES[name]
+    hyper = Hyperparameters(**{"batch_size": 48, **hyper_changes})
+    network = NetworkSpec(**{"obs_dim": 11, "act_dim": 3, "hidden": (48, 40), **sizes})
+    data, seeds = random_transitions(500, network.obs_dim, network.act_dim), [0, 1, 9]
+    expected = create("cpu", network, hyper, data, seeds, precision="fp64")
+    engine = create("cuda", network, hyper, data, seeds, precision=precision)
+    engine.run(1)
+    expected.run(1)
+    state, expected_state = engine.state_dict(), expected.state_dict()
+    # The first moment after one step is a tenth of the gradient.
+    for net in ("value", "actor", "critic"):
+        difference = largest_difference(state, expected_state, f"adam.m.{net}")
+        assert difference < GRADIENT_TOLERANCE[precision], net
+    metrics, expected_metrics = engine.run(9), expected.run(9)
+    state, expected_state = engine.state_dict(), expected.state_dict()
+    for net in ("value", "actor", "critic", "target"):
+        # Not biases: they begin at zero, so that they are nothing but Adam's first steps, which
+        # make of the rounding of a gradient that is all but zero a step of full length.
+        difference = largest_difference(state, expected_state, net, "weight")
+        assert difference < WEIGHT_TOLERANCE[precision], net
+    for key, values in expected_metrics.items():
+        scale = np.abs(values) + 1e-2
+        assert (np.abs(metrics[key] - values) / scale).max() < 2e-3, key
+
+
+@on_device
+@PRECISIONS
+def test_a_graph_equals_single_steps_bit_for_bit(precision: Precision) -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3)
+    hyper = Hyperparameters(actor_dropout=0.1)
+    engines_ = [create("cuda", network, hyper, data, [1, 2], precision=precision) for _ in range(3)]
+    engines_[0].run(120)
+    engines_[1].run(120)
+    for _ in range(120):
+        engines_[2].run(1)
+    first, *others = (engine.state_dict() for engine in engines_)
+    for other in others:
+        for key, tensor in first.items():
+            assert torch.equal(tensor, other[key]), key
+
+
+@on_device
+@PRECISIONS
+def test_many_seeds_equal_each_seed_alone_bit_for_bit(precision: Precision) -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3)
+    seeds = list(range(16))
+    together = create("cuda", network, Hyperparameters(), data, seeds, precision=precision)
+    together.run(60)
+    state = together.state_dict()
+    for seed in (0, 7, 15):
+        alone = create("cuda", network, Hyperparameters(), data, [seed], precision=precision)
+        alone.run(60)
+        for key, tensor in alone.state_dict().items():
+            assert key == "step" or torch.equal(tensor[0], state[key][seed]), key
+
+
+@on_device
+def test_a_resumed_run_ends_where_it_would_have() -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3, (32, 32))
+    hyper = Hyperparameters(batch_size=32, actor_dropout=0.1)
+    whole = create("cuda", network, hyper, data, [1, 2])
+    whole.run(50)
+    first = create("cuda", network, hyper, data, [1, 2])
+    first.run(13)
+    second = create("cuda", network, hyper, data, [1, 2])
+    second.load_state_dict(first.state_dict())
+    second.run(37)
+    assert second.step == 50
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[key]), key
+
+
+@on_device
+def test_step_on_equals_run_on_the_same_batch() -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3, (32, 32))
+    drawn = create("cuda", network, Hyperparameters(batch_size=33), data, [1, 2])
+    given = create("cuda", network, Hyperparameters(batch_size=33), data, [1, 2])
+    assert isinstance(given, cuda.CudaEngine)
+    for step in range(3):
+        given.step_on(given.batch_at(step))
+    drawn.run(3)
+    for key, tensor in drawn.state_dict().items():
+        assert torch.equal(tensor, given.state_dict()[key]), key
+
+
+@on_device
+@pytest.mark.parametrize(
+    ("column", "network"), [("rewards", "critic"), ("observations", "value"), ("actions", "value")]
+)
+def test_a_loss_that_is_not_finite_is_named(column: str, network: str) -> None:
+    data = random_transitions(40)
+    getattr(data, column)[:] = np.nan if column != "rewards" else np.inf
+    engine = create("cuda", NetworkSpec(11, 3, (16,)), Hyperparameters(batch_size=8), data, [3, 4])
+    with pytest.raises(NonFiniteLoss) as caught:
+        engine.run(10_000)
+    assert (caught.value.step, caught.value.seed, caught.value.network) == (1, 3, network)
+    assert "reward max" in caught.value.statistics
+
+
+@on_device
+def test_sizes_that_it_cannot_take_are_refused() -> None:
+    data, network = random_transitions(9, 5, 2), NetworkSpec(5, 2, (8,) * 5)
+    with pytest.raises(UserError, match=r"at most 4 hidden layers.*--engine cpu"):
+        create("cuda", network, Hyperparameters(), data, [0])
+
+
+@pytest.mark.skipif(not REASON, reason="there is a CUDA device")
+def test_without_a_device_it_is_refused_with_the_reason() -> None:
+    assert engines.available()["cuda"] == REASON
+    with pytest.raises(UserError) as caught:
+        engines.choose("cuda")
+    assert REASON in str(caught.value)
+    chosen, why = engines.choose("auto")
+    assert chosen != "cuda"
+    assert f"cuda: {REASON}" in why
+
+
+def test_a_precision_chooses_among_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = {"cuda": ""}
+    native = SimpleNamespace(
+        cuda_unavailable_reason=lambda device: reason["cuda"],
+        mixed_unavailable_reason=lambda: "",
+    )
+    monkeypatch.setattr(extension, "unavailable_reason", lambda: "")
+    monkeypatch.setattr(extension, "load", lambda: native)
+    assert engines.choose("auto") == ("cuda", "the fastest engine is usable")
+    assert engines.choose("auto", "bf16x3")[0] == "cuda"
+    assert engines.choose("auto", "fp64") == ("cpu", "cuda: it has no fp64 precision")
+    with pytest.raises(UserError, match="'cpu' cannot be used here: it has no bf16x3 precision"):
+        engines.choose("cpu", "bf16x3")
+    reason["cuda"] = "no CUDA device"
+    with pytest.raises(UserError, match=r"cuda: no CUDA device; cpu: it has no bf16x3"):
+        engines.choose("auto", "bf16x3")
