@@ -6,13 +6,14 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from bench.workload import Workload, flops_a_step
 from iql_fast import engines
 from iql_fast.errors import UserError
 
-#: Precisions that our engine is timed in; the rivals compute in fp32.
+#: Precisions that our engine on the CPU is timed in; the rivals compute in fp32.
 PRECISIONS: tuple[engines.Precision, ...] = ("fp32", "mixed")
 
 #: Order of the square matrices whose product sets the floor: the size that most of a step's
@@ -32,7 +33,7 @@ class Contender:
         kind: a key of ``KINDS``.
         threads: threads that it computes with, and cores that its process may run on.
         seeds: trained at once; only our engines take more than one.
-        precision: one of ``PRECISIONS``.
+        precision: one of its kind's.
     """
 
     kind: str
@@ -73,6 +74,20 @@ class Runner:
     active: Callable[[], float | None] = lambda: None
 
 
+def iql_fast_cuda(contender: Contender) -> Runner:
+    """Our engine in CUDA. Nothing in it depends on how many units are active."""
+    workload = contender.workload
+    engine = engines.create(
+        "cuda",
+        workload.network,
+        workload.hyper,
+        workload.transitions(),
+        range(contender.seeds),
+        precision=contender.precision,
+    )
+    return Runner(engine.run, unit=50, worth=contender.seeds)  # 50: the steps of its graph
+
+
 def iql_fast_cpu(contender: Contender) -> Runner:
     """Our engine in C++."""
     import torch
@@ -100,20 +115,21 @@ def iql_fast_cpu(contender: Contender) -> Runner:
     return Runner(engine.run, worth=contender.seeds, active=active)
 
 
-def eager(contender: Contender) -> Runner:
+def eager(contender: Contender, device: str = "cpu") -> Runner:
     """Plain eager torch."""
     from bench.rivals.eager import EagerIQL
 
     workload = contender.workload
-    return Runner(EagerIQL(workload.network, workload.hyper, workload.transitions()).run)
+    rival = EagerIQL(workload.network, workload.hyper, workload.transitions(), device=device)
+    return Runner(rival.run)
 
 
-def compiled(contender: Contender) -> Runner:
+def compiled(contender: Contender, device: str = "cpu") -> Runner:
     """The update as one graph under torch.compile."""
     from bench.rivals.compiled import CompiledIQL
 
     workload = contender.workload
-    rival = CompiledIQL(workload.network, workload.hyper, workload.transitions())
+    rival = CompiledIQL(workload.network, workload.hyper, workload.transitions(), device=device)
     try:
         rival.run(1)
     except Exception as error:  # torch raises whatever its compiler meets
@@ -152,6 +168,8 @@ class Kind:
         build: makes the calling process one, or raises ``Unavailable``.
         missing: why it cannot run here, as far as can be told without trying; empty if it may.
         slow_to_start: not part of a quick benchmark unless asked for.
+        device: where it computes, as ``--device`` of the benchmark names it.
+        precisions: that it is timed in.
     """
 
     title: str
@@ -159,10 +177,26 @@ class Kind:
     build: Callable[[Contender], Runner]
     missing: Callable[[], str] = lambda: ""
     slow_to_start: bool = False
+    device: Literal["cpu", "cuda"] = "cpu"
+    precisions: tuple[engines.Precision, ...] = ("fp32",)
 
 
 def _jax_missing() -> str:
     return "" if importlib.util.find_spec("jax") else "jax is not installed"
+
+
+def _no_cuda() -> str:
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+def _jax_sees_no_device() -> str:
+    if reason := _jax_missing():
+        return reason
+    import jax
+
+    return "" if jax.default_backend() == "gpu" else "jax sees no CUDA device"
 
 
 #: In the order of the tables.
@@ -171,7 +205,33 @@ KINDS: dict[str, Kind] = {
     "eager": Kind("eager torch", "rival", eager),
     "compile": Kind("torch.compile", "rival", compiled, slow_to_start=True),
     "jax": Kind("JAX lax.scan", "rival", jax_scan, _jax_missing),
-    "iql_fast": Kind("iql_fast cpu", "ours", iql_fast_cpu, lambda: engines.available()["cpu"]),
+    "iql_fast": Kind(
+        "iql_fast cpu",
+        "ours",
+        iql_fast_cpu,
+        lambda: engines.available()["cpu"],
+        precisions=PRECISIONS,
+    ),
+    "cuda-eager": Kind(
+        "eager torch", "rival", partial(eager, device="cuda"), _no_cuda, device="cuda"
+    ),
+    "cuda-compile": Kind(
+        "torch.compile",
+        "rival",
+        partial(compiled, device="cuda"),
+        _no_cuda,
+        slow_to_start=True,
+        device="cuda",
+    ),
+    "cuda-jax": Kind("JAX lax.scan", "rival", jax_scan, _jax_sees_no_device, device="cuda"),
+    "cuda": Kind(
+        "iql_fast cuda",
+        "ours",
+        iql_fast_cuda,
+        lambda: engines.available()["cuda"],
+        device="cuda",
+        precisions=("fp32", "bf16x3"),
+    ),
 }
 
 

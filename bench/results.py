@@ -91,7 +91,7 @@ def floor_of(row: Row, table: Sequence[Row]) -> Row | None:
 
 def eager_of(row: Row, table: Sequence[Row]) -> Row | None:
     """Eager torch with as many threads."""
-    return _fastest(row, table, lambda c: c.kind == "eager")
+    return _fastest(row, table, lambda c: c.kind in ("eager", "cuda-eager"))
 
 
 def best_rival_of(row: Row, table: Sequence[Row]) -> Row | None:

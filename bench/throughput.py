@@ -32,12 +32,13 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
 from bench import console, plots, processes, results, rounds
-from bench.contenders import KINDS, PRECISIONS, Contender
+from bench.contenders import KINDS, Contender
 from bench.options import QUICK_SECONDS, add_outputs, positive, positive_seconds, write_text
 from bench.workload import Workload, flops_a_step
 from iql_fast import cli, simulator
 from iql_fast.errors import UserError
 
+NAMES = list(dict.fromkeys(name for kind in KINDS.values() for name in kind.precisions))
 CHOICES = [name for name, kind in KINDS.items() if kind.role != "floor"]
 
 
@@ -49,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         help="3 rounds of half a second on 100,000 rows, without what is slow to compile",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="where all compute; on cuda there is no floor (default: cpu)",
     )
     parser.add_argument(
         "--contenders",
@@ -71,10 +78,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision",
         nargs="+",
-        choices=list(PRECISIONS),
-        default=list(PRECISIONS),
+        choices=NAMES,
+        default=NAMES,
         metavar="NAME",
-        help=f"which of {', '.join(PRECISIONS)} for iql_fast; the rivals and the floor are in fp32 "
+        help=f"which of {', '.join(NAMES)} for iql_fast, where its engine for the device has it; "
+        "the rivals and the floor are in fp32 "
         "(default: all)",
     )
     parser.add_argument(
@@ -102,20 +110,31 @@ def line_up(arguments: argparse.Namespace) -> list[Contender]:
     """The contenders that the command line asks for, in the order of the table."""
     rows = arguments.rows or (100_000 if arguments.quick else 1_000_000)
     workload = Workload(rows=rows, trained=arguments.trained)
+    on_device = arguments.device == "cuda"
+    choices = [name for name in CHOICES if KINDS[name].device == arguments.device]
     kinds = arguments.contenders or [
-        name for name in CHOICES if not (arguments.quick and KINDS[name].slow_to_start)
+        name for name in choices if not (arguments.quick and KINDS[name].slow_to_start)
     ]
+    if elsewhere := [name for name in kinds if name not in choices]:
+        raise UserError(
+            f"--device {arguments.device} has no contender {', '.join(elsewhere)}; "
+            f"it has {', '.join(choices)}."
+        )
     contenders = []
-    for threads in sorted(set(arguments.threads or {1, simulator.cores()})):
-        contenders.append(Contender("floor", threads, workload=workload))
-        for kind in (kind for kind in CHOICES if kind in kinds):
+    for threads in sorted(set(arguments.threads or ({1} if on_device else {1, simulator.cores()}))):
+        if not on_device:
+            contenders.append(Contender("floor", threads, workload=workload))
+        for kind in (kind for kind in choices if kind in kinds):
             if KINDS[kind].role == "rival":
                 contenders.append(Contender(kind, threads, workload=workload))
                 continue
             contenders += [
                 Contender(kind, threads, seeds, precision, workload)
-                for precision in arguments.precision
-                for seeds in sorted(set(arguments.seeds or {1, threads}))
+                for precision in KINDS[kind].precisions
+                if precision in arguments.precision
+                for seeds in sorted(
+                    set(arguments.seeds or ({1, 16} if on_device else {1, threads}))
+                )
             ]
     return contenders
 

@@ -48,14 +48,19 @@ class CompiledIQL:
         data: Transitions,
         dtype: torch.dtype = torch.float32,
         backend: str = "inductor",
+        device: str = "cpu",
     ) -> None:
+        self.device = torch.device(device)
         self.critics, self.dtype = network.critics, dtype
         self.batch_size, self.constants = hyper.batch_size, constants(hyper)
         self.layers = len(network.hidden) + 1
-        self.columns = [torch.from_numpy(column).to(dtype) for column in vars(data).values()]
+        self.columns = [
+            torch.from_numpy(column).to(self.device, dtype) for column in vars(data).values()
+        ]
         self.nets = split(initial_state(network, [0], dtype))
         self.nets = {
-            name: {key: x.clone() for key, x in net.items()} for name, net in self.nets.items()
+            name: {key: x.to(self.device, copy=True) for key, x in net.items()}
+            for name, net in self.nets.items()
         }
         self.first, self.second = (
             {
@@ -68,12 +73,18 @@ class CompiledIQL:
         self.steps = 0
         # What changes from step to step goes in as a tensor: a number would be compiled in.
         self.scalars = torch.zeros(3, dtype=torch.float64)
-        self.update = torch.compile(self._update, fullgraph=True, dynamic=False, backend=backend)
+        # On a device the compiled kernels are replayed as a CUDA graph.
+        mode = "reduce-overhead" if self.device.type == "cuda" else None
+        self.update = torch.compile(
+            self._update, fullgraph=True, dynamic=False, backend=backend, mode=mode
+        )
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            rows = torch.randint(len(self.columns[0]), (self.batch_size,))
+            rows = torch.randint(len(self.columns[0]), (self.batch_size,), device=self.device)
             self._step([column[rows] for column in self.columns])
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def step_on(self, batch: Batch) -> None:
         self._step([column[0] for column in vars(batch).values()])
@@ -84,7 +95,8 @@ class CompiledIQL:
         self.scalars[0] = 1 - ADAM_BETA1**t
         self.scalars[1] = 1 - ADAM_BETA2**t
         self.scalars[2] = h.actor_lr * 0.5 * (1 + math.cos(math.pi * progress))
-        self.update(self.nets, self.first, self.second, self.scalars.to(self.dtype), *columns)
+        scalars = self.scalars.to(self.device, self.dtype)
+        self.update(self.nets, self.first, self.second, scalars, *columns)
         self.steps = t
 
     def _update(

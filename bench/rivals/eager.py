@@ -34,17 +34,21 @@ class EagerIQL:
         hyper: Hyperparameters,
         data: Transitions,
         dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
     ) -> None:
+        self.device = torch.device(device)
         self.batch_size, self.constants = hyper.batch_size, constants(hyper)
-        self.columns = [torch.from_numpy(column).to(dtype) for column in vars(data).values()]
+        self.columns = [
+            torch.from_numpy(column).to(self.device, dtype) for column in vars(data).values()
+        ]
         inputs = network.obs_dim + network.act_dim
-        self.value = mlp(network.obs_dim, network.hidden, 1).to(dtype)
+        self.value = mlp(network.obs_dim, network.hidden, 1).to(self.device, dtype)
         self.critics = nn.ModuleList(
             [mlp(inputs, network.hidden, 1) for _ in range(network.critics)]
-        ).to(dtype)
+        ).to(self.device, dtype)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
-        self.actor = mlp(network.obs_dim, network.hidden, network.act_dim).to(dtype)
-        self.log_std = nn.Parameter(torch.zeros(network.act_dim, dtype=dtype))
+        self.actor = mlp(network.obs_dim, network.hidden, network.act_dim).to(self.device, dtype)
+        self.log_std = nn.Parameter(torch.zeros(network.act_dim, dtype=dtype, device=self.device))
         adam = torch.optim.Adam
         self.value_optimizer = adam(self.value.parameters(), lr=self.constants.value_lr)
         self.critic_optimizer = adam(self.critics.parameters(), lr=self.constants.critic_lr)
@@ -57,8 +61,10 @@ class EagerIQL:
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            rows = torch.randint(len(self.columns[0]), (self.batch_size,))
+            rows = torch.randint(len(self.columns[0]), (self.batch_size,), device=self.device)
             self.step(*(column[rows] for column in self.columns))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def step_on(self, batch: Batch) -> None:
         self.step(*(column[0] for column in vars(batch).values()))

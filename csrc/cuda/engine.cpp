@@ -401,6 +401,31 @@ std::vector<engine::MetricSums> CudaEngine::take_metrics(std::int64_t* steps) {
 
 const std::optional<engine::Failure>& CudaEngine::failure() const { return device_->failure; }
 
+std::vector<std::pair<std::string, double>> CudaEngine::time_launches(int repeats) {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  Event begin, end;
+  for (Event* event : {&begin, &end}) {
+    cudaEvent_t created = nullptr;
+    check(cudaEventCreateWithFlags(&created, cudaEventDefault), "cudaEventCreate");
+    *event = Event(created);
+  }
+  std::vector<std::pair<std::string, double>> times;
+  for (const char* name : launch_names(d.problem)) {
+    const int part = static_cast<int>(times.size());
+    const auto launch = [&] { check(launch_part(d.problem, d.plan, part, d.stream.get()), name); };
+    for (int i = 0; i < 10; ++i) launch();  // caches and clocks
+    check(cudaEventRecord(begin.get(), d.stream.get()), "cudaEventRecord");
+    for (int i = 0; i < repeats; ++i) launch();
+    check(cudaEventRecord(end.get(), d.stream.get()), "cudaEventRecord");
+    check(cudaEventSynchronize(end.get()), name);
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "cudaEventElapsedTime");
+    times.emplace_back(name, milliseconds * 1e3 / repeats);
+  }
+  return times;
+}
+
 bool CudaEngine::dataset_on_host() const { return !device_->host_columns.empty(); }
 
 }  // namespace iql::cuda

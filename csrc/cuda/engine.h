@@ -15,6 +15,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/step.h"
@@ -45,6 +46,10 @@ class CudaEngine {
   void refresh();
   std::vector<engine::MetricSums> take_metrics(std::int64_t* steps);
   const std::optional<engine::Failure>& failure() const;
+
+  // Microseconds that each launch of a step takes when it is repeated by itself so many times,
+  // under its name. The networks are then not to be used.
+  std::vector<std::pair<std::string, double>> time_launches(int repeats);
 
   // The dataset did not fit into device memory: batches come from the host's, which is slower.
   bool dataset_on_host() const;

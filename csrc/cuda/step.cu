@@ -41,15 +41,13 @@ struct Kernels {
                   first);
   }
 
-  static cudaError_t step(const Problem& p, cudaStream_t stream) {
-    cudaError_t error = rows(p, RowsPass::kTrain, stream);
-    if (p.old_value) {
-      return error != cudaSuccess ? error : update(p, 0, p.networks(), stream);
-    }
-    if (error == cudaSuccess) error = update(p, engine::kValue, engine::kActor, stream);
-    if (error == cudaSuccess) error = rows(p, RowsPass::kNewValue, stream);
-    if (error == cudaSuccess) error = update(p, engine::kActor, p.networks(), stream);
-    return error;
+  // One of launch_names.
+  static cudaError_t part(const Problem& p, int which, cudaStream_t stream) {
+    if (which == 0) return rows(p, RowsPass::kTrain, stream);
+    if (p.old_value) return update(p, 0, p.networks(), stream);
+    if (which == 1) return update(p, engine::kValue, engine::kActor, stream);
+    if (which == 2) return rows(p, RowsPass::kNewValue, stream);
+    return update(p, engine::kActor, p.networks(), stream);
   }
 
   static cudaError_t refresh(const Problem& p, cudaStream_t stream) {
@@ -86,9 +84,21 @@ int prepare(const Problem& p, const StepPlan& plan) {
   return with_kernels(plan, [&](auto kernels) { return kernels.prepare(p); });
 }
 
-int launch_step(const Problem& p, const StepPlan& plan, void* stream) {
+std::vector<const char*> launch_names(const Problem& p) {
+  if (p.old_value) return {"rows", "weights"};
+  return {"rows", "weights of V", "rows with the new V", "weights of the others"};
+}
+
+int launch_part(const Problem& p, const StepPlan& plan, int part, void* stream) {
   return with_kernels(
-      plan, [&](auto kernels) { return kernels.step(p, static_cast<cudaStream_t>(stream)); });
+      plan, [&](auto kernels) { return kernels.part(p, part, static_cast<cudaStream_t>(stream)); });
+}
+
+int launch_step(const Problem& p, const StepPlan& plan, void* stream) {
+  const int parts = p.old_value ? 2 : 4;
+  int error = 0;
+  for (int i = 0; i < parts && error == 0; ++i) error = launch_part(p, plan, i, stream);
+  return error;
 }
 
 int launch_refresh(const Problem& p, const StepPlan& plan, void* stream) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "cuda/layout.h"
 
@@ -26,6 +27,9 @@ int check_code();
 // To be called once before the others.
 int prepare(const Problem& p, const StepPlan& plan);
 int launch_step(const Problem& p, const StepPlan& plan, void* stream);
+// The launches that a step consists of, to be timed one by one.
+std::vector<const char*> launch_names(const Problem& p);
+int launch_part(const Problem& p, const StepPlan& plan, int part, void* stream);
 // After the host wrote parameters.
 int launch_refresh(const Problem& p, const StepPlan& plan, void* stream);
 

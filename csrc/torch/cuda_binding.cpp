@@ -2,7 +2,7 @@
 #include "torch/engine_binding.h"
 
 #ifdef IQL_WITH_CUDA
-#include <memory>
+#include <pybind11/stl.h>
 
 #include "cuda/engine.h"
 #include "torch/py_engine.h"
@@ -24,8 +24,16 @@ void bind_cuda_engine(py::module_& module) {
              py::arg("config"), py::arg("observations"), py::arg("actions"), py::arg("rewards"),
              py::arg("masks"), py::arg("next_observations"), py::arg("precision"),
              py::arg("device"));
-  bind_methods(engine).def_property_readonly(
-      "dataset_on_host", [](Engine& e) { return e.engine().dataset_on_host(); });
+  bind_methods(engine)
+      .def_property_readonly("dataset_on_host",
+                             [](Engine& e) { return e.engine().dataset_on_host(); })
+      .def(
+          "time_launches",
+          [](Engine& e, int repeats) {
+            const py::gil_scoped_release release;
+            return e.engine().time_launches(repeats);
+          },
+          py::arg("repeats"));
   module.def("cuda_unavailable_reason", &cuda::unavailable_reason, py::arg("device"));
 #else
   module.def("cuda_unavailable_reason", [](int) {

@@ -50,6 +50,11 @@ class CudaEngine(NativeEngine):
                 stacklevel=2,
             )
 
+    def time_launches(self, repeats: int) -> dict[str, float]:
+        """Microseconds that each launch of a step takes, repeated by itself so many times. The
+        engine is then not to be trained on."""
+        return dict(self._native.time_launches(repeats))
+
     def _create(self, native: Any, *arguments: Any) -> Any:
         precision = getattr(native.CudaPrecision, self.precision)
         try:

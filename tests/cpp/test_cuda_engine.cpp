@@ -534,6 +534,18 @@ constexpr bool kBrief = true;
 constexpr bool kBrief = false;
 #endif
 
+void each_launch_of_a_step_can_be_timed() {
+  Config c = tiny();
+  for (const bool old_value : {false, true}) {
+    c.old_value = old_value;
+    Training training(c);
+    const std::int64_t before = emulator::launches();
+    const auto times = training.engine.time_launches(5);
+    CHECK(times.size() == (old_value ? 2 : 4));
+    CHECK(emulator::launches() - before == 15 * static_cast<std::int64_t>(times.size()));
+  }
+}
+
 // As docs/performance.md states it.
 void shared_memory_at_hoppers_sizes() {
   const iql::cuda::Problem p = iql::cuda::plan(config(11, 3, {256, 256}, 256));
@@ -547,6 +559,7 @@ int main() {
   CHECK(iql::cuda::unavailable_reason(0).empty());
   CHECK(iql::cuda::unavailable_reason(1) == "no CUDA device 1");
   shared_memory_at_hoppers_sizes();
+  each_launch_of_a_step_can_be_timed();
   Config c = small(2);
   agrees_in_both("small", c);
   c.old_value = true;

@@ -1,0 +1,62 @@
+"""What each launch of a training step takes on a CUDA device, and the step as a whole.
+
+    python bench/cuda_launches.py [--seeds 1 16] [--json FILE]
+
+A launch is timed by repeating it alone, so the sum leaves out how launches follow each other; the
+step is timed as training runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
+
+from bench.workload import Workload
+from iql_fast import cli, engines
+from iql_fast.engines.cuda import CudaEngine
+
+
+def measure(
+    workload: Workload, seeds: int, precision: engines.Precision, repeats: int
+) -> dict[str, Any]:
+    """The launches of one engine, in microseconds."""
+    data = workload.transitions()
+    engine = CudaEngine(workload.network, workload.hyper, data, range(seeds), precision)
+    engine.run(repeats)
+    start = time.perf_counter()
+    engine.run(repeats)
+    step = (time.perf_counter() - start) / repeats * 1e6
+    launches = engine.time_launches(repeats)
+    return {"seeds": seeds, "precision": precision, "step": step, "launches": launches}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 16], metavar="S")
+    parser.add_argument("--repeats", type=int, default=1000, metavar="N")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    engines.choose("cuda")  # or says why not
+    rows = []
+    precisions: tuple[engines.Precision, ...] = ("fp32", "bf16x3")
+    for precision in precisions:
+        for seeds in arguments.seeds:
+            row = measure(Workload(), seeds, precision, arguments.repeats)
+            rows.append(row)
+            print(f"{precision}, {seeds} seeds: {row['step']:.1f} us a step")
+            for name, microseconds in row["launches"].items():
+                print(f"  {microseconds:7.1f} us  {name}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.main(main)

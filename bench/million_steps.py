@@ -1,0 +1,60 @@
+"""The wall time of a whole training's steps on a CUDA device, without its evaluations.
+
+    python bench/million_steps.py [--steps 1000000] [--seeds 1] [--precision fp32] [--json FILE]
+
+Sizes are hopper's, the data without structure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
+
+from bench.workload import Workload
+from iql_fast import cli, engines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--seeds", type=int, default=1, metavar="S")
+    parser.add_argument("--precision", choices=["fp32", "bf16x3"], default="fp32")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    workload = Workload()
+    engine = engines.create(
+        "cuda",
+        workload.network,
+        workload.hyper,
+        workload.transitions(),
+        range(arguments.seeds),
+        precision=arguments.precision,
+    )
+    start = time.perf_counter()
+    metrics = engine.run(arguments.steps)
+    seconds = time.perf_counter() - start
+    rate = arguments.steps / seconds
+    print(
+        f"{arguments.steps:,} steps of {arguments.seeds} seeds in {arguments.precision}: "
+        f"{seconds:.1f} s, {rate:,.0f} steps/s, {rate * arguments.seeds:,.0f} seed-steps/s"
+    )
+    if arguments.json:
+        record = {
+            "steps": arguments.steps,
+            "seeds": arguments.seeds,
+            "precision": arguments.precision,
+            "seconds": seconds,
+            "metrics": {name: values.tolist() for name, values in metrics.items()},
+        }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    cli.main(main)
