@@ -28,13 +28,13 @@ def numbers(*shape: int, grad: bool = False) -> Tensor:
 @pytest.mark.parametrize("reduction", [0, 1, 2])
 def test_opcheck_of_the_losses(reduction: int) -> None:
     d_loss = numbers(5) if reduction == 0 else numbers()
-    q, p, v, weights = (numbers(5) for _ in range(4))
+    q, p, v = (numbers(5) for _ in range(3))
     mean, action = numbers(5, 3), numbers(5, 3)
     opcheck("expectile_loss", [q], numbers(5, grad=True), 0.7, reduction)
     opcheck("expectile_loss", [numbers(5, grad=True), p], numbers(5, grad=True), 0.7, reduction)
     opcheck("expectile_loss_backward", d_loss, [q, p], v, 0.7, reduction)
     opcheck("awr_loss", [q, p], v, numbers(5, grad=True), 3.0, 100.0, reduction)
-    opcheck("awr_loss_backward", d_loss, weights, reduction)
+    opcheck("awr_loss_backward", d_loss, [q, p], v, 3.0, 100.0, reduction)
     for log_std in (numbers(3, grad=True), numbers(5, 3, grad=True)):
         opcheck(
             "gaussian_awr_loss",
@@ -48,7 +48,16 @@ def test_opcheck_of_the_losses(reduction: int) -> None:
             reduction,
         )
         opcheck(
-            "gaussian_awr_loss_backward", d_loss, weights, mean, log_std.detach(), action, reduction
+            "gaussian_awr_loss_backward",
+            d_loss,
+            [q],
+            v,
+            mean,
+            log_std.detach(),
+            action,
+            3.0,
+            100.0,
+            reduction,
         )
     critics = [numbers(5, grad=True), numbers(2, 5, grad=True)]
     opcheck("twin_q_loss", critics, q, p, v, 0.99, reduction)

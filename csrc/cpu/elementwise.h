@@ -36,20 +36,22 @@ struct Elementwise {
 
   // weight = min(exp(beta * (q - v)), clip)
   void (*awr_weights)(Critics<T> q, const T* v, double beta, double clip, T* weight, Range range);
-  // Returns the sum of -weight * log_prob, and writes the weights; `loss` as in expectile.
-  double (*awr)(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* weight,
-                T* loss, Range range);
+  // Returns the sum of -weight * log_prob; `loss` as in expectile.
+  double (*awr)(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* loss,
+                Range range);
 
   // d_log_prob = -weight * upstream
-  void (*awr_backward)(const T* weight, Upstream<T> upstream, T* d_log_prob, Range range);
+  void (*awr_backward)(Critics<T> q, const T* v, double beta, double clip, Upstream<T> upstream,
+                       T* d_log_prob, Range range);
 
   // The same with log_prob of a diagonal Gaussian; the range is of rows.
   double (*gaussian_awr)(Critics<T> q, const T* v, Gaussian<T> policy, double beta, double clip,
-                         T* weight, T* loss, Range rows);
+                         T* loss, Range rows);
   // d_mean [rows, A]. d_log_std [rows, A] where each row has its own; else the sums over the range
   // are added to d_log_std_sum [A].
-  void (*gaussian_awr_backward)(const T* weight, Gaussian<T> policy, Upstream<T> upstream,
-                                T* d_mean, T* d_log_std, double* d_log_std_sum, Range rows);
+  void (*gaussian_awr_backward)(Critics<T> q, const T* v, Gaussian<T> policy, double beta,
+                                double clip, Upstream<T> upstream, T* d_mean, T* d_log_std,
+                                double* d_log_std_sum, Range rows);
 
   // Returns the sum of (q - target)^2; q has the target's shape, or repeats it along a leading
   // axis. It is added to loss[i % target.n] unless that is null.

@@ -138,13 +138,12 @@ void awr_weights(Critics<T> q, const T* v, double beta, double clip, T* weight, 
 }
 
 template <class T>
-double awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* weight,
-           T* loss, Range range) {
+double awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* loss,
+           Range range) {
   Sum sum;
   for_blocks(range, [&](std::int64_t first, int count) {
     double block[kBlock];
     block_weights(q, v, beta, clip, first, count, block);
-    write(block, count, weight + first);
     const T* __restrict fit = log_prob + first;
     for (int i = 0; i < count; ++i) block[i] *= -double(fit[i]);
     sum.add(block, count);
@@ -153,15 +152,24 @@ double awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip
   return sum.total();
 }
 
+// out = the gradient by the log-probabilities of a block.
 template <class T>
-void awr_backward(const T* weight, Upstream<T> upstream, T* d_log_prob, Range range) {
-  using C = Computed<T>;
+inline void block_d_log_prob(Critics<T> q, const T* v, double beta, double clip,
+                             Upstream<T> upstream, std::int64_t first, int count,
+                             double* __restrict out) {
+  double d_loss[kBlock];
+  block_weights(q, v, beta, clip, first, count, out);
+  read_upstream(upstream, first, count, d_loss);
+  for (int i = 0; i < count; ++i) out[i] *= -d_loss[i];
+}
+
+template <class T>
+void awr_backward(Critics<T> q, const T* v, double beta, double clip, Upstream<T> upstream,
+                  T* d_log_prob, Range range) {
   for_blocks(range, [&](std::int64_t first, int count) {
-    C d_loss[kBlock];
-    read_upstream(upstream, first, count, d_loss);
-    const T* __restrict in = weight + first;
-    T* __restrict out = d_log_prob + first;
-    for (int i = 0; i < count; ++i) out[i] = T(-C(in[i]) * d_loss[i]);
+    double block[kBlock];
+    block_d_log_prob(q, v, beta, clip, upstream, first, count, block);
+    write(block, count, d_log_prob + first);
   });
 }
 
@@ -198,13 +206,12 @@ inline void for_normal_terms(Gaussian<T> policy, Range rows, const Body& body) {
 }
 
 template <class T>
-double gaussian_awr(Critics<T> q, const T* v, Gaussian<T> policy, double beta, double clip,
-                    T* weight, T* loss, Range rows) {
+double gaussian_awr(Critics<T> q, const T* v, Gaussian<T> policy, double beta, double clip, T* loss,
+                    Range rows) {
   Sum sum;
   for_blocks(rows, [&](std::int64_t first, int count) {
     double block[kBlock], log_prob[kBlock] = {};
     block_weights(q, v, beta, clip, first, count, block);
-    write(block, count, weight + first);
     for_normal_terms(policy, {first, first + count},
                      [&](std::int64_t, std::int64_t row, std::int64_t, NormalTerm<double> term) {
                        log_prob[row - first] += term.log_prob;
@@ -217,12 +224,13 @@ double gaussian_awr(Critics<T> q, const T* v, Gaussian<T> policy, double beta, d
 }
 
 template <class T>
-void gaussian_awr_backward(const T* weight, Gaussian<T> policy, Upstream<T> upstream, T* d_mean,
-                           T* d_log_std, double* d_log_std_sum, Range rows) {
+void gaussian_awr_backward(Critics<T> q, const T* v, Gaussian<T> policy, double beta, double clip,
+                           Upstream<T> upstream, T* d_mean, T* d_log_std, double* d_log_std_sum,
+                           Range rows) {
   for_blocks(rows, [&](std::int64_t first, int count) {
     double d_log_prob[kBlock];
-    read_upstream(upstream, first, count, d_log_prob);
-    for (int i = 0; i < count; ++i) d_log_prob[i] *= -double(weight[first + i]);
+    block_d_log_prob(q, v, beta, clip, upstream, first, count, d_log_prob);
+
     for_normal_terms(
         policy, {first, first + count},
         [&](std::int64_t i, std::int64_t row, std::int64_t column, NormalTerm<double> term) {

@@ -123,21 +123,26 @@ __global__ void awr_weights_kernel(Critics<T> q, const T* __restrict__ v, Comput
 
 template <class T>
 __global__ void awr_kernel(Critics<T> q, const T* __restrict__ v, const T* __restrict__ log_prob,
-                           Computed<T> beta, Computed<T> clip, T* __restrict__ weight,
-                           LossOutput<T> loss, std::int64_t n) {
+                           Computed<T> beta, Computed<T> clip, LossOutput<T> loss, std::int64_t n) {
   for_each_term(loss, n, [&](std::int64_t i) {
-    const Computed<T> w = weight_of(q, v, beta, clip, i);
-    weight[i] = T(w);
-    return -w * Computed<T>(log_prob[i]);
+    return -weight_of(q, v, beta, clip, i) * Computed<T>(log_prob[i]);
   });
 }
 
+// The gradient by the log-probability of a row.
 template <class T>
-__global__ void awr_backward_kernel(const T* __restrict__ weight, Upstream<T> upstream,
+__device__ __forceinline__ Computed<T> d_log_prob_of(const Critics<T>& q, const T* v,
+                                                     Computed<T> beta, Computed<T> clip,
+                                                     const Upstream<T>& upstream, std::int64_t i) {
+  return -weight_of(q, v, beta, clip, i) * arriving(upstream, i);
+}
+
+template <class T>
+__global__ void awr_backward_kernel(Critics<T> q, const T* __restrict__ v, Computed<T> beta,
+                                    Computed<T> clip, Upstream<T> upstream,
                                     T* __restrict__ d_log_prob, std::int64_t n) {
-  for_each(n, [&](std::int64_t i) {
-    d_log_prob[i] = T(-Computed<T>(weight[i]) * arriving(upstream, i));
-  });
+  for_each(
+      n, [&](std::int64_t i) { d_log_prob[i] = T(d_log_prob_of(q, v, beta, clip, upstream, i)); });
 }
 
 template <class T>
@@ -153,28 +158,27 @@ __device__ __forceinline__ NormalTerm<Computed<T>> normal_at(const Gaussian<T>& 
 // A thread a row.
 template <class T>
 __global__ void gaussian_awr_kernel(Critics<T> q, const T* __restrict__ v, Gaussian<T> policy,
-                                    Computed<T> beta, Computed<T> clip, T* __restrict__ weight,
-                                    LossOutput<T> loss, std::int64_t rows) {
+                                    Computed<T> beta, Computed<T> clip, LossOutput<T> loss,
+                                    std::int64_t rows) {
   for_each_term(loss, rows, [&](std::int64_t row) {
-    const Computed<T> w = weight_of(q, v, beta, clip, row);
-    weight[row] = T(w);
     Computed<T> log_prob = 0;
     for (std::int64_t a = 0; a < policy.components; ++a) {
       log_prob += normal_at(policy, row, a).log_prob;
     }
-    return -w * log_prob;
+    return -weight_of(q, v, beta, clip, row) * log_prob;
   });
 }
 
 // d_log_std is null where it is shared.
 template <class T>
-__global__ void gaussian_awr_backward_kernel(const T* __restrict__ weight, Gaussian<T> policy,
+__global__ void gaussian_awr_backward_kernel(Critics<T> q, const T* __restrict__ v,
+                                             Gaussian<T> policy, Computed<T> beta, Computed<T> clip,
                                              Upstream<T> upstream, T* __restrict__ d_mean,
                                              T* __restrict__ d_log_std, std::int64_t rows) {
   for_each(rows * policy.components, [&](std::int64_t i) {
     const std::int64_t row = i / policy.components;
     const auto term = normal_at(policy, row, i % policy.components);
-    const Computed<T> d = -Computed<T>(weight[row]) * arriving(upstream, row);
+    const Computed<T> d = d_log_prob_of(q, v, beta, clip, upstream, row);
     d_mean[i] = T(d * term.d_mean);
     if (d_log_std != nullptr) d_log_std[i] = T(d * term.d_log_std);
   });
@@ -182,12 +186,12 @@ __global__ void gaussian_awr_backward_kernel(const T* __restrict__ weight, Gauss
 
 // A block a component.
 template <class T>
-__global__ void shared_log_std_kernel(const T* __restrict__ weight, Gaussian<T> policy,
-                                      Upstream<T> upstream, T* __restrict__ d_log_std,
-                                      std::int64_t rows) {
+__global__ void shared_log_std_kernel(Critics<T> q, const T* __restrict__ v, Gaussian<T> policy,
+                                      Computed<T> beta, Computed<T> clip, Upstream<T> upstream,
+                                      T* __restrict__ d_log_std, std::int64_t rows) {
   double sum = 0;
   for (std::int64_t row = threadIdx.x; row < rows; row += blockDim.x) {
-    const Computed<T> d = -Computed<T>(weight[row]) * arriving(upstream, row);
+    const Computed<T> d = d_log_prob_of(q, v, beta, clip, upstream, row);
     sum += double(d * normal_at(policy, row, blockIdx.x).d_log_std);
   }
   sum = block_sum(sum);
@@ -408,34 +412,38 @@ int launch_awr_weights(Critics<T> q, const T* v, double beta, double clip, T* we
 }
 
 template <class T>
-int launch_awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* weight,
+int launch_awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip,
                LossOutput<T> loss, std::int64_t n, void* stream) {
   return launch_loss(awr_kernel<T>, loss, n, stream, q, v, log_prob, Computed<T>(beta),
-                     Computed<T>(clip), weight, loss, n);
+                     Computed<T>(clip), loss, n);
 }
 
 template <class T>
-int launch_awr_backward(const T* weight, Upstream<T> upstream, T* d_log_prob, std::int64_t n,
-                        void* stream) {
-  return launch_elements(awr_backward_kernel<T>, n, stream, weight, upstream, d_log_prob, n);
+int launch_awr_backward(Critics<T> q, const T* v, double beta, double clip, Upstream<T> upstream,
+                        T* d_log_prob, std::int64_t n, void* stream) {
+  return launch_elements(awr_backward_kernel<T>, n, stream, q, v, Computed<T>(beta),
+                         Computed<T>(clip), upstream, d_log_prob, n);
 }
 
 template <class T>
 int launch_gaussian_awr(Critics<T> q, const T* v, Gaussian<T> policy, double beta, double clip,
-                        T* weight, LossOutput<T> loss, std::int64_t rows, void* stream) {
+                        LossOutput<T> loss, std::int64_t rows, void* stream) {
   return launch_loss(gaussian_awr_kernel<T>, loss, rows, stream, q, v, policy, Computed<T>(beta),
-                     Computed<T>(clip), weight, loss, rows);
+                     Computed<T>(clip), loss, rows);
 }
 
 template <class T>
-int launch_gaussian_awr_backward(const T* weight, Gaussian<T> policy, Upstream<T> upstream,
-                                 T* d_mean, T* d_log_std, std::int64_t rows, void* stream) {
+int launch_gaussian_awr_backward(Critics<T> q, const T* v, Gaussian<T> policy, double beta,
+                                 double clip, Upstream<T> upstream, T* d_mean, T* d_log_std,
+                                 std::int64_t rows, void* stream) {
   T* each = policy.shared_log_std ? nullptr : d_log_std;
-  const int code = launch_elements(gaussian_awr_backward_kernel<T>, rows * policy.components,
-                                   stream, weight, policy, upstream, d_mean, each, rows);
+  const int code =
+      launch_elements(gaussian_awr_backward_kernel<T>, rows * policy.components, stream, q, v,
+                      policy, Computed<T>(beta), Computed<T>(clip), upstream, d_mean, each, rows);
   if (code != cudaSuccess || !policy.shared_log_std || policy.components == 0) return code;
   return launch(shared_log_std_kernel<T>, static_cast<unsigned>(policy.components), kThreads,
-                stream, weight, policy, upstream, d_log_std, rows);
+                stream, q, v, policy, Computed<T>(beta), Computed<T>(clip), upstream, d_log_std,
+                rows);
 }
 
 template <class T>
@@ -501,27 +509,28 @@ int launch_bias_relu_backward(const T* d_out, const T* out, std::int64_t layers,
                 d_x, d_bias);
 }
 
-#define IQL_INSTANTIATE(T)                                                                       \
-  template int launch_expectile<T>(Critics<T>, const T*, double, LossOutput<T>, std::int64_t,    \
-                                   void*);                                                       \
-  template int launch_expectile_backward<T>(Critics<T>, const T*, double, Upstream<T>, T*,       \
-                                            std::int64_t, void*);                                \
-  template int launch_awr_weights<T>(Critics<T>, const T*, double, double, T*, std::int64_t,     \
-                                     void*);                                                     \
-  template int launch_awr<T>(Critics<T>, const T*, const T*, double, double, T*, LossOutput<T>,  \
-                             std::int64_t, void*);                                               \
-  template int launch_awr_backward<T>(const T*, Upstream<T>, T*, std::int64_t, void*);           \
-  template int launch_gaussian_awr<T>(Critics<T>, const T*, Gaussian<T>, double, double, T*,     \
-                                      LossOutput<T>, std::int64_t, void*);                       \
-  template int launch_gaussian_awr_backward<T>(const T*, Gaussian<T>, Upstream<T>, T*, T*,       \
-                                               std::int64_t, void*);                             \
-  template int launch_squared_td<T>(TdCritics<T>, TdTarget<T>, LossOutput<T>, void*);            \
-  template int launch_squared_td_backward<T>(TdCritics<T>, TdTarget<T>, Upstream<T>, void*);     \
-  template int launch_polyak<T>(PolyakList<T>, double, void*);                                   \
-  template int launch_adam<T>(AdamList<T>, AdamConstants, void*);                                \
-  template int launch_bias_relu<T>(const T*, const T*, std::int64_t, std::int64_t, std::int64_t, \
-                                   T*, void*);                                                   \
-  template int launch_bias_relu_backward<T>(const T*, const T*, std::int64_t, std::int64_t,      \
+#define IQL_INSTANTIATE(T)                                                                        \
+  template int launch_expectile<T>(Critics<T>, const T*, double, LossOutput<T>, std::int64_t,     \
+                                   void*);                                                        \
+  template int launch_expectile_backward<T>(Critics<T>, const T*, double, Upstream<T>, T*,        \
+                                            std::int64_t, void*);                                 \
+  template int launch_awr_weights<T>(Critics<T>, const T*, double, double, T*, std::int64_t,      \
+                                     void*);                                                      \
+  template int launch_awr<T>(Critics<T>, const T*, const T*, double, double, LossOutput<T>,       \
+                             std::int64_t, void*);                                                \
+  template int launch_awr_backward<T>(Critics<T>, const T*, double, double, Upstream<T>, T*,      \
+                                      std::int64_t, void*);                                       \
+  template int launch_gaussian_awr<T>(Critics<T>, const T*, Gaussian<T>, double, double,          \
+                                      LossOutput<T>, std::int64_t, void*);                        \
+  template int launch_gaussian_awr_backward<T>(Critics<T>, const T*, Gaussian<T>, double, double, \
+                                               Upstream<T>, T*, T*, std::int64_t, void*);         \
+  template int launch_squared_td<T>(TdCritics<T>, TdTarget<T>, LossOutput<T>, void*);             \
+  template int launch_squared_td_backward<T>(TdCritics<T>, TdTarget<T>, Upstream<T>, void*);      \
+  template int launch_polyak<T>(PolyakList<T>, double, void*);                                    \
+  template int launch_adam<T>(AdamList<T>, AdamConstants, void*);                                 \
+  template int launch_bias_relu<T>(const T*, const T*, std::int64_t, std::int64_t, std::int64_t,  \
+                                   T*, void*);                                                    \
+  template int launch_bias_relu_backward<T>(const T*, const T*, std::int64_t, std::int64_t,       \
                                             std::int64_t, T*, T*, void*);
 IQL_INSTANTIATE(float)
 IQL_INSTANTIATE(double)

@@ -45,17 +45,18 @@ template <class T>
 int launch_awr_weights(Critics<T> q, const T* v, double beta, double clip, T* weight,
                        std::int64_t n, void* stream);
 template <class T>
-int launch_awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* weight,
+int launch_awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip,
                LossOutput<T> loss, std::int64_t n, void* stream);
 template <class T>
-int launch_awr_backward(const T* weight, Upstream<T> upstream, T* d_log_prob, std::int64_t n,
-                        void* stream);
+int launch_awr_backward(Critics<T> q, const T* v, double beta, double clip, Upstream<T> upstream,
+                        T* d_log_prob, std::int64_t n, void* stream);
 template <class T>
 int launch_gaussian_awr(Critics<T> q, const T* v, Gaussian<T> policy, double beta, double clip,
-                        T* weight, LossOutput<T> loss, std::int64_t rows, void* stream);
+                        LossOutput<T> loss, std::int64_t rows, void* stream);
 template <class T>
-int launch_gaussian_awr_backward(const T* weight, Gaussian<T> policy, Upstream<T> upstream,
-                                 T* d_mean, T* d_log_std, std::int64_t rows, void* stream);
+int launch_gaussian_awr_backward(Critics<T> q, const T* v, Gaussian<T> policy, double beta,
+                                 double clip, Upstream<T> upstream, T* d_mean, T* d_log_std,
+                                 std::int64_t rows, void* stream);
 
 // Critics of the target's shape, or that repeat it `repeats` times along a leading axis.
 template <class T>

@@ -37,28 +37,30 @@ const auto& awr_weights_op() {
   return op;
 }
 const auto& awr_loss_op() {
-  static const auto op =
-      operator_handle<Pair(TensorList, const Tensor&, const Tensor&, double, double, std::int64_t)>(
-          "iql_fast::awr_loss");
+  static const auto op = operator_handle<Tensor(TensorList, const Tensor&, const Tensor&, double,
+                                                double, std::int64_t)>("iql_fast::awr_loss");
   return op;
 }
 const auto& awr_loss_backward_op() {
-  static const auto op = operator_handle<Tensor(const Tensor&, const Tensor&, std::int64_t)>(
-      "iql_fast::awr_loss_backward");
+  static const auto op =
+      operator_handle<Tensor(const Tensor&, TensorList, const Tensor&, double, double,
+                             std::int64_t)>("iql_fast::awr_loss_backward");
   return op;
 }
 const auto& gaussian_awr_loss_op() {
   static const auto op =
-      operator_handle<Pair(TensorList, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                           double, double, std::int64_t)>("iql_fast::gaussian_awr_loss");
+      operator_handle<Tensor(TensorList, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                             double, double, std::int64_t)>("iql_fast::gaussian_awr_loss");
   return op;
 }
 const auto& gaussian_awr_loss_backward_op() {
   static const auto op =
-      operator_handle<Pair(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                           const Tensor&, std::int64_t)>("iql_fast::gaussian_awr_loss_backward");
+      operator_handle<Pair(const Tensor&, TensorList, const Tensor&, const Tensor&, const Tensor&,
+                           const Tensor&, double, double, std::int64_t)>(
+          "iql_fast::gaussian_awr_loss_backward");
   return op;
 }
+
 const auto& twin_q_loss_op() {
   static const auto op =
       operator_handle<Tensor(TensorList, const Tensor&, const Tensor&, const Tensor&, double,
@@ -319,133 +321,135 @@ void check_awr(TensorList qs, const Tensor& v, std::int64_t reduction, const cha
   check_reduction(reduction, op);
 }
 
-Pair awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta, double clip,
-                  std::int64_t reduction) {
+Tensor awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
+                    double clip, std::int64_t reduction) {
   check_awr(qs, v, reduction, "awr_loss");
   check_like(log_prob, v, "awr_loss");
   const DenseList q(qs);
   const Tensor value = v.contiguous(), fit = log_prob.contiguous();
   const std::int64_t n = v.numel();
-  Tensor weights = dense_like(v), each = reduction == kNone ? dense_like(v) : Tensor();
+  Tensor each = reduction == kNone ? dense_like(v) : Tensor();
   const double sum = with_type(v, [&](auto type) {
     using T = decltype(type);
     T* loss = each.defined() ? written<T>(each) : nullptr;
     return sum_over(n, 1, [&](cpu::Range range) {
       return cpu::elementwise<T>().awr(q.critics<T>(), read<T>(value), read<T>(fit), beta, clip,
-                                       written<T>(weights), loss, range);
+                                       loss, range);
     });
   });
-  return {each.defined() ? each : scalar_loss(sum, n, reduction, v), weights};
+  return each.defined() ? each : scalar_loss(sum, n, reduction, v);
 }
 
-#ifdef IQL_WITH_CUDA
-
-Pair awr_loss_cuda(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta, double clip,
-                   std::int64_t reduction) {
-  check_awr(qs, v, reduction, "awr_loss");
-  check_like(log_prob, v, "awr_loss");
-  const c10::DeviceGuard guard(v.device());
+Tensor awr_loss_backward_cpu(const Tensor& d_loss, TensorList qs, const Tensor& v, double beta,
+                             double clip, std::int64_t reduction) {
+  check_awr(qs, v, reduction, "awr_loss_backward");
+  check_d_loss(d_loss, v, reduction, "awr_loss_backward");
   const DenseList q(qs);
-  const Tensor value = v.contiguous(), fit = log_prob.contiguous();
-  const CudaLoss loss(v, reduction);
-  Tensor weights = dense_like(v);
+  const Tensor value = v.contiguous(), d = d_loss.contiguous();
+  Tensor d_log_prob = dense_like(v);
   with_type(v, [&](auto type) {
     using T = decltype(type);
-    check_launch(cuda::launch_awr<T>(cuda_critics<T>(q, "awr_loss"), read<T>(value), read<T>(fit),
-                                     beta, clip, written<T>(weights), loss.output<T>(), v.numel(),
-                                     current_stream(v)),
-                 "awr_loss");
-  });
-  return {loss.loss, weights};
-}
-
-Tensor awr_loss_backward_cuda(const Tensor& d_loss, const Tensor& weights, std::int64_t reduction) {
-  check_type(weights, "awr_loss_backward");
-  check_d_loss(d_loss, weights, reduction, "awr_loss_backward");
-  const c10::DeviceGuard guard(weights.device());
-  const Tensor d = d_loss.contiguous(), weight = weights.contiguous();
-  Tensor d_log_prob = dense_like(weights);
-  with_type(weights, [&](auto type) {
-    using T = decltype(type);
-    check_launch(cuda::launch_awr_backward<T>(
-                     read<T>(weight), upstream<T>(d, reduction, weights.numel()),
-                     written<T>(d_log_prob), weights.numel(), current_stream(weights)),
-                 "awr_loss_backward");
-  });
-  return d_log_prob;
-}
-
-#endif  // IQL_WITH_CUDA
-
-Pair awr_loss_meta(TensorList qs, const Tensor& v, const Tensor& log_prob, double, double,
-                   std::int64_t reduction) {
-  check_awr(qs, v, reduction, "awr_loss");
-  check_like(log_prob, v, "awr_loss");
-  return {loss_like(v, reduction), dense_like(v)};
-}
-
-Tensor awr_loss_backward_cpu(const Tensor& d_loss, const Tensor& weights, std::int64_t reduction) {
-  check_type(weights, "awr_loss_backward");
-  check_d_loss(d_loss, weights, reduction, "awr_loss_backward");
-  const Tensor d = d_loss.contiguous(), weight = weights.contiguous();
-  Tensor d_log_prob = dense_like(weights);
-  with_type(weights, [&](auto type) {
-    using T = decltype(type);
-    share_out(weights.numel(), kGrain, [&](cpu::Range range) {
-      cpu::elementwise<T>().awr_backward(read<T>(weight),
-                                         upstream<T>(d, reduction, weights.numel()),
+    share_out(v.numel(), kGrain, [&](cpu::Range range) {
+      cpu::elementwise<T>().awr_backward(q.critics<T>(), read<T>(value), beta, clip,
+                                         upstream<T>(d, reduction, v.numel()),
                                          written<T>(d_log_prob), range);
     });
   });
   return d_log_prob;
 }
 
-Tensor awr_loss_backward_meta(const Tensor& d_loss, const Tensor& weights, std::int64_t reduction) {
-  check_d_loss(d_loss, weights, reduction, "awr_loss_backward");
-  return dense_like(weights);
+#ifdef IQL_WITH_CUDA
+
+Tensor awr_loss_cuda(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
+                     double clip, std::int64_t reduction) {
+  check_awr(qs, v, reduction, "awr_loss");
+  check_like(log_prob, v, "awr_loss");
+  const c10::DeviceGuard guard(v.device());
+  const DenseList q(qs);
+  const Tensor value = v.contiguous(), fit = log_prob.contiguous();
+  const CudaLoss loss(v, reduction);
+  with_type(v, [&](auto type) {
+    using T = decltype(type);
+    check_launch(cuda::launch_awr<T>(cuda_critics<T>(q, "awr_loss"), read<T>(value), read<T>(fit),
+                                     beta, clip, loss.output<T>(), v.numel(), current_stream(v)),
+                 "awr_loss");
+  });
+  return loss.loss;
 }
 
-// The same in torch's own operators, for a second derivative: it is linear in d_loss.
-Tensor awr_loss_backward_differentiable(const Tensor& d_loss, const Tensor& weights,
-                                        std::int64_t reduction) {
-  const c10::SymFloat n = reduction == kMean ? c10::SymFloat(weights.sym_numel()) : 1.0;
-  return at::mul(weights, at::mul(d_loss, at::Scalar(c10::SymFloat(-1.0) / n)));
+Tensor awr_loss_backward_cuda(const Tensor& d_loss, TensorList qs, const Tensor& v, double beta,
+                              double clip, std::int64_t reduction) {
+  const char* op = "awr_loss_backward";
+  check_awr(qs, v, reduction, op);
+  check_d_loss(d_loss, v, reduction, op);
+  const c10::DeviceGuard guard(v.device());
+  const DenseList q(qs);
+  const Tensor value = v.contiguous(), d = d_loss.contiguous();
+  Tensor d_log_prob = dense_like(v);
+  with_type(v, [&](auto type) {
+    using T = decltype(type);
+    check_launch(cuda::launch_awr_backward<T>(cuda_critics<T>(q, op), read<T>(value), beta, clip,
+                                              upstream<T>(d, reduction, v.numel()),
+                                              written<T>(d_log_prob), v.numel(), current_stream(v)),
+                 op);
+  });
+  return d_log_prob;
+}
+
+#endif  // IQL_WITH_CUDA
+
+Tensor awr_loss_meta(TensorList qs, const Tensor& v, const Tensor& log_prob, double, double,
+                     std::int64_t reduction) {
+  check_awr(qs, v, reduction, "awr_loss");
+  check_like(log_prob, v, "awr_loss");
+  return loss_like(v, reduction);
+}
+
+Tensor awr_loss_backward_meta(const Tensor& d_loss, TensorList qs, const Tensor& v, double, double,
+                              std::int64_t reduction) {
+  check_awr(qs, v, reduction, "awr_loss_backward");
+  check_d_loss(d_loss, v, reduction, "awr_loss_backward");
+  return dense_like(v);
 }
 
 struct AwrLoss : torch::autograd::Function<AwrLoss> {
-  static variable_list forward(AutogradContext* context, TensorList qs, const Tensor& v,
-                               const Tensor& log_prob, double beta, double clip,
-                               std::int64_t reduction) {
+  static Tensor forward(AutogradContext* context, TensorList qs, const Tensor& v,
+                        const Tensor& log_prob, double beta, double clip, std::int64_t reduction) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [loss, weights] = awr_loss_op().call(qs, v, log_prob, beta, clip, reduction);
-    context->save_for_backward({weights});
-    context->mark_non_differentiable({weights});
-    context->set_materialize_grads(false);  // no zeros for the weights
+    variable_list saved = qs.vec();
+    saved.push_back(v);
+    context->save_for_backward(std::move(saved));
+    context->saved_data["beta"] = beta;
+    context->saved_data["clip"] = clip;
     context->saved_data["reduction"] = reduction;
-    context->saved_data["critics"] = static_cast<std::int64_t>(qs.size());
-    return {loss, weights};
+    return awr_loss_op().call(qs, v, log_prob, beta, clip, reduction);
   }
   static variable_list backward(AutogradContext* context, variable_list d_loss) {
-    const std::int64_t critics = context->saved_data["critics"].toInt();
-    variable_list gradients(critics + 5);
-    if (!d_loss[0].defined()) return gradients;
-    const Tensor weights = context->get_saved_variables()[0];
+    variable_list qs = context->get_saved_variables();
+    const Tensor v = qs.back();
+    qs.pop_back();
+    const double beta = context->saved_data["beta"].toDouble();
+    const double clip = context->saved_data["clip"].toDouble();
     const std::int64_t reduction = context->saved_data["reduction"].toInt();
+    variable_list gradients(qs.size() + 5);
+    Tensor& d_log_prob = gradients[qs.size() + 1];
     if (c10::GradMode::is_enabled()) {
-      gradients[critics + 1] = awr_loss_backward_differentiable(d_loss[0], weights, reduction);
+      // In torch's own operators, for a second derivative: it is linear in d_loss.
+      const c10::SymFloat n = reduction == kMean ? c10::SymFloat(v.sym_numel()) : 1.0;
+      d_log_prob = at::mul(awr_weights_op().call(qs, v, beta, clip),
+                           at::mul(d_loss[0], at::Scalar(c10::SymFloat(-1.0) / n)));
     } else {
       const at::AutoDispatchBelowADInplaceOrView below_autograd;
-      gradients[critics + 1] = awr_loss_backward_op().call(d_loss[0], weights, reduction);
+      d_log_prob = awr_loss_backward_op().call(d_loss[0], qs, v, beta, clip, reduction);
     }
     return gradients;
   }
 };
 
-Pair awr_loss_autograd(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
-                       double clip, std::int64_t reduction) {
+Tensor awr_loss_autograd(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
+                         double clip, std::int64_t reduction) {
   if (c10::GradMode::is_enabled() && log_prob.requires_grad()) {
-    const auto outputs = AwrLoss::apply(qs, v, log_prob, beta, clip, reduction);
-    return {outputs[0], outputs[1]};
+    return AwrLoss::apply(qs, v, log_prob, beta, clip, reduction);
   }
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   return awr_loss_op().call(qs, v, log_prob, beta, clip, reduction);
@@ -487,9 +491,9 @@ struct DenseGaussian {
   }
 };
 
-Pair gaussian_awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& mean,
-                           const Tensor& log_std, const Tensor& action, double beta, double clip,
-                           std::int64_t reduction) {
+Tensor gaussian_awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& mean,
+                             const Tensor& log_std, const Tensor& action, double beta, double clip,
+                             std::int64_t reduction) {
   const char* op = "gaussian_awr_loss";
   check_awr(qs, v, reduction, op);
   check_gaussian(v, mean, log_std, action, op);
@@ -497,34 +501,36 @@ Pair gaussian_awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& mean,
   const DenseGaussian policy(mean, log_std, action);
   const Tensor value = v.contiguous();
   const std::int64_t n = v.numel();
-  Tensor weights = dense_like(v), each = reduction == kNone ? dense_like(v) : Tensor();
+  Tensor each = reduction == kNone ? dense_like(v) : Tensor();
   const double sum = with_type(v, [&](auto type) {
     using T = decltype(type);
     T* loss = each.defined() ? written<T>(each) : nullptr;
     return sum_over(n, mean.size(-1), [&](cpu::Range rows) {
       return cpu::elementwise<T>().gaussian_awr(q.critics<T>(), read<T>(value), policy.view<T>(),
-                                                beta, clip, written<T>(weights), loss, rows);
+                                                beta, clip, loss, rows);
     });
   });
-  return {each.defined() ? each : scalar_loss(sum, n, reduction, v), weights};
+  return each.defined() ? each : scalar_loss(sum, n, reduction, v);
 }
 
-Pair gaussian_awr_loss_backward_cpu(const Tensor& d_loss, const Tensor& weights, const Tensor& mean,
-                                    const Tensor& log_std, const Tensor& action,
-                                    std::int64_t reduction) {
+Pair gaussian_awr_loss_backward_cpu(const Tensor& d_loss, TensorList qs, const Tensor& v,
+                                    const Tensor& mean, const Tensor& log_std, const Tensor& action,
+                                    double beta, double clip, std::int64_t reduction) {
   const char* op = "gaussian_awr_loss_backward";
-  check_type(weights, op);
-  check_d_loss(d_loss, weights, reduction, op);
-  check_gaussian(weights, mean, log_std, action, op);
+  check_awr(qs, v, reduction, op);
+  check_d_loss(d_loss, v, reduction, op);
+  check_gaussian(v, mean, log_std, action, op);
+  const DenseList q(qs);
   const DenseGaussian policy(mean, log_std, action);
-  const Tensor d = d_loss.contiguous(), weight = weights.contiguous();
-  const std::int64_t n = weights.numel(), A = mean.size(-1);
+  const Tensor d = d_loss.contiguous(), value = v.contiguous();
+  const std::int64_t n = v.numel(), A = mean.size(-1);
   Tensor d_mean = dense_like(mean), d_log_std = dense_like(log_std);
   with_type(mean, [&](auto type) {
     using T = decltype(type);
     const auto run = [&](double* sums, cpu::Range rows) {
       cpu::elementwise<T>().gaussian_awr_backward(
-          read<T>(weight), policy.view<T>(), upstream<T>(d, reduction, n), written<T>(d_mean),
+          q.critics<T>(), read<T>(value), policy.view<T>(), beta, clip,
+          upstream<T>(d, reduction, n), written<T>(d_mean),
           policy.shared_log_std() ? nullptr : written<T>(d_log_std), sums, rows);
     };
     const std::int64_t part = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(A, 1));
@@ -551,9 +557,9 @@ Pair gaussian_awr_loss_backward_cpu(const Tensor& d_loss, const Tensor& weights,
 
 #ifdef IQL_WITH_CUDA
 
-Pair gaussian_awr_loss_cuda(TensorList qs, const Tensor& v, const Tensor& mean,
-                            const Tensor& log_std, const Tensor& action, double beta, double clip,
-                            std::int64_t reduction) {
+Tensor gaussian_awr_loss_cuda(TensorList qs, const Tensor& v, const Tensor& mean,
+                              const Tensor& log_std, const Tensor& action, double beta, double clip,
+                              std::int64_t reduction) {
   const char* op = "gaussian_awr_loss";
   check_awr(qs, v, reduction, op);
   check_gaussian(v, mean, log_std, action, op);
@@ -562,34 +568,36 @@ Pair gaussian_awr_loss_cuda(TensorList qs, const Tensor& v, const Tensor& mean,
   const DenseGaussian policy(mean, log_std, action);
   const Tensor value = v.contiguous();
   const CudaLoss loss(v, reduction);
-  Tensor weights = dense_like(v);
   with_type(v, [&](auto type) {
     using T = decltype(type);
-    check_launch(cuda::launch_gaussian_awr<T>(cuda_critics<T>(q, op), read<T>(value),
-                                              policy.view<T>(), beta, clip, written<T>(weights),
-                                              loss.output<T>(), v.numel(), current_stream(v)),
-                 op);
+    check_launch(
+        cuda::launch_gaussian_awr<T>(cuda_critics<T>(q, op), read<T>(value), policy.view<T>(), beta,
+                                     clip, loss.output<T>(), v.numel(), current_stream(v)),
+        op);
   });
-  return {loss.loss, weights};
+  return loss.loss;
 }
 
-Pair gaussian_awr_loss_backward_cuda(const Tensor& d_loss, const Tensor& weights,
+Pair gaussian_awr_loss_backward_cuda(const Tensor& d_loss, TensorList qs, const Tensor& v,
                                      const Tensor& mean, const Tensor& log_std,
-                                     const Tensor& action, std::int64_t reduction) {
+                                     const Tensor& action, double beta, double clip,
+                                     std::int64_t reduction) {
   const char* op = "gaussian_awr_loss_backward";
-  check_type(weights, op);
-  check_d_loss(d_loss, weights, reduction, op);
-  check_gaussian(weights, mean, log_std, action, op);
-  const c10::DeviceGuard guard(weights.device());
+  check_awr(qs, v, reduction, op);
+  check_d_loss(d_loss, v, reduction, op);
+  check_gaussian(v, mean, log_std, action, op);
+  const c10::DeviceGuard guard(v.device());
+  const DenseList q(qs);
   const DenseGaussian policy(mean, log_std, action);
-  const Tensor d = d_loss.contiguous(), weight = weights.contiguous();
-  const std::int64_t n = weights.numel();
+  const Tensor d = d_loss.contiguous(), value = v.contiguous();
+  const std::int64_t n = v.numel();
   Tensor d_mean = dense_like(mean), d_log_std = dense_like(log_std);
   with_type(mean, [&](auto type) {
     using T = decltype(type);
     check_launch(cuda::launch_gaussian_awr_backward<T>(
-                     read<T>(weight), policy.view<T>(), upstream<T>(d, reduction, n),
-                     written<T>(d_mean), written<T>(d_log_std), n, current_stream(weights)),
+                     cuda_critics<T>(q, op), read<T>(value), policy.view<T>(), beta, clip,
+                     upstream<T>(d, reduction, n), written<T>(d_mean), written<T>(d_log_std), n,
+                     current_stream(v)),
                  op);
   });
   return {d_mean, d_log_std};
@@ -597,45 +605,47 @@ Pair gaussian_awr_loss_backward_cuda(const Tensor& d_loss, const Tensor& weights
 
 #endif  // IQL_WITH_CUDA
 
-Pair gaussian_awr_loss_meta(TensorList qs, const Tensor& v, const Tensor& mean,
-                            const Tensor& log_std, const Tensor& action, double, double,
-                            std::int64_t reduction) {
+Tensor gaussian_awr_loss_meta(TensorList qs, const Tensor& v, const Tensor& mean,
+                              const Tensor& log_std, const Tensor& action, double, double,
+                              std::int64_t reduction) {
   check_awr(qs, v, reduction, "gaussian_awr_loss");
   check_gaussian(v, mean, log_std, action, "gaussian_awr_loss");
-  return {loss_like(v, reduction), dense_like(v)};
+  return loss_like(v, reduction);
 }
 
-Pair gaussian_awr_loss_backward_meta(const Tensor& d_loss, const Tensor& weights,
+Pair gaussian_awr_loss_backward_meta(const Tensor& d_loss, TensorList qs, const Tensor& v,
                                      const Tensor& mean, const Tensor& log_std,
-                                     const Tensor& action, std::int64_t reduction) {
-  check_d_loss(d_loss, weights, reduction, "gaussian_awr_loss_backward");
-  check_gaussian(weights, mean, log_std, action, "gaussian_awr_loss_backward");
+                                     const Tensor& action, double, double, std::int64_t reduction) {
+  const char* op = "gaussian_awr_loss_backward";
+  check_awr(qs, v, reduction, op);
+  check_d_loss(d_loss, v, reduction, op);
+  check_gaussian(v, mean, log_std, action, op);
   return {dense_like(mean), dense_like(log_std)};
 }
 
 struct GaussianAwrLoss : torch::autograd::Function<GaussianAwrLoss> {
-  static variable_list forward(AutogradContext* context, TensorList qs, const Tensor& v,
-                               const Tensor& mean, const Tensor& log_std, const Tensor& action,
-                               double beta, double clip, std::int64_t reduction) {
+  static Tensor forward(AutogradContext* context, TensorList qs, const Tensor& v,
+                        const Tensor& mean, const Tensor& log_std, const Tensor& action,
+                        double beta, double clip, std::int64_t reduction) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    auto [loss, weights] =
-        gaussian_awr_loss_op().call(qs, v, mean, log_std, action, beta, clip, reduction);
-    context->save_for_backward({weights, mean, log_std, action});
-    context->mark_non_differentiable({weights});
-    context->set_materialize_grads(false);  // no zeros for the weights
+    variable_list saved = qs.vec();
+    saved.insert(saved.end(), {v, mean, log_std, action});
+    context->save_for_backward(std::move(saved));
+    context->saved_data["beta"] = beta;
+    context->saved_data["clip"] = clip;
     context->saved_data["reduction"] = reduction;
-    context->saved_data["critics"] = static_cast<std::int64_t>(qs.size());
-    return {loss, weights};
+    return gaussian_awr_loss_op().call(qs, v, mean, log_std, action, beta, clip, reduction);
   }
   static variable_list backward(AutogradContext* context, variable_list d_loss) {
-    const std::int64_t critics = context->saved_data["critics"].toInt();
-    variable_list gradients(critics + 7);
-    if (!d_loss[0].defined()) return gradients;
     const variable_list saved = context->get_saved_variables();
+    const std::size_t critics = saved.size() - 4;
     const auto [d_mean, d_log_std] = call_backward([&] {
-      return gaussian_awr_loss_backward_op().call(d_loss[0], saved[0], saved[1], saved[2], saved[3],
-                                                  context->saved_data["reduction"].toInt());
+      return gaussian_awr_loss_backward_op().call(
+          d_loss[0], TensorList(saved.data(), critics), saved[critics], saved[critics + 1],
+          saved[critics + 2], saved[critics + 3], context->saved_data["beta"].toDouble(),
+          context->saved_data["clip"].toDouble(), context->saved_data["reduction"].toInt());
     });
+    variable_list gradients(critics + 7);
     gradients[critics + 1] = d_mean;
     gradients[critics + 2] = d_log_std;
     // log_prob depends on action - mean.
@@ -644,13 +654,11 @@ struct GaussianAwrLoss : torch::autograd::Function<GaussianAwrLoss> {
   }
 };
 
-Pair gaussian_awr_loss_autograd(TensorList qs, const Tensor& v, const Tensor& mean,
-                                const Tensor& log_std, const Tensor& action, double beta,
-                                double clip, std::int64_t reduction) {
+Tensor gaussian_awr_loss_autograd(TensorList qs, const Tensor& v, const Tensor& mean,
+                                  const Tensor& log_std, const Tensor& action, double beta,
+                                  double clip, std::int64_t reduction) {
   if (c10::GradMode::is_enabled() && any_needs_gradient({mean, log_std, action})) {
-    const auto outputs =
-        GaussianAwrLoss::apply(qs, v, mean, log_std, action, beta, clip, reduction);
-    return {outputs[0], outputs[1]};
+    return GaussianAwrLoss::apply(qs, v, mean, log_std, action, beta, clip, reduction);
   }
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   return gaussian_awr_loss_op().call(qs, v, mean, log_std, action, beta, clip, reduction);
@@ -862,14 +870,14 @@ struct Autocast {
     const Guard no_autocast(Key);
     return awr_weights_op().call(single(qs), single(v), beta, clip);
   }
-  static Pair awr_loss(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
-                       double clip, std::int64_t reduction) {
+  static Tensor awr_loss(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
+                         double clip, std::int64_t reduction) {
     const Guard no_autocast(Key);
     return awr_loss_op().call(single(qs), single(v), single(log_prob), beta, clip, reduction);
   }
-  static Pair gaussian_awr_loss(TensorList qs, const Tensor& v, const Tensor& mean,
-                                const Tensor& log_std, const Tensor& action, double beta,
-                                double clip, std::int64_t reduction) {
+  static Tensor gaussian_awr_loss(TensorList qs, const Tensor& v, const Tensor& mean,
+                                  const Tensor& log_std, const Tensor& action, double beta,
+                                  double clip, std::int64_t reduction) {
     const Guard no_autocast(Key);
     return gaussian_awr_loss_op().call(single(qs), single(v), single(mean), single(log_std),
                                        single(action), beta, clip, reduction);

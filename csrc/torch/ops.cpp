@@ -14,17 +14,20 @@ TORCH_LIBRARY(iql_fast, m) {
   m.def("awr_weights(Tensor[] qs, Tensor v, float beta, float clip) -> Tensor", tags);
   m.def(
       "awr_loss(Tensor[] qs, Tensor v, Tensor log_prob, float beta, float clip, int reduction)"
-      " -> (Tensor loss, Tensor weights)",
+      " -> Tensor",
       tags);
-  m.def("awr_loss_backward(Tensor d_loss, Tensor weights, int reduction) -> Tensor d_log_prob",
-        tags);
+  m.def(
+      "awr_loss_backward(Tensor d_loss, Tensor[] qs, Tensor v, float beta, float clip,"
+      " int reduction) -> Tensor d_log_prob",
+      tags);
   m.def(
       "gaussian_awr_loss(Tensor[] qs, Tensor v, Tensor mean, Tensor log_std, Tensor action,"
-      " float beta, float clip, int reduction) -> (Tensor loss, Tensor weights)",
+      " float beta, float clip, int reduction) -> Tensor",
       tags);
   m.def(
-      "gaussian_awr_loss_backward(Tensor d_loss, Tensor weights, Tensor mean, Tensor log_std,"
-      " Tensor action, int reduction) -> (Tensor d_mean, Tensor d_log_std)",
+      "gaussian_awr_loss_backward(Tensor d_loss, Tensor[] qs, Tensor v, Tensor mean,"
+      " Tensor log_std, Tensor action, float beta, float clip, int reduction)"
+      " -> (Tensor d_mean, Tensor d_log_std)",
       tags);
 
   m.def(

@@ -26,9 +26,9 @@ def _awr_weights(qs: Sequence[Tensor], v: Tensor, beta: float, clip: float) -> T
 
 def _awr_loss(
     qs: Sequence[Tensor], v: Tensor, log_prob: Tensor, beta: float, clip: float, reduction: int
-) -> tuple[Tensor, Tensor]:
-    loss, weights = torch.ops.iql_fast.awr_loss(qs, v, log_prob, beta, clip, plain.NONE)
-    return _reduced(loss, reduction), weights
+) -> Tensor:
+    loss = torch.ops.iql_fast.awr_loss(qs, v, log_prob, beta, clip, plain.NONE)
+    return _reduced(loss, reduction)
 
 
 def _gaussian_awr_loss(
@@ -40,13 +40,13 @@ def _gaussian_awr_loss(
     beta: float,
     clip: float,
     reduction: int,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     if log_std.dim() < mean.dim():  # [S, A], for all rows
         log_std = log_std.reshape(len(v), *[1] * (mean.dim() - 2), -1).expand_as(mean)
-    loss, weights = torch.ops.iql_fast.gaussian_awr_loss(
+    loss = torch.ops.iql_fast.gaussian_awr_loss(
         qs, v, mean, log_std, action, beta, clip, plain.NONE
     )
-    return _reduced(loss, reduction), weights
+    return _reduced(loss, reduction)
 
 
 def _twin_q_loss(
@@ -97,7 +97,7 @@ def _rule(batched: Callable[..., Any]) -> Callable[..., Any]:
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         moved = [_with_axis(x, dim, info.batch_size) for x, dim in zip(args, in_dims, strict=True)]
         out = batched(*moved)
-        return out, 0 if isinstance(out, Tensor) else type(out)([0] * len(out))
+        return out, 0 if isinstance(out, Tensor) else [0] * len(out)
 
     return rule
 

@@ -108,9 +108,9 @@ def awr_loss(
     number = _reduction(reduction)
     qs, (v, log_prob) = _aligned(q, v, log_prob)
     if native and _native.AVAILABLE:
-        loss: Tensor = _awr_loss(qs, v, log_prob, beta, clip, number)[0]
+        loss: Tensor = _awr_loss(qs, v, log_prob, beta, clip, number)
         return loss
-    return plain.awr_loss(qs, v, log_prob, beta, clip, number)[0]
+    return plain.awr_loss(qs, v, log_prob, beta, clip, number)
 
 
 def gaussian_awr_loss(
@@ -144,9 +144,9 @@ def gaussian_awr_loss(
     number = _reduction(reduction)
     qs, (v,) = _aligned(q, v)
     if native and _native.AVAILABLE:
-        loss: Tensor = _gaussian_awr_loss(qs, v, mean, log_std, action, beta, clip, number)[0]
+        loss: Tensor = _gaussian_awr_loss(qs, v, mean, log_std, action, beta, clip, number)
         return loss
-    return plain.gaussian_awr_loss(qs, v, mean, log_std, action, beta, clip, number)[0]
+    return plain.gaussian_awr_loss(qs, v, mean, log_std, action, beta, clip, number)
 
 
 def twin_q_loss(
@@ -171,7 +171,7 @@ def twin_q_loss(
         ValueError, RuntimeError: as for ``expectile_loss``.
     """
     number = _reduction(reduction)
-    critics = [qs] if isinstance(qs, Tensor) else list(qs)
+    critics = _listed(qs)
     if not r.shape == mask.shape == next_v.shape:
         r, mask, next_v = _broadcast(r, mask, next_v)
     if native and _native.AVAILABLE:
@@ -190,12 +190,18 @@ def _aligned(
     q: Tensor | Sequence[Tensor], *others: Tensor
 ) -> tuple[list[Tensor], Sequence[Tensor]]:
     """(Critics, the other tensors) of one shape."""
-    qs = [q] if isinstance(q, Tensor) else list(q)
+    qs = _listed(q)
     shape = others[0].shape
-    if all(tensor.shape == shape for tensor in (*qs, *others)):
-        return qs, others
-    tensors = _broadcast(*qs, *others)
-    return tensors[: len(qs)], tensors[len(qs) :]
+    for tensor in (*qs, *others):  # no generator: it would take as long as the rest
+        if tensor.shape != shape:
+            tensors = _broadcast(*qs, *others)
+            return tensors[: len(qs)], tensors[len(qs) :]
+    return qs, others
+
+
+def _listed(q: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    # By the sequences' types, since isinstance(q, Tensor) is slow.
+    return list(q) if isinstance(q, (list, tuple)) else [q]  # type: ignore[list-item]
 
 
 def _broadcast(*tensors: Tensor) -> list[Tensor]:
@@ -203,14 +209,14 @@ def _broadcast(*tensors: Tensor) -> list[Tensor]:
     try:
         shape = torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     except RuntimeError:
-        raise ValueError(f"the shapes {_listed(shapes)} do not go together") from None
+        raise ValueError(f"the shapes {_shapes(shapes)} do not go together") from None
     if tuple(shape) not in shapes:
         raise ValueError(
-            f"the shapes {_listed(shapes)} would all be broadcast to {list(shape)}; reshape one "
+            f"the shapes {_shapes(shapes)} would all be broadcast to {list(shape)}; reshape one "
             "of them"
         )
     return [tensor.expand(shape) for tensor in tensors]
 
 
-def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
     return " and ".join(str(list(shape)) for shape in shapes)

@@ -52,11 +52,10 @@ def awr_weights(qs: Sequence[Tensor], v: Tensor, beta: float, clip: float) -> Te
 
 def awr_loss(
     qs: Sequence[Tensor], v: Tensor, log_prob: Tensor, beta: float, clip: float, reduction: int
-) -> tuple[Tensor, Tensor]:
-    """(Equation 7, its weights)."""
+) -> Tensor:
+    """Equation 7."""
     weights = _weights(qs, v, beta, clip)
-    loss = _reduced(-weights * _computed(log_prob), reduction, v.dtype)
-    return loss, weights.to(v.dtype)
+    return _reduced(-weights * _computed(log_prob), reduction, v.dtype)
 
 
 def gaussian_awr_loss(
@@ -68,11 +67,11 @@ def gaussian_awr_loss(
     beta: float,
     clip: float,
     reduction: int,
-) -> tuple[Tensor, Tensor]:
-    """(Equation 7 for a diagonal Gaussian, its weights)."""
+) -> Tensor:
+    """Equation 7 for a diagonal Gaussian."""
     weights = _weights(qs, v, beta, clip)
     log_prob = reference.gaussian_log_prob(_computed(action), _computed(mean), _computed(log_std))
-    return _reduced(-weights * log_prob, reduction, v.dtype), weights.to(v.dtype)
+    return _reduced(-weights * log_prob, reduction, v.dtype)
 
 
 def twin_q_loss(

@@ -13,7 +13,6 @@ from iql_fast.ops import plain
 _polyak_update_ = _native.operator("polyak_update_")
 
 
-@torch.no_grad()
 def polyak_update_(
     targets: Tensor | Iterable[Tensor],
     params: Tensor | Iterable[Tensor],
@@ -36,7 +35,9 @@ def polyak_update_(
     of = [params] if isinstance(params, Tensor) else list(params)
     if not to and not of:
         return
-    if native and _native.AVAILABLE:
-        _polyak_update_(to, of, alpha)
+    update = _polyak_update_ if native and _native.AVAILABLE else plain.polyak_update_
+    if torch.is_grad_enabled():  # entering no_grad takes as long as updating a small network
+        with torch.no_grad():
+            update(to, of, alpha)
     else:
-        plain.polyak_update_(to, of, alpha)
+        update(to, of, alpha)

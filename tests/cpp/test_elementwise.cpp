@@ -114,7 +114,8 @@ void loops_equal_the_formulas(const Elementwise<T>& loops, double tolerance) {
       CHECK_NEAR(double(out[i]), -0.5 * iql::expectile(u(i), 0.7).d_u, tolerance * 8);
     }
 
-    sum = loops.awr({critics, 2}, v.data(), fit.data(), 3, 100, weight.data(), out.data(), all);
+    loops.awr_weights({critics, 2}, v.data(), 3, 100, weight.data(), all);
+    sum = loops.awr({critics, 2}, v.data(), fit.data(), 3, 100, out.data(), all);
     expected = 0;
     for (int i = 0; i < n; ++i) {
       const double w = iql::awr_weight(u(i), 3.0, 100.0);
