@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Case:
         calls: contender -> the call that is timed. ``iql_fast`` is among them.
         check: contender -> what its call gives, in tensors that must agree; of fresh inputs.
         bytes: that must be moved at the least: each input read and each output written once.
+        eager: of a loss, what torch.compile is given.
+        timed, results: make a timed call, and one whose results are checked, of such a function.
     """
 
     operation: str
@@ -38,16 +40,15 @@ class Case:
     calls: dict[str, Call]
     check: dict[str, Callable[[], Sequence[Tensor]]]
     bytes: int = 0
-    compilable: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    eager: Callable[..., Any] | None = None
+    timed: Callable[[Callable[..., Any]], Call] | None = None
+    results: Callable[[Callable[..., Any]], Callable[[], Sequence[Tensor]]] | None = None
 
 
 def numbers(*shape: int, seed: int = 0, grad: bool = False) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator).to(DEVICE[0]).requires_grad_(grad)
-
-
-#: Where tensors are made.
-DEVICE = ["cpu"]
+    made = torch.randn(shape, generator=generator, device="cpu")
+    return made.to(torch.get_default_device()).requires_grad_(grad)
 
 
 # The losses as one writes them in eager torch.
@@ -109,7 +110,7 @@ class Loss:
     """A loss with its inputs: ``[n]`` each, ``actions`` [n, A], ``parameters`` [A].
 
     Attributes:
-        differentiable: how many of the last vectors need a gradient; counted from `first`.
+        differentiable: inputs that need a gradient.
         floats: numbers that a forward pass must move for each row, and a backward pass beside
             them.
     """
@@ -206,11 +207,9 @@ def loss_cases(loss: Loss, n: int) -> list[Case]:
                     {who: wrap(function) for who, function in functions.items()},
                     {who: results(function) for who, function in functions.items()},
                     moved,
-                    {
-                        "compile": lambda f, wrap=wrap: wrap(f),
-                        "results": results,
-                        "function": loss.eager,
-                    },
+                    loss.eager,
+                    wrap,
+                    results,
                 )
             )
     return cases
@@ -219,7 +218,7 @@ def loss_cases(loss: Loss, n: int) -> list[Case]:
 def critics(count: int = 2) -> list[Tensor]:
     """The parameters of hopper's critics."""
     nets = nn.ModuleList(mlp(OBSERVATIONS + ACTIONS) for _ in range(count))
-    return [p.detach().to(DEVICE[0]) for p in nets.parameters()]
+    return [p.detach() for p in nets.parameters()]
 
 
 def mlp(inputs: int, outputs: int = 1) -> nn.Sequential:
@@ -229,7 +228,7 @@ def mlp(inputs: int, outputs: int = 1) -> nn.Sequential:
         nn.Linear(HIDDEN, HIDDEN),
         nn.ReLU(),
         nn.Linear(HIDDEN, outputs),
-    ).to(DEVICE[0])
+    )
 
 
 def arena(n: int) -> list[Tensor]:
@@ -343,21 +342,19 @@ def adam_case(size: str, make: Callable[[], list[Tensor]]) -> Case:
 
 def sample_case(n: int, rows: int = 1_000_000) -> Case:
     widths = (OBSERVATIONS, ACTIONS, 0, 0, OBSERVATIONS)
-    columns = [
-        torch.zeros(*([rows, width] if width else [rows]), device=DEVICE[0]) for width in widths
-    ]
+    columns = [torch.zeros(*([rows, width] if width else [rows])) for width in widths]
     for column in columns:
         column.uniform_()
-    state = torch.tensor([0, 0], device=DEVICE[0])
+    state = torch.tensor([0, 0])
 
     def ours() -> list[Tensor]:
         return ops.sample_batch(columns, n, state)
 
     def eager() -> list[Tensor]:
-        drawn = torch.randint(rows, (n,), device=DEVICE[0])
+        drawn = torch.randint(rows, (n,))
         return [column[drawn] for column in columns]
 
-    fixed = torch.arange(n, device=DEVICE[0])
+    fixed = torch.arange(n)
     return Case(
         "sample_batch",
         n,

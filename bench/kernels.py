@@ -110,8 +110,9 @@ def count(call: Callable[[], Any]) -> int:
     return counted.operators
 
 
-def seconds_a_call(call: Callable[[], Any], calls: int, device: str) -> float:
-    if device == "cuda":
+def seconds_a_call(call: Callable[[], Any], calls: int, clock_of: str) -> float:
+    """By the clock of ``cpu``, ``cuda`` or ``cpu time``."""
+    if clock_of == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         for _ in range(calls):
@@ -119,28 +120,27 @@ def seconds_a_call(call: Callable[[], Any], calls: int, device: str) -> float:
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3 / calls
-    started = time.perf_counter()
+    clock = time.thread_time if clock_of == "cpu time" else time.perf_counter
+    started = clock()
     for _ in range(calls):
         call()
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls
 
 
-def floor(case: Case, device: str) -> Callable[[], Any]:
+def floor(case: Case) -> Callable[[], Any]:
     """A copy that moves the case's bytes."""
-    source = torch.zeros(max(1, case.bytes // 8), device=device)
+    source = torch.zeros(max(1, case.bytes // 8))
     target = torch.zeros_like(source)
     return lambda: target.copy_(source)
 
 
-def compiled(case: Case) -> Case:
-    """With torch.compile of the eager loss as one more contender, where it is a loss."""
-    if not case.compilable:
-        return case
-    torch._dynamo.reset()
-    function = torch.compile(case.compilable["function"])
-    case.calls["compile"] = case.compilable["compile"](function)
-    case.check["compile"] = case.compilable["results"](function)
-    return case
+def add_compiled(case: Case) -> None:
+    """torch.compile of the eager loss as one more contender, where it is a loss."""
+    if case.eager is not None and case.timed is not None and case.results is not None:
+        torch._dynamo.reset()
+        function = torch.compile(case.eager)
+        case.calls["compile"] = case.timed(function)
+        case.check["compile"] = case.results(function)
 
 
 def check(case: Case) -> None:
@@ -161,19 +161,19 @@ def check(case: Case) -> None:
             )
 
 
-def measure(case: Case, rounds: int, window: float, device: str) -> Row:
-    contenders = case.calls | {"floor": floor(case, device)}
+def measure(case: Case, rounds: int, window: float, clock_of: str) -> Row:
+    contenders = case.calls | {"floor": floor(case)}
     calls = {}
     for name, call in contenders.items():
         call()
-        once = seconds_a_call(call, 3, device)
+        once = seconds_a_call(call, 3, clock_of)
         calls[name] = max(1, min(100_000, int(window / max(once, 1e-7))))
     found: dict[str, list[float]] = {name: [] for name in contenders}
     order = list(contenders)
     for _ in range(rounds):
         random.shuffle(order)
         for name in order:
-            found[name].append(1e6 * seconds_a_call(contenders[name], calls[name], device))
+            found[name].append(1e6 * seconds_a_call(contenders[name], calls[name], clock_of))
     counted = {name: count(call) for name, call in case.calls.items() if name != "compile"}
     return Row(case, found, counted)
 
@@ -209,6 +209,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="torch.compile as a contender too")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=positive, default=1, help="of torch on the CPU")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="time on the processor instead of by the clock, for a machine that others use; of one "
+        "thread on the CPU",
+    )
     parser.add_argument("--rounds", type=positive, default=9)
     parser.add_argument("--window", type=positive_seconds, default=0.02, metavar="SECONDS")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
@@ -220,24 +226,29 @@ def main(arguments: list[str] | None = None) -> int:
     if reason := extension.unavailable_reason():
         print(f"There is nothing to measure: {reason}", file=sys.stderr)
         return 1
+    if options.cpu_time and (options.threads > 1 or options.device != "cpu"):
+        print("--cpu-time counts one thread on the CPU.", file=sys.stderr)
+        return 1
     torch.set_num_threads(options.threads)
-    kernel_cases.DEVICE[0] = options.device
+    torch.set_default_device(options.device)
     chosen = [c for c in kernel_cases.cases(options.sizes) if options.only in c.operation]
+    clock = "cpu time" if options.cpu_time else options.device
     rows = []
     with console.progress(len(chosen), "kernels") as advance:
         for case in chosen:
             if options.compile:
-                compiled(case)
+                add_compiled(case)
             check(case)
-            rows.append(measure(case, options.rounds, options.window, options.device))
+            rows.append(measure(case, options.rounds, options.window, clock))
             advance(f"{case.operation}, {case.size}")
     on = "CUDA" if options.device == "cuda" else f"the CPU, {options.threads} thread(s)"
+    on += ", in time on the processor" if options.cpu_time else ""
     console.console().print(table(rows, f"Microseconds a call on {on}"))
     if options.json:
         record = {
             "machine": environment_record.machine()
             | environment_record.versions()
-            | {"threads": options.threads, "device": options.device},
+            | {"threads": options.threads, "device": options.device, "cpu_time": options.cpu_time},
             "results": [row.to_json() for row in rows],
         }
         write_text(options.json, json.dumps(record, indent=1) + "\n")

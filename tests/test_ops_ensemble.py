@@ -88,47 +88,82 @@ def test_other_networks_are_refused() -> None:
 
 @needs_extension
 @pytest.mark.parametrize("dtype", list(EPSILON), ids=str)
-@pytest.mark.parametrize("shape", [(7, 300), (3, 5, 17), (2, 3, 4, 5), (3, 0, 5), (0, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("ensemble", "rows", "sizes"),
+    [(2, 33, (14, 40)), (3, 257, (65, 1)), (1, 1, (9, 17)), (2, 0, (3, 8))],
+)
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("dense", [True, False])
-def test_bias_relu_errs_at_most_twice_as_much_as_torch(
-    dtype: torch.dtype, shape: tuple[int, ...], dense: bool
+def test_a_layer_errs_at_most_twice_as_much_as_torch(
+    dtype: torch.dtype,
+    ensemble: int,
+    rows: int,
+    sizes: tuple[int, int],
+    relu: bool,
+    shared: bool,
+    dense: bool,
 ) -> None:
     torch.manual_seed(0)
-    stacked = [shape[0]] if len(shape) > 2 else []
-    x = torch.randn(shape, dtype=torch.float64).to(dtype)
-    x = x if dense else torch.stack([x, x], -1)[..., 0]
-    bias = torch.randn(*stacked, shape[-1], dtype=torch.float64).to(dtype)
-    d_out = torch.randn(shape, dtype=torch.float64).to(dtype)
+    shapes = [(rows, sizes[0]) if shared else (ensemble, rows, sizes[0])]
+    shapes += [(ensemble, *sizes), (ensemble, sizes[1]), (ensemble, rows, sizes[1])]
+    tensors = [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
+    if relu:
+        # Whole numbers, and halves for the biases: no sum comes so near to 0 that its rounding
+        # could turn a ReLU over, which would be an error of a whole gradient.
+        tensors = [x.clamp(-2, 2).round() for x in tensors]
+        tensors[2] = tensors[2] + 0.5
+    if not dense:
+        tensors = [torch.stack([x, x], -1)[..., 0] for x in tensors]
 
     def run(dtype: torch.dtype, native: bool) -> tuple[Tensor, ...]:
-        inputs = [x.to(dtype).requires_grad_(), bias.to(dtype).requires_grad_()]
+        *inputs, d_out = (x.to(dtype).detach() for x in tensors)
+        x, weight, bias = (one.requires_grad_() for one in inputs)
         if native:
-            out = torch.ops.iql_fast.bias_relu(*inputs)
+            out = torch.ops.iql_fast.stacked_linear(x, weight, bias, relu)
         else:
-            out = torch.relu(
-                inputs[0]
-                + inputs[1].view(*stacked, *[1] * (len(shape) - 2 if stacked else 0), shape[-1])
-            )
-        return out.detach(), *torch.autograd.grad(out, inputs, d_out.to(dtype))
+            out = torch.baddbmm(bias.unsqueeze(1), x.expand(ensemble, *x.shape[-2:]), weight)
+            out = torch.relu(out) if relu else out
+        return out.detach(), *torch.autograd.grad(out, [x, weight, bias], d_out)
 
     for ours, plain, truth in zip(
         run(dtype, True), run(dtype, False), run(torch.float64, False), strict=True
     ):
         assert ours.shape == truth.shape
         if truth.numel():
-            rounding = EPSILON[dtype] * truth.abs().max()
+            # In fp64 the truth is a sum of up to 257 roundings itself.
+            rounding = (20 if dtype == torch.float64 else 2) * EPSILON[dtype] * truth.abs().max()
             limit = 2 * (plain.double() - truth).abs().max() + rounding
             assert (ours.double() - truth).abs().max() <= limit
 
 
 @needs_extension
-def test_bias_relu_keeps_nan_and_has_no_second_derivative() -> None:
-    x = torch.tensor([[float("nan"), -1.0, 1.0]], requires_grad=True)
-    bias = torch.zeros(3, requires_grad=True)
-    out = torch.ops.iql_fast.bias_relu(x, bias)
-    assert out.isnan().tolist() == [[True, False, False]]
-    gradient = torch.autograd.grad(out[0, 2] ** 2, x, create_graph=True)[0]
-    with pytest.raises(RuntimeError, match="derivative for iql_fast::bias_relu_backward"):
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_gradients_of_a_layer(relu: bool, shared: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(*([] if shared else [2]), 5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda *inputs: torch.ops.iql_fast.stacked_linear(*inputs, relu), (x, weight, bias)
+    )
+
+
+@needs_extension
+def test_a_layer_keeps_nan_and_has_no_second_derivative() -> None:
+    layer = torch.ops.iql_fast.stacked_linear
+    weight, bias = torch.eye(3)[None].requires_grad_(), torch.zeros(1, 3, requires_grad=True)
+    bad = torch.zeros(1, 3)
+    bad[0, 0] = float("nan")
+    assert layer(torch.zeros(2, 3), weight, bad, True).isnan().tolist() == [
+        [[True, False, False]] * 2
+    ]
+    out = layer(torch.ones(2, 3), weight, bias, True)
+    gradient = torch.autograd.grad((out**2).sum(), weight, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="derivative for iql_fast::stacked_linear_backward"):
         gradient.sum().backward()
-    with pytest.raises(RuntimeError, match="the bias must be"):
-        torch.ops.iql_fast.bias_relu(torch.zeros(2, 3), torch.zeros(2))
+    with pytest.raises(RuntimeError, match=r"\[rows, in\] or \[E, rows, in\]"):
+        layer(torch.zeros(2, 4), weight, bias, True)
+    with pytest.raises(RuntimeError, match="the bias has shape"):
+        layer(torch.zeros(2, 3), weight, bias[0], True)

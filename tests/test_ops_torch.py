@@ -74,10 +74,14 @@ def test_opcheck_of_the_others() -> None:
     opcheck("adam_", *lists, steps, targets, 1e-3, 0.9, 0.999, 1e-8, 0.1, 0.005)
     opcheck("batch_rows_", torch.tensor([1, 2]), 5, 100)
     opcheck("gather_rows", [numbers(10), numbers(10, 2)], torch.tensor([1, 9, 1]))
-    opcheck("bias_relu", numbers(4, 3, grad=True), numbers(3, grad=True))
-    opcheck("bias_relu", numbers(2, 4, 3, grad=True), numbers(2, 3, grad=True))
-    opcheck("bias_relu_backward", numbers(2, 4, 3), numbers(2, 4, 3), 2)
-    opcheck("bias_relu_backward", numbers(4, 3), numbers(4, 3), 0)
+    weight, bias = numbers(2, 3, 4, grad=True), numbers(2, 4, grad=True)
+    for x in (numbers(5, 3, grad=True), numbers(2, 5, 3), numbers(2, 5, 3, grad=True)):
+        for relu in (False, True):
+            opcheck("stacked_linear", x, weight, bias, relu)
+    for x in (numbers(5, 3), numbers(2, 5, 3)):
+        out, d_out = numbers(2, 5, 4), numbers(2, 5, 4)
+        opcheck("stacked_linear_backward", d_out, x, weight.detach(), out, True, True)
+        opcheck("stacked_linear_backward", d_out, x, weight.detach(), out, False, False)
 
 
 @EVERY_LOSS

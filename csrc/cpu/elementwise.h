@@ -65,9 +65,10 @@ struct Elementwise {
   void (*adam)(T* weight, const T* gradient, T* m, T* v, T* target, const AdamStep<double>& step,
                double weight_decay, double alpha, Range range);
 
-  // out = relu(x + bias) for rows of `columns`; the bias of row r is row r / rows_per_bias of bias.
-  void (*bias_relu)(const T* x, const T* bias, std::int64_t rows_per_bias, std::int64_t columns,
-                    T* out, Range rows);
+  // x += bias for rows of `columns`, then a ReLU where one follows; the bias of row r is row
+  // r / rows_per_bias of bias.
+  void (*bias_relu)(T* x, const T* bias, bool relu, std::int64_t rows_per_bias,
+                    std::int64_t columns, Range rows);
   // d_x = d_out where out > 0; d_bias [columns] gets the column sums of these rows.
   void (*bias_relu_backward)(const T* d_out, const T* out, std::int64_t columns, T* d_x, T* d_bias,
                              Range rows);

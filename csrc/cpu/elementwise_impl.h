@@ -337,16 +337,16 @@ void adam(T* weight, const T* gradient, T* m, T* v, T* target, const AdamStep<do
 
 // Written so that a NaN stays a NaN, as torch's ReLU does.
 template <class T>
-void bias_relu(const T* x, const T* bias, std::int64_t rows_per_bias, std::int64_t columns, T* out,
+void bias_relu(T* x, const T* bias, bool relu, std::int64_t rows_per_bias, std::int64_t columns,
                Range rows) {
   using C = Computed<T>;
+  const C lowest = relu ? C(0) : -C(INFINITY);
   for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-    const T* __restrict in = x + row * columns;
     const T* __restrict b = bias + row / rows_per_bias * columns;
-    T* __restrict o = out + row * columns;
+    T* __restrict out = x + row * columns;
     for (std::int64_t c = 0; c < columns; ++c) {
-      const C sum = C(in[c]) + C(b[c]);
-      o[c] = T(sum < C(0) ? C(0) : sum);
+      const C sum = C(out[c]) + C(b[c]);
+      out[c] = T(sum < lowest ? lowest : sum);
     }
   }
 }

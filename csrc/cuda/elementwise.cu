@@ -247,15 +247,21 @@ template <class T>
 __global__ void adam_kernel(const __grid_constant__ AdamList<T> list, AdamConstants constants) {
   using C = Computed<T>;
   const int k = blockIdx.y;
-  __shared__ AdamStep<C> step;
+  // By one thread a block: the powers take longer than an element.
+  __shared__ C shared[5];
   if (threadIdx.x == 0) {
-    step = list.step[k] == nullptr
-               ? list.coefficients[k]
-               : adam_step<C>(constants.lr, double(*list.step[k]), constants.beta1, constants.beta2,
-                              constants.epsilon);
+    const AdamStep<C> step =
+        list.step[k] == nullptr ? list.coefficients[k]
+                                : adam_step<C>(constants.lr, double(*list.step[k]), constants.beta1,
+                                               constants.beta2, constants.epsilon);
+    shared[0] = step.rate;
+    shared[1] = step.inverse_root;
+    shared[2] = step.one_minus_beta1;
+    shared[3] = step.one_minus_beta2;
+    shared[4] = step.epsilon;
   }
   __syncthreads();
-  const AdamStep<C> own = step;
+  const AdamStep<C> own = {shared[0], shared[1], shared[2], shared[3], shared[4]};
   const C weight_decay = C(constants.weight_decay), alpha = C(constants.alpha);
   for_each(list.n[k], [&](std::int64_t i) {
     C w = C(list.weight[k][i]), m = C(list.m[k][i]), v = C(list.v[k][i]);
@@ -310,13 +316,12 @@ __global__ void gather_kernel(const __grid_constant__ Columns columns,
 }
 
 template <class T>
-__global__ void bias_relu_kernel(const T* __restrict__ x, const T* __restrict__ bias,
-                                 std::int64_t rows, std::int64_t columns, T* __restrict__ out,
-                                 std::int64_t n) {
+__global__ void bias_relu_kernel(T* __restrict__ x, const T* __restrict__ bias, bool relu,
+                                 std::int64_t rows, std::int64_t columns, std::int64_t n) {
   using C = Computed<T>;
   for_each(n, [&](std::int64_t i) {
     const C sum = C(x[i]) + C(bias[i / (rows * columns) * columns + i % columns]);
-    out[i] = T(sum < C(0) ? C(0) : sum);
+    x[i] = T(relu && sum < C(0) ? C(0) : sum);
   });
 }
 
@@ -494,10 +499,10 @@ int launch_gather(Columns columns, const std::int64_t* row, std::int64_t n, std:
 }
 
 template <class T>
-int launch_bias_relu(const T* x, const T* bias, std::int64_t layers, std::int64_t rows,
-                     std::int64_t columns, T* out, void* stream) {
+int launch_bias_relu(T* x, const T* bias, bool relu, std::int64_t layers, std::int64_t rows,
+                     std::int64_t columns, void* stream) {
   const std::int64_t n = layers * rows * columns;
-  return launch_elements(bias_relu_kernel<T>, n, stream, x, bias, rows, columns, out, n);
+  return launch_elements(bias_relu_kernel<T>, n, stream, x, bias, relu, rows, columns, n);
 }
 
 template <class T>
@@ -528,8 +533,8 @@ int launch_bias_relu_backward(const T* d_out, const T* out, std::int64_t layers,
   template int launch_squared_td_backward<T>(TdCritics<T>, TdTarget<T>, Upstream<T>, void*);      \
   template int launch_polyak<T>(PolyakList<T>, double, void*);                                    \
   template int launch_adam<T>(AdamList<T>, AdamConstants, void*);                                 \
-  template int launch_bias_relu<T>(const T*, const T*, std::int64_t, std::int64_t, std::int64_t,  \
-                                   T*, void*);                                                    \
+  template int launch_bias_relu<T>(T*, const T*, bool, std::int64_t, std::int64_t, std::int64_t,  \
+                                   void*);                                                        \
   template int launch_bias_relu_backward<T>(const T*, const T*, std::int64_t, std::int64_t,       \
                                             std::int64_t, T*, T*, void*);
 IQL_INSTANTIATE(float)

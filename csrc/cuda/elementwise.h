@@ -119,10 +119,11 @@ struct Columns {
 int launch_gather(Columns columns, const std::int64_t* row, std::int64_t n, std::int64_t rows,
                   void* stream);
 
-// [layers, rows, columns] with a bias [layers, columns].
+// [layers, rows, columns] with a bias [layers, columns]: added in place, and a ReLU where one
+// follows.
 template <class T>
-int launch_bias_relu(const T* x, const T* bias, std::int64_t layers, std::int64_t rows,
-                     std::int64_t columns, T* out, void* stream);
+int launch_bias_relu(T* x, const T* bias, bool relu, std::int64_t layers, std::int64_t rows,
+                     std::int64_t columns, void* stream);
 template <class T>
 int launch_bias_relu_backward(const T* d_out, const T* out, std::int64_t layers, std::int64_t rows,
                               std::int64_t columns, T* d_x, T* d_bias, void* stream);

@@ -49,7 +49,9 @@ TORCH_LIBRARY(iql_fast, m) {
   m.def("batch_rows_(Tensor(a!) state, int n, int rows) -> Tensor", tags);
   m.def("gather_rows(Tensor[] columns, Tensor rows) -> Tensor[]", tags);
 
-  m.def("bias_relu(Tensor x, Tensor bias) -> Tensor", tags);
-  m.def("bias_relu_backward(Tensor d_out, Tensor out, int biases) -> (Tensor d_x, Tensor d_bias)",
-        tags);
+  m.def("stacked_linear(Tensor x, Tensor weight, Tensor bias, bool relu) -> Tensor", tags);
+  m.def(
+      "stacked_linear_backward(Tensor d_out, Tensor x, Tensor weight, Tensor out, bool relu,"
+      " bool need_x) -> (Tensor d_x, Tensor d_weight, Tensor d_bias)",
+      tags);
 }

@@ -63,13 +63,14 @@ def _twin_q_loss(
     return _reduced(loss, reduction)
 
 
-def _bias_relu(x: Tensor, bias: Tensor) -> Tensor:
-    if bias.dim() == 2:  # [S, columns], as the operator has it
-        out: Tensor = torch.ops.iql_fast.bias_relu(x, bias)
-        return out
-    # [S * E, columns]
-    stacked: Tensor = torch.ops.iql_fast.bias_relu(x.flatten(0, 1), bias.flatten(0, 1))
-    return stacked.reshape(x.shape)
+def _stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    S, E = bias.shape[:2]
+    if x.dim() == 3:  # [S, rows, in], for all E
+        x = x.unsqueeze(1).expand(S, E, *x.shape[1:])
+    out: Tensor = torch.ops.iql_fast.stacked_linear(
+        x.flatten(0, 1), weight.flatten(0, 1), bias.flatten(0, 1), relu
+    )
+    return out.reshape(S, E, *out.shape[1:])
 
 
 def _gather_rows(columns: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
@@ -118,7 +119,7 @@ if native.AVAILABLE:
         "awr_loss": _rule(_awr_loss),
         "gaussian_awr_loss": _rule(_gaussian_awr_loss),
         "twin_q_loss": _rule(_twin_q_loss),
-        "bias_relu": _rule(_bias_relu),
+        "stacked_linear": _rule(_stacked_linear),
         "gather_rows": _rule(_gather_rows),
     }
     _RULES |= {name: _refused(name) for name in ("polyak_update_", "adam_", "batch_rows_")}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from iql_fast.ops import native as _native
 from iql_fast.ops import plain
 
-_bias_relu = _native.operator("bias_relu")
+_stacked_linear = _native.operator("stacked_linear")
 
 
 class EnsembleMLP(nn.Module):
@@ -89,18 +89,10 @@ class EnsembleMLP(nn.Module):
         Args:
             x: [B, sizes[0]] for all MLPs, or [E, B, sizes[0]].
         """
-        last = len(self.weights) - 1
-        if x.dim() == 2:
-            x = x.expand(len(self.biases[0]), *x.shape)
+        layer = _stacked_linear if self.native and _native.AVAILABLE else plain.stacked_linear
+        last = len(self.sizes) - 2
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if i == last:
-                x = torch.baddbmm(bias.unsqueeze(1), x, weight)
-            elif self.native and _native.AVAILABLE:
-                product = torch.bmm(x, weight)
-                x = _bias_relu(product, bias.to(product.dtype))  # autocast's, where it is on
-            else:
-                product = torch.bmm(x, weight)
-                x = plain.bias_relu(product, bias.to(product.dtype))
+            x = layer(x, weight, bias, i < last)
         return x
 
 

@@ -111,8 +111,7 @@ def gather_rows(columns: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     return [column[rows] for column in columns]
 
 
-def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
-    """``relu(x + bias)``; a bias [E, columns] goes with x [E, ..., columns]."""
-    if bias.dim() == 2:
-        bias = bias.reshape(bias.shape[0], *[1] * (x.dim() - 2), bias.shape[1])
-    return torch.relu(_computed(x) + _computed(bias)).to(x.dtype)
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
+    """``x weight + bias`` of E layers, and a ReLU where one follows."""
+    out = _computed(torch.matmul(x, weight)) + _computed(bias).unsqueeze(1)
+    return (torch.relu(out) if relu else out).to(x.dtype)
