@@ -22,7 +22,7 @@ struct Config {
   std::int64_t actor_schedule_steps = 0;  // 0: constant
   bool old_value = false;                 // every loss reads the V from before the step
   bool deterministic_policy = false;
-  int threads = 1;                        // of the CPU engine
+  int threads = 1;  // of the CPU engine
 };
 
 // Columns that the caller keeps alive. `rows` may grow between runs, as a fine-tuning buffer does.
