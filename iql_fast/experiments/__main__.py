@@ -8,6 +8,7 @@ import tyro
 
 from iql_fast import cli
 from iql_fast.experiments.expectile import Expectile
+from iql_fast.experiments.maze import Maze
 from iql_fast.experiments.theory import Theory
 
 
@@ -20,7 +21,11 @@ class Experiment(Protocol):
 
 def main() -> None:
     """Parse the command line and do the experiment."""
-    commands: dict[str, type[Experiment]] = {"expectile": Expectile, "theory": Theory}
+    commands: dict[str, type[Experiment]] = {
+        "expectile": Expectile,
+        "maze": Maze,
+        "theory": Theory,
+    }
     chosen: Experiment = tyro.extras.subcommand_cli_from_dict(
         commands,  # type: ignore[arg-type]
         prog="python -m iql_fast.experiments",
