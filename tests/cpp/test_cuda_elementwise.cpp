@@ -29,7 +29,8 @@ double tolerance() {
 template <class T>
 std::vector<T> waves(std::int64_t n, double phase, double size = 2) {
   std::vector<T> values;
-  for (std::int64_t i = 0; i < n; ++i) values.push_back(T(size * std::sin(phase + 0.7 * double(i))));
+  for (std::int64_t i = 0; i < n; ++i)
+    values.push_back(T(size * std::sin(phase + 0.7 * double(i))));
   return values;
 }
 
@@ -123,8 +124,7 @@ void check_gaussian(std::int64_t rows, std::int64_t A, bool shared) {
   const Gaussian<T> policy{mean.data(), log_std.data(), action.data(), A, shared};
   const iql::cpu::Range all{0, rows};
   check_loss<T>(
-      rows,
-      [&](T* terms) { return loops.gaussian_awr(q, v.data(), policy, 1.0, 5.0, terms, all); },
+      rows, [&](T* terms) { return loops.gaussian_awr(q, v.data(), policy, 1.0, 5.0, terms, all); },
       [&](auto loss) {
         return iql::cuda::launch_gaussian_awr<T>(device_q, v.data(), policy, 1.0, 5.0, loss, rows,
                                                  nullptr);
@@ -161,8 +161,8 @@ void check_updates(std::int64_t n) {
     for (int i = 0; i < 5; ++i) expected[k][i] = arrays[k][i];
     const iql::cpu::Range all{0, lengths[k]};
     loops.polyak(target.data(), weight.data(), 0.005, all);
-    loops.adam(weight.data(), gradient.data(), m.data(), v.data(), target.data(), coefficients,
-               0.1, 0.005, all);
+    loops.adam(weight.data(), gradient.data(), m.data(), v.data(), target.data(), coefficients, 0.1,
+               0.005, all);
     polyak.target[k] = arrays[k][3].data();
     polyak.source[k] = arrays[k][0].data();
     polyak.n[k] = adam.n[k] = lengths[k];
