@@ -226,7 +226,7 @@ def test_a_worker_that_dies_stops_the_run_at_a_checkpoint(finished, tmp_path):
 
 def test_ctrl_c_in_an_evaluation_loses_no_interval(finished, tmp_path):
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    short = ("--steps", 150, "--eval-interval", 50, "--eval-episodes", 20)
+    short = ("--steps", 400, "--eval-interval", 50, "--eval-episodes", 20)
     process = started(cut, finished[1], *short, "--checkpoint-interval", 5000)
     while len(read_rows(cut / "metrics.csv")) < 4:  # the second evaluation has begun
         assert process.poll() is None
