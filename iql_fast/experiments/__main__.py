@@ -9,6 +9,7 @@ import tyro
 from iql_fast import cli
 from iql_fast.experiments.expectile import Expectile
 from iql_fast.experiments.maze import Maze
+from iql_fast.experiments.tau import Tau
 from iql_fast.experiments.theory import Theory
 
 
@@ -24,6 +25,7 @@ def main() -> None:
     commands: dict[str, type[Experiment]] = {
         "expectile": Expectile,
         "maze": Maze,
+        "tau": Tau,
         "theory": Theory,
     }
     chosen: Experiment = tyro.extras.subcommand_cli_from_dict(
