@@ -130,6 +130,12 @@ def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path):
     assert same_state(cut, whole)
 
 
+def answer_ctrl_c() -> None:
+    """In a new process: as a terminal's does. A shell's background jobs ignore it, and so do their
+    children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(cut: Path, dataset: Path, *more: object) -> subprocess.Popen[str]:
     """A run whose evaluations take most of its time, once it has done one of them."""
     arguments = [*SMALL, "--dataset", dataset, "--out", cut, "--seeds", 2, *more]
@@ -138,6 +144,7 @@ def started(cut: Path, dataset: Path, *more: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=answer_ctrl_c,
     )
     while not (cut / "scores.csv").exists() or not read_rows(cut / "scores.csv"):
         assert process.poll() is None, process.communicate()
@@ -226,7 +233,7 @@ def test_a_worker_that_dies_stops_the_run_at_a_checkpoint(finished, tmp_path):
 
 def test_ctrl_c_in_an_evaluation_loses_no_interval(finished, tmp_path):
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    short = ("--steps", 400, "--eval-interval", 50, "--eval-episodes", 20)
+    short = ("--steps", 200, "--eval-interval", 50, "--eval-episodes", 20)
     process = started(cut, finished[1], *short, "--checkpoint-interval", 5000)
     while len(read_rows(cut / "metrics.csv")) < 4:  # the second evaluation has begun
         assert process.poll() is None
@@ -249,7 +256,13 @@ def test_ctrl_c_is_answered_and_resumed(finished, tmp_path):
     cut = tmp_path / "cut"
     arguments = ["--dataset", dataset, "--out", cut, "--steps", 425, "--seeds", 2]
     command = [sys.executable, "-m", "iql_fast.train", *SMALL, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=answer_ctrl_c,
+    )
     while not (cut / "metrics.csv").exists() or len(read_rows(cut / "metrics.csv")) < 2:
         assert process.poll() is None
         time.sleep(0.005)
@@ -353,7 +366,7 @@ def test_a_disk_that_fills_up_stops_the_run(dataset_file, tmp_path, monkeypatch)
 
     monkeypatch.setattr(StepTable, "append", full)
     out = tmp_path / "run"
-    arguments = [*SMALL, "--dataset", dataset_file, "--out", out, "--steps", 400]
+    arguments = [*SMALL, "--dataset", dataset_file, "--out", out, "--steps", 200]
     with pytest.raises(UserError, match=r"No space left.*checkpoint of step 100 is whole"):
         train.main([*map(str, arguments), "--eval-episodes", "0"])
     monkeypatch.undo()
