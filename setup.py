@@ -149,6 +149,11 @@ def extension() -> dict[str, Any]:
         ("IQL_CORE_FLAGS", f'"{" ".join(CORE_FLAGS)}"'),
     ]
     link = ["-lpthread"]
+    compile_args = ["-O2", "-g0", "-fvisibility=hidden"]
+    if sys.platform == "linux":
+        # at::parallel_for works in the threads of the libgomp that torch has loaded.
+        compile_args.append("-fopenmp")
+        link.append("-fopenmp")
     if toolkit is not None:
         architectures = " ".join(toolkit.architectures)
         macros += [("IQL_WITH_CUDA", None), ("IQL_CUDA_ARCHITECTURES", f'"{architectures}"')]
@@ -165,7 +170,7 @@ def extension() -> dict[str, Any]:
         [source.path for source in sources("binding")],
         include_dirs=includes,
         define_macros=macros,
-        extra_compile_args=["-O2", "-g0", "-fvisibility=hidden"],
+        extra_compile_args=compile_args,
         extra_link_args=link,
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
+from iql_fast import published
 from iql_fast.errors import UserError
 
 
@@ -96,21 +95,11 @@ class Task:
 
 
 @functools.cache
-def _published() -> dict[str, dict[str, float]]:
-    text = resources.files("iql_fast").joinpath("published.csv").read_text()
-    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return {
-        row.pop("task"): {source: float(score) for source, score in row.items() if score}
-        for row in rows
-    }
-
-
-@functools.cache
 def _tasks() -> dict[str, Task]:
     tasks: dict[str, Task] = {}
 
     def add(name: str, family: str, env: str, file: str) -> None:
-        tasks[name] = Task(name, family, env, file, _published().get(name, {}))
+        tasks[name] = Task(name, family, env, file, published.iql_scores().get(name, {}))
 
     for env in ("halfcheetah", "hopper", "walker2d"):
         for kind in ("random", "medium", "medium-replay", "medium-expert", "expert"):

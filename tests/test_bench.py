@@ -19,6 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import (
     activity,
     cores,
+    kernel_cases,
+    kernels,
     noise,
     processes,
     results,
@@ -504,6 +506,35 @@ def test_throughput(tmp_path):
         assert row["ratio_to_floor"] == pytest.approx(row["steps_per_s"] / floor)
         assert 0.3 < row["active_units"] < 0.7
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_engine
+def test_kernels(tmp_path):
+    out = tmp_path / "out.json"
+    short = ("--sizes", "64", "--rounds", "2", "--window", "0.001", "--json", out)
+    done = script("kernels", *short)
+    assert done.returncode == 0, done.stderr
+    assert "polyak_update_" in done.stdout
+    rows = json.loads(out.read_text())["results"]
+    assert len({(row["operation"], row["size"]) for row in rows}) == len(rows) > 15
+    for row in rows:
+        assert row["microseconds"].keys() >= {"iql_fast", "eager", "floor"}
+        rounds = row["rounds"]
+        rival = min(row["ratio"], key=row["ratio"].get)
+        ratios = [b / a for a, b in zip(rounds["iql_fast"], rounds[rival], strict=True)]
+        assert row["ratio"][rival] == pytest.approx(sum(ratios) / 2)  # the median of two
+        assert row["faster_rival"] == (rival if row["ratio"][rival] < 0.95 else None)
+        assert row["calls"]["iql_fast"] <= row["calls"]["eager"]
+
+
+def test_kernels_that_give_something_else_are_not_timed():
+    def case(other):
+        results = {"iql_fast": lambda: [torch.ones(3)], "eager": lambda: [torch.ones(3) + other]}
+        return kernel_cases.Case("op", 3, "3", {}, results)
+
+    kernels.check(case(1e-7))
+    with pytest.raises(AssertionError, match="op, eager"):
+        kernels.check(case(1e-3))
 
 
 @needs_engine

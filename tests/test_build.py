@@ -177,14 +177,21 @@ class Absent:
             raise ModuleNotFoundError("No module named 'iql_fast._C'", name=name)
 sys.meta_path.insert(0, Absent())
 import torch
-from iql_fast import engines, ops
+from iql_fast import engines
 assert "not built" in engines.available()["cpu"]
 name, why = engines.choose("auto")
 assert name == "reference" and "not built" in why, (name, why)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    for _ in range(2):
-        ops.awr_weights(torch.zeros(2), 3.0)
+    from iql_fast import ops
+    assert ops.awr_weights(torch.zeros(2), torch.zeros(2), 3.0).tolist() == [1, 1]
+    critics, slow = ops.EnsembleMLP(2, [3, 8, 1]), ops.EnsembleMLP(2, [3, 8, 1])
+    adam = ops.FusedAdam(critics.parameters(), targets=slow.parameters(), polyak=1.0)
+    (s,) = ops.sample_batch([torch.randn(9, 3)], 4, torch.tensor([0, 0]))
+    q = critics(s).squeeze(-1)
+    ops.twin_q_loss(q, q[0].detach(), q[0].detach(), q[0].detach(), 0.9).backward()
+    adam.step()
+    torch.testing.assert_close(slow.weights[0], critics.weights[0])
 assert len(caught) == 1 and "not built" in str(caught[0].message), caught
 """
 

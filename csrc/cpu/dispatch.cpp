@@ -19,7 +19,7 @@ IQL_DECLARE_KERNELS(portable)
 IQL_DECLARE_KERNELS(avx2)
 IQL_DECLARE_KERNELS(avx512)
 namespace avx512bf16 {
-extern const Kernels<float, Bf16> kMixed;
+extern const Kernels<float, BFloat16> kMixed;
 }
 #endif
 #undef IQL_DECLARE_KERNELS
@@ -45,8 +45,8 @@ const Kernels<double>* const* all_kernels<double>() {
 }
 
 template <>
-const Kernels<float, Bf16>* const* all_kernels<float, Bf16>() {
-  static const Kernels<float, Bf16>* const sets[] = {
+const Kernels<float, BFloat16>* const* all_kernels<float, BFloat16>() {
+  static const Kernels<float, BFloat16>* const sets[] = {
 #if defined(__x86_64__)
       &avx512bf16::kMixed,
 #endif
@@ -93,6 +93,6 @@ const Kernels<T, Operand>& kernels() {
 
 template const Kernels<float>& kernels<float>();
 template const Kernels<double>& kernels<double>();
-template const Kernels<float, Bf16>& kernels<float, Bf16>();
+template const Kernels<float, BFloat16>& kernels<float, BFloat16>();
 
 }  // namespace iql::cpu

@@ -1,36 +1,56 @@
+// Which set of elementwise loops this machine runs.
 #include "cpu/elementwise.h"
 
-#include "iql/awr.h"
-#include "iql/expectile.h"
-#include "iql/polyak.h"
+#include <cstring>
+#include <stdexcept>
+
+#include "cpu/kernels.h"
 
 namespace iql::cpu {
 
-template <class T>
-void expectile(const T* q, const T* v, T* loss, T* d_u, std::int64_t n, T tau) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    const Expectile<T> e = iql::expectile(q[i] - v[i], tau);
-    loss[i] = e.loss;
-    d_u[i] = e.d_u;
+#define IQL_DECLARE_SET(isa)                               \
+  namespace isa {                                          \
+  extern const Elementwise<float> kElementwiseFloat;       \
+  extern const Elementwise<double> kElementwiseDouble;     \
+  extern const Elementwise<BFloat16> kElementwiseBFloat16; \
   }
-}
+IQL_DECLARE_SET(portable)
+#if defined(__x86_64__)
+IQL_DECLARE_SET(avx2)
+IQL_DECLARE_SET(avx512)
+#define IQL_X86_SETS(member) &avx512::member, &avx2::member,
+#else
+#define IQL_X86_SETS(member)
+#endif
+#undef IQL_DECLARE_SET
+
+#define IQL_DEFINE_SETS(T, member)                                                        \
+  template <>                                                                             \
+  const Elementwise<T>* const* all_elementwise<T>() {                                     \
+    static const Elementwise<T>* const sets[] = {IQL_X86_SETS(member) & portable::member, \
+                                                 nullptr};                                \
+    return sets;                                                                          \
+  }                                                                                       \
+  template <>                                                                             \
+  const Elementwise<T>& elementwise<T>() {                                                \
+    static const Elementwise<T>& chosen = named<T>(kernels<float>().name);                \
+    return chosen;                                                                        \
+  }
+
+namespace {
 
 template <class T>
-void awr_weights(const T* advantage, T* weight, std::int64_t n, T beta, T clip) {
-  for (std::int64_t i = 0; i < n; ++i) weight[i] = awr_weight(advantage[i], beta, clip);
+const Elementwise<T>& named(const char* name) {
+  for (const Elementwise<T>* const* set = all_elementwise<T>(); *set != nullptr; ++set) {
+    if (std::strcmp((*set)->name, name) == 0) return **set;
+  }
+  throw std::logic_error(std::string("no elementwise loops are compiled for ") + name);
 }
 
-template <class T>
-void polyak_(T* target, const T* source, std::int64_t n, T alpha) {
-  for (std::int64_t i = 0; i < n; ++i) target[i] = polyak(target[i], source[i], alpha);
-}
+}  // namespace
 
-#define IQL_INSTANTIATE(T)                                                 \
-  template void expectile<T>(const T*, const T*, T*, T*, std::int64_t, T); \
-  template void awr_weights<T>(const T*, T*, std::int64_t, T, T);          \
-  template void polyak_<T>(T*, const T*, std::int64_t, T);
-IQL_INSTANTIATE(float)
-IQL_INSTANTIATE(double)
-#undef IQL_INSTANTIATE
+IQL_DEFINE_SETS(float, kElementwiseFloat)
+IQL_DEFINE_SETS(double, kElementwiseDouble)
+IQL_DEFINE_SETS(BFloat16, kElementwiseBFloat16)
 
 }  // namespace iql::cpu

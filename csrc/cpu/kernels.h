@@ -19,13 +19,9 @@
 #include <cstdint>
 
 #include "iql/adam.h"
+#include "iql/bfloat16.h"
 
 namespace iql::cpu {
-
-// The upper half of a float: its sign and exponent, and 7 bits of its mantissa.
-struct Bf16 {
-  std::uint16_t bits;
-};
 
 // Some rows of a panel matrix: `data` points at the first of them in panel 0.
 template <class T>

@@ -7,6 +7,6 @@
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::avx512bf16 {
-extern const Kernels<float, Bf16> kMixed;
-const Kernels<float, Bf16> kMixed = table<float, Bf16>("avx512bf16");
+extern const Kernels<float, BFloat16> kMixed;
+const Kernels<float, BFloat16> kMixed = table<float, BFloat16>("avx512bf16");
 }  // namespace iql::cpu::avx512bf16

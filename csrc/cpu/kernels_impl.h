@@ -66,7 +66,7 @@ inline T sum_lanes(Vec<T> v) {
 template <class T, class Operand>
 inline void store_operands(Vec<T> left, Vec<T> right, Operand* out) {
 #if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Operand, Bf16>) {
+  if constexpr (std::is_same_v<Operand, BFloat16>) {
     const __m512i row = (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left);
     const __m512i groups_of_four = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);
     _mm512_store_si512(out, _mm512_permutexvar_epi64(groups_of_four, row));
@@ -319,7 +319,7 @@ inline int append(Vec<T> left, Vec<T> right, int first, Operand* value, std::uin
                   int n) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
 #if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Operand, Bf16>) {
+  if constexpr (std::is_same_v<Operand, BFloat16>) {
     alignas(64) static constexpr std::uint16_t kPlaces[P] = {
         0 * P,  1 * P,  2 * P,  3 * P,  4 * P,  5 * P,  6 * P,  7 * P,  8 * P,  9 * P,  10 * P,
         11 * P, 12 * P, 13 * P, 14 * P, 15 * P, 16 * P, 17 * P, 18 * P, 19 * P, 20 * P, 21 * P,
@@ -513,11 +513,11 @@ struct FourElements {
 // gone through backwards gives the same sum whichever elements happen to be pairs, and so however
 // lines are cut into pieces.
 template <>
-struct FourElements<float, Bf16> {
+struct FourElements<float, BFloat16> {
   static constexpr bool kDescending = true;
 
   template <int NP>
-  static inline void add(const Bf16* value, const std::uint16_t* offset, Rows<const Bf16> b,
+  static inline void add(const BFloat16* value, const std::uint16_t* offset, Rows<const BFloat16> b,
                          Tile<float, NP>& sum) {
 #pragma GCC unroll 2
     for (int i = 2; i >= 0; i -= 2) {
@@ -526,7 +526,7 @@ struct FourElements<float, Bf16> {
       const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 4
       for (int p = 0; p < NP; ++p) {
-        const Bf16* panel = b.data + p * b.panel_stride;
+        const BFloat16* panel = b.data + p * b.panel_stride;
         __m512i first = _mm512_load_si512(panel + offset[i]),
                 second = _mm512_load_si512(panel + offset[i + 1]);
         asm("" : "+v"(first), "+v"(second));  // in registers: else both unpackings load them again

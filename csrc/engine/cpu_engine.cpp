@@ -868,6 +868,6 @@ std::vector<MetricSums> CpuEngine<T, Operand>::take_metrics(std::int64_t* steps)
 
 template class CpuEngine<float>;
 template class CpuEngine<double>;
-template class CpuEngine<float, cpu::Bf16>;
+template class CpuEngine<float, BFloat16>;
 
 }  // namespace iql::engine

@@ -115,14 +115,14 @@ std::size_t piece_size(const NetworkLayout& layout, int piece) {
   return count;
 }
 
-template class Buffer<cpu::Bf16>;
+template class Buffer<BFloat16>;
 template class Buffer<int>;
 template class Buffer<std::uint16_t>;
 template class Buffer<float>;
 template class Buffer<double>;
 template struct Network<float>;
 template struct Network<double>;
-template struct Network<float, cpu::Bf16>;
+template struct Network<float, BFloat16>;
 template void read_piece<float>(const NetworkLayout&, const float*, int, float*);
 template void read_piece<double>(const NetworkLayout&, const double*, int, double*);
 template void write_piece<float>(const NetworkLayout&, float*, int, const float*);

@@ -76,11 +76,11 @@ void bind_engine(py::module_& module) {
            py::arg("deterministic_policy"), py::arg("threads"));
   bind_cpu_engine<float>(module, "CpuEngineFloat");
   bind_cpu_engine<double>(module, "CpuEngineDouble");
-  bind_cpu_engine<float, cpu::Bf16>(module, "CpuEngineMixed");
+  bind_cpu_engine<float, BFloat16>(module, "CpuEngineMixed");
   module.def("cpu_kernel_set", [] { return std::string(cpu::kernels<float>().name); });
   module.def("mixed_unavailable_reason", []() -> std::string {
     try {
-      cpu::kernels<float, cpu::Bf16>();
+      cpu::kernels<float, BFloat16>();
     } catch (const std::runtime_error& error) {
       return error.what();
     }

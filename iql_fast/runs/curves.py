@@ -54,7 +54,7 @@ def _legend(axes: Axes, twin: Axes | None = None) -> None:
     )
 
 
-def _steps_axis(axes: Axes) -> None:
+def steps_axis(axes: Axes) -> None:
     """Numbers of steps as 50k and 1M, which do not run into each other."""
     from matplotlib.ticker import EngFormatter
 
@@ -119,7 +119,7 @@ def draw(
     _legend(weight_axes, share_axes)
 
     for axes in (score_axes, loss_axes, value_axes, weight_axes):
-        _steps_axis(axes)
+        steps_axis(axes)
         axes.grid(alpha=0.3)
     with written_beside(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
@@ -142,7 +142,7 @@ def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -
     for i, (label, score) in enumerate(references.items()):
         axes.axhline(score, linestyle="--", color=f"C{len(runs) + i}", label=label)
     axes.set(title="Scores, mean and range over seeds", ylabel="score")
-    _steps_axis(axes)
+    steps_axis(axes)
     axes.grid(alpha=0.3)
     _legend(axes)
     with written_beside(path) as partial:

@@ -15,7 +15,7 @@
 
 namespace {
 
-using iql::cpu::Bf16;
+using iql::BFloat16;
 using iql::cpu::Kernels;
 using iql::cpu::Lists;
 using iql::cpu::Rows;
@@ -147,8 +147,8 @@ void round(Panels<float>& matrix) {
   }
 }
 
-Buffer<Bf16> operands(const Kernels<float, Bf16>& kernels, const Panels<float>& matrix) {
-  Buffer<Bf16> rounded(matrix.data.size());
+Buffer<BFloat16> operands(const Kernels<float, BFloat16>& kernels, const Panels<float>& matrix) {
+  Buffer<BFloat16> rounded(matrix.data.size());
   kernels.operands(matrix.data.data(), static_cast<int>(matrix.data.size()) / kernels.panel,
                    rounded.data());
   return rounded;
@@ -163,7 +163,7 @@ bool near(const Buffer<float>& a, const Buffer<float>& b, float tolerance) {
 
 // The same layer with operands of bf16: as fp32 products of the rounded numbers, but for the order
 // of the sums. A NaN stays one.
-void check_mixed(const Kernels<float, Bf16>& kernels, int m, int k, int n, double density,
+void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, double density,
                  bool poison) {
   const int P = kernels.panel;
   const float tolerance = 2e-5f;  // sums of at most 290 numbers below 1
@@ -172,8 +172,8 @@ void check_mixed(const Kernels<float, Bf16>& kernels, int m, int k, int n, doubl
   weight.fill(1, 2);
   bias.fill(1, 3);
   d_out.fill(density, 4);
-  const Buffer<Bf16> weights = operands(kernels, weight), d_outs = operands(kernels, d_out);
-  ListMemory<Bf16> rows(m, pieces_of(k)), d_rows(m, pieces_of(n)), columns(in.padded, 2);
+  const Buffer<BFloat16> weights = operands(kernels, weight), d_outs = operands(kernels, d_out);
+  ListMemory<BFloat16> rows(m, pieces_of(k)), d_rows(m, pieces_of(n)), columns(in.padded, 2);
   if (poison) in.at(m / 2, k - 1) = std::numeric_limits<float>::quiet_NaN();
   const std::size_t nonzero = kernels.list_rows(in.read(0), m, k, rows.lists());
   kernels.list_rows(d_out.read(0), m, n, d_rows.lists());
@@ -184,7 +184,7 @@ void check_mixed(const Kernels<float, Bf16>& kernels, int m, int k, int n, doubl
                                   columns.lists(), piece);
   }
   CHECK(total == nonzero);
-  Buffer<Bf16> weights_t(weight_t.data.size());
+  Buffer<BFloat16> weights_t(weight_t.data.size());
   for (int p = 0; p * P < n; ++p) {
     kernels.transpose_panel(weight.data.data() + std::size_t(p) * k * P, k, p, n, weights_t.data());
   }
@@ -229,7 +229,7 @@ void check_mixed(const Kernels<float, Bf16>& kernels, int m, int k, int n, doubl
 
   // However the rows are cut into pieces, and so however elements are paired.
   if (m <= iql::cpu::kPiece) {
-    ListMemory<Bf16> whole(in.padded, 1);
+    ListMemory<BFloat16> whole(in.padded, 1);
     kernels.list_columns(in.read(0), m, k, whole.lists(), 0);
     Buffer<float> g_whole(g_dense.size());
     kernels.weight_gradient_lists(whole.lists(), bounds, k, {d_outs.data(), std::size_t(m) * P},
@@ -239,7 +239,7 @@ void check_mixed(const Kernels<float, Bf16>& kernels, int m, int k, int n, doubl
 }
 
 void check_all_mixed() {
-  const auto* const* sets = iql::cpu::all_kernels<float, Bf16>();
+  const auto* const* sets = iql::cpu::all_kernels<float, BFloat16>();
   for (; *sets != nullptr; ++sets) {
     if (!iql::cpu::can_run((*sets)->name)) {
       std::printf("this machine cannot run %s\n", (*sets)->name);

@@ -1,4 +1,4 @@
-// Adam (Kingma and Ba, 2015) with the authors' constants.
+// Adam (Kingma and Ba, 2015); the constants are the authors' where none are given.
 #pragma once
 
 #include <cmath>
@@ -19,10 +19,14 @@ struct AdamStep {
 
 // t is 1 at the first step.
 template <class T>
-IQL_HD inline AdamStep<T> adam_step(double learning_rate, double t) {
+IQL_HD inline AdamStep<T> adam_step(double learning_rate, double t, double beta1 = 0.9,
+                                    double beta2 = 0.999, double epsilon = 1e-8) {
   AdamStep<T> step;
-  step.rate = T(learning_rate / (1.0 - std::pow(0.9, t)));
-  step.inverse_root = T(1.0 / std::sqrt(1.0 - std::pow(0.999, t)));
+  step.rate = T(learning_rate / (1.0 - std::pow(beta1, t)));
+  step.inverse_root = T(1.0 / std::sqrt(1.0 - std::pow(beta2, t)));
+  step.one_minus_beta1 = T(1.0 - beta1);
+  step.one_minus_beta2 = T(1.0 - beta2);
+  step.epsilon = T(epsilon);
   return step;
 }
 

@@ -1,5 +1,5 @@
-// The authors' policy head: a diagonal Gaussian whose mean is tanh of the network's output and
-// whose log-std is a state-independent parameter, clipped to [-5, 2].
+// The diagonal Gaussian, and the authors' policy head: its mean is tanh of the network's output and
+// its log-std a state-independent parameter, clipped to [-5, 2].
 #pragma once
 
 #include <cmath>
@@ -10,6 +10,21 @@ namespace iql {
 
 constexpr double kLogStdMin = -5.0;
 constexpr double kLogStdMax = 2.0;
+
+template <class T>
+struct NormalTerm {
+  T log_prob;   // of one action component
+  T d_mean;     // d log_prob / d mean
+  T d_log_std;  // d log_prob / d log-std
+};
+
+// inverse_std = exp(-log_std)
+template <class T>
+IQL_HD inline NormalTerm<T> normal_term(T action, T mean, T log_std, T inverse_std) {
+  const T half_log_two_pi = T(0.91893853320467274178);
+  const T z = (action - mean) * inverse_std;
+  return {T(-0.5) * z * z - log_std - half_log_two_pi, z * inverse_std, z * z - T(1)};
+}
 
 template <class T>
 struct GaussianTerm {
@@ -23,14 +38,9 @@ struct GaussianTerm {
 template <class T>
 IQL_HD inline GaussianTerm<T> gaussian_term(T action, T output, T log_std, T inverse_std,
                                             bool free) {
-  const T half_log_two_pi = T(0.91893853320467274178);
   const T mean = std::tanh(output);
-  const T z = (action - mean) * inverse_std;
-  GaussianTerm<T> term;
-  term.log_prob = T(-0.5) * z * z - log_std - half_log_two_pi;
-  term.d_output = z * inverse_std * (T(1) - mean * mean);
-  term.d_log_std = free ? z * z - T(1) : T(0);
-  return term;
+  const NormalTerm<T> normal = normal_term(action, mean, log_std, inverse_std);
+  return {normal.log_prob, normal.d_mean * (T(1) - mean * mean), free ? normal.d_log_std : T(0)};
 }
 
 // The deterministic variant (a departure): minus the squared error of the mean.

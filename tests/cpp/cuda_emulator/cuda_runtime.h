@@ -4,9 +4,9 @@
 // Each CUDA thread is a fiber that runs until it waits for others: at __syncthreads, a shuffle or
 // an mma. Which fiber goes on then, and in which order blocks run, is drawn from a seeded
 // generator, so that what one thread does before a barrier and another after it can come in either
-// order. Memory starts as NaN: every byte of device and of shared memory is 0xFF. Blocks run one
-// after another; a launch is over when cudaLaunchKernelEx returns, as if each stream were in order
-// and alone.
+// order. Memory starts as NaN: every byte of device and of dynamic shared memory is 0xFF (a
+// __shared__ array keeps what the block before left). Blocks run one after another; a launch is
+// over when cudaLaunchKernelEx returns, as if each stream were in order and alone.
 //
 // What it finds: a missing barrier, a read of memory that nobody wrote, a barrier that not all
 // threads reach, a warp function that not all lanes call, too much shared memory, a call that may
@@ -30,6 +30,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __restrict__
+#define __shared__ static
 
 struct dim3 {
   unsigned x, y, z;

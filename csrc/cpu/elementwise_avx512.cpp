@@ -1,0 +1,2 @@
+#define IQL_ISA avx512
+#include "cpu/elementwise_impl.h"

@@ -1,0 +1,2 @@
+#define IQL_ISA portable
+#include "cpu/elementwise_impl.h"

@@ -1,0 +1,1 @@
+"""The paper's own experiments: ``python -m iql_fast.experiments``."""

@@ -1,0 +1,65 @@
+"""Where an experiment's picture, numbers and table go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from iql_fast.errors import UserError
+from iql_fast.files import written_beside
+from iql_fast.runs.folder import write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Output:
+    """The files ``NAME.png`` and ``NAME.json`` of an experiment in a folder.
+
+    Raises:
+        UserError: the folder cannot be written; before any work has been done.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        self.picture = folder / f"{name}.png"
+        self.numbers = folder / f"{name}.json"
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file. Name another folder with --out.")
+        with written_beside(folder / ".probe") as partial:
+            partial.touch()
+        (folder / ".probe").unlink()
+
+    def write(self, figure: Figure, numbers: dict[str, Any]) -> None:
+        """Write both files and print where they are, the picture last."""
+        write_json(self.numbers, numbers)
+        save(figure, self.picture)
+        print(self.numbers)
+        print(self.picture)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture as PNG."""
+    with written_beside(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure whose parts make room for each other, sizes in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The first column to the left, the others to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,173 @@
+"""Table 1: what it says, and that an interrupted one is finished by the same command."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from iql_fast import config, ensure, published, table, tasks
+from iql_fast.config import TrainConfig
+from iql_fast.data import resolve
+from iql_fast.errors import UserError
+from iql_fast.experiments import table1
+from iql_fast.runs import checkpoint
+from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.table import read_rows
+
+from .conftest import d4rl_columns, write_hdf5
+
+SMALL = ("--eval-episodes", 1, "--eval-workers", 1, "--threads", 1, "--offline")
+
+
+@pytest.fixture
+def cached():
+    """hopper-medium as D4RL's own file, halfcheetah-medium as regenerated, both tiny."""
+    hopper = resolve.downloaded_path(tasks.get("hopper-medium-v2"))
+    cheetah = resolve.regenerated_path(tasks.get("halfcheetah-medium-v2"), 0)
+    for path, sizes in ((hopper, (11, 3)), (cheetah, (17, 6))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_hdf5(path, d4rl_columns(400, *sizes))
+
+
+def test_two_tasks_make_a_table(cached, command, tmp_path):
+    asked = ("--tasks", "halfcheetah-medium-v2", "hopper-medium-v2", "--seeds", 2, "--steps", 30)
+    result = command("table", *asked, *SMALL, "--out", "here")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "here/table.png"
+    here = tmp_path / "here"
+    assert (here / "table.png").read_bytes().startswith(b"\x89PNG")
+    text = (here / "table.md").read_text()
+    assert text.strip() in result.stdout
+    assert "| halfcheetah-medium-v2 (regenerated) |" in text
+    assert "| hopper-medium-v2 |" in text
+    assert "| total of 2 (regenerated) |" in text
+    assert "| antmaze-large-play-v0 | - | 0.0 |" in text  # not trained, published all the same
+
+    summaries = {
+        name: json.loads((here / name / "summary.json").read_text()) for name in asked[1:3]
+    }
+    final = {
+        name: list(summary["scores"]["final"]["per_seed"].values())
+        for name, summary in summaries.items()
+    }
+    lines = {row["task"]: row for row in csv.DictReader((here / "table.csv").open())}
+    assert list(lines) == [
+        "halfcheetah-medium-v2 (regenerated)", "hopper-medium-v2", "total of 2 (regenerated)"
+    ]  # fmt: skip
+    for label, name in zip(lines, asked[1:3], strict=False):
+        assert float(lines[label]["mean"]) == pytest.approx(np.mean(final[name]), abs=1e-3)
+        assert float(lines[label]["std"]) == pytest.approx(np.std(final[name]), abs=1e-3)
+        paper = published.table1()[name]
+        assert float(lines[label]["IQL (paper)"]) == paper["IQL"]
+        assert float(lines[label]["BC (paper)"]) == paper["BC"]
+    both = np.sum(list(final.values()), axis=0)
+    assert float(lines["total of 2 (regenerated)"]["std"]) == pytest.approx(both.std(), abs=1e-3)
+    assert [row["regenerated"] for row in lines.values()] == ["1", "0", "1"]
+
+    # Again: nothing is trained, nothing changes.
+    before = (here / "hopper-medium-v2" / "summary.json").stat().st_mtime_ns
+    again = command("table", *asked, *SMALL, "--out", "here")
+    assert again.returncode == 0
+    assert "steps/s" not in again.stdout
+    assert (here / "hopper-medium-v2" / "summary.json").stat().st_mtime_ns == before
+    # Other settings do not pass for these.
+    other = command("table", *asked[:-1], 31, *SMALL, "--out", "here")
+    assert other.returncode == 2
+    assert "holds a run with other options" in " ".join(other.stderr.split())
+
+
+def test_a_killed_table_is_finished_by_the_same_command(cached, tmp_path):
+    asked = [
+        *("--tasks", "hopper-medium-v2", "halfcheetah-medium-v2", "--seeds", 1, "--steps", 250),
+        *("--log-interval", 50, "--checkpoint-interval", 50, "--eval-interval", 100, *SMALL),
+    ]
+    cut = tmp_path / "cut"
+    started = [sys.executable, "-m", "iql_fast.table", *map(str, asked), "--out", str(cut)]
+    for name, past in (("hopper-medium-v2", 50), ("halfcheetah-medium-v2", 100)):
+        process = subprocess.Popen(started, stdout=subprocess.DEVNULL, cwd=tmp_path)
+        while past not in checkpoint.steps(cut / name / "checkpoint"):
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (cut / name / "summary.json").exists()
+    assert subprocess.run(started, cwd=tmp_path, stdout=subprocess.DEVNULL).returncode == 0
+    table.main([*map(str, asked), "--out", str(tmp_path / "whole")])
+    for name in ("hopper-medium-v2", "halfcheetah-medium-v2"):
+        scores = [read_rows(tmp_path / run / name / "scores.csv") for run in ("cut", "whole")]
+        assert scores[0] == scores[1]
+    lines = [
+        [line[:3] for line in csv.reader((tmp_path / run / "table.csv").open())]
+        for run in ("cut", "whole")
+    ]
+    assert lines[0] == lines[1]
+
+
+def options(**changes):
+    asked = TrainConfig(task="hopper-medium-v2", steps=20, offline=True, threads=1)
+    return config.completed(replace(asked, **changes))
+
+
+def test_a_run_is_begun_continued_or_found(cached, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    quick = replace(options().evaluation, eval_episodes=0)
+    wanted = options(evaluation=quick)
+    assert ensure.check(wanted, path) == "missing"
+    path.mkdir()
+    (path / ".config.json.123.partial").write_text("{")  # killed while it was written
+    assert ensure.check(wanted, path) == "missing"
+    assert ensure.finished(wanted, path)["steps"] == 20
+    assert ensure.check(wanted, path) == "finished"
+    RunFolder(path).summary.unlink()
+    assert ensure.check(wanted, path) == "begun"
+    assert ensure.finished(wanted, path)["steps"] == 20
+    with pytest.raises(UserError, match=r"other options.*--seeds 2 \(the run has 1\)"):
+        ensure.check(options(evaluation=quick, seeds=2), path)
+    # What does not change the result may differ.
+    assert ensure.check(options(evaluation=quick, threads=2), path) == "finished"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not the folder of a run"):
+        ensure.check(wanted, tmp_path / "other")
+    assert (tmp_path / "other" / "thesis.tex").exists()
+
+
+def test_the_whole_of_locomotion_has_the_papers_total():
+    names = table.scorable()
+    assert len(names) == 9
+    rows = [
+        table1.Row(name, name, (float(i), float(i + 1)), (1.0, 0.5), table1.published_for(name))
+        for i, name in enumerate(names)
+    ]
+    whole = table1.total(rows)
+    assert whole.label == "locomotion-v2 total"
+    assert (whole.mean, whole.std) == (pytest.approx(36 + 4.5), pytest.approx(4.5))
+    assert whole.published["IQL (paper)"] == pytest.approx(692.4)
+    assert "IQL (JAX-CORL)" not in whole.published  # it reports only some of the tasks
+    lines = table1.markdown(rows, "title", "note").splitlines()
+    assert sum("locomotion-v2 total" in line for line in lines) == 1
+    assert lines[-1].startswith("| minutes a task, all seeds (training alone) | 1.5 (1.0) | 10 |")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "hoper-medium-v2"], "nearest names: hopper-medium-v2"),
+        (["--tasks", "antmaze-umaze-v0"], "antmaze-umaze-v0 cannot be scored here"),
+        (["--steps", 0], "--steps is 0"),
+        (["--eval-episodes", 0], "--eval-episodes is 0"),
+        (["--engine", "cuda"], "cannot be used here"),
+        (["--out", "/proc/here"], "/proc/here"),
+    ],
+)
+def test_bad_input_is_a_paragraph_and_status_2(command, arguments, message):
+    result = command("table", *arguments)
+    assert result.returncode == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
