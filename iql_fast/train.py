@@ -65,31 +65,35 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
     else:  # another engine rounds differently: the run would not end where it was to end
         engine_name, _ = engines.choose(resumed.read_config()["engine"], options.precision)
         why = "the run began with it"
-    path = resumed.path if resumed else options.out or _default_folder(options.task)
-    if resumed is None:
-        folder.check(path, options.overwrite, 1 << 20)  # before minutes go into the data
-    loaded = data.load(
-        options.task,
-        dataset=options.dataset,
-        offline=options.offline,
-        seed=options.data_seed,
-    )
-    transitions, scaling = loaded.transitions, None
-    if options.departures.normalize_obs:
-        transitions, scaling = _normalised(transitions)
-    engine = engines.create(
-        engine_name,
-        options.network(transitions.obs_dim, transitions.act_dim),
-        options.hyperparameters(),
-        transitions,
-        options.seed_list,
-        precision=options.precision,
-        threads=options.threads,
-    )
-    console.print(f"task    {loaded.title}: {len(transitions):,} transitions ({loaded.source})")
-    console.print(f"engine  {engine_name} ({why})")
-
     with ExitStack() as stack:
+        path = resumed.path if resumed else options.out or _default_folder(options.task)
+        # Before minutes go into the data.
+        if resumed is None:
+            folder.check(path, options.overwrite, 1 << 20)
+        new = not path.is_dir()
+        if not new:
+            stack.enter_context(folder.lock(path))
+        loaded = data.load(
+            options.task,
+            dataset=options.dataset,
+            offline=options.offline,
+            seed=options.data_seed,
+        )
+        transitions, scaling = loaded.transitions, None
+        if options.departures.normalize_obs:
+            transitions, scaling = _normalised(transitions)
+        engine = engines.create(
+            engine_name,
+            options.network(transitions.obs_dim, transitions.act_dim),
+            options.hyperparameters(),
+            transitions,
+            options.seed_list,
+            precision=options.precision,
+            threads=options.threads,
+        )
+        console.print(f"task    {loaded.title}: {len(transitions):,} transitions ({loaded.source})")
+        console.print(f"engine  {engine_name} ({why})")
+
         # What can fail comes before the folder is touched.
         evaluator = None
         if options.evaluation.eval_episodes:
@@ -99,6 +103,8 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         if resumed is None:
             state_bytes = sum(t.numel() * t.element_size() for t in engine.state_dict().values())
             run_folder = folder.create(path, options.overwrite, needed_bytes(state_bytes, options))
+            if new:
+                stack.enter_context(folder.lock(path))
             record = {
                 "options": config.flat(options),
                 "engine": engine_name,

@@ -253,29 +253,45 @@ def test_ctrl_c_in_an_evaluation_loses_no_interval(finished, tmp_path):
 
 def test_ctrl_c_is_answered_and_resumed(finished, tmp_path):
     run, dataset, _ = finished
-    cut = tmp_path / "cut"
-    arguments = ["--dataset", dataset, "--out", cut, "--steps", 425, "--seeds", 2]
-    command = [sys.executable, "-m", "iql_fast.train", *SMALL, *map(str, arguments)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=answer_ctrl_c,
-    )
-    while not (cut / "metrics.csv").exists() or len(read_rows(cut / "metrics.csv")) < 2:
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
-    if process.returncode == 0:
-        pytest.skip("the run ended before the signal arrived")
+    for attempt in range(5):  # until the signal comes before the run's end
+        cut = tmp_path / str(attempt)
+        arguments = ["--dataset", dataset, "--out", cut, "--steps", 425, "--seeds", 2]
+        command = [sys.executable, "-m", "iql_fast.train", *SMALL, *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=answer_ctrl_c,
+        )
+        while not (cut / "metrics.csv").exists() or len(read_rows(cut / "metrics.csv")) < 2:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+        if process.returncode != 0:
+            break
     assert process.returncode == 130, errors
     assert "--resume" in output
     again = [sys.executable, "-m", "iql_fast.train", "--resume", str(cut)]
     assert subprocess.run(again, capture_output=True).returncode == 0
     assert rows_without_time(cut / "metrics.csv") == rows_without_time(run / "metrics.csv")
     assert same_state(cut, run)
+
+
+@pytest.mark.parametrize("how", [["--overwrite", "--out"], ["--resume"]])
+def test_a_folder_that_another_process_trains_in_is_left_alone(finished, command, tmp_path, how):
+    run, dataset, _ = finished
+    shutil.copytree(run, tmp_path / "busy")
+    before = {path: path.read_bytes() for path in (tmp_path / "busy").rglob("*") if path.is_file()}
+    asked = [] if "--resume" in how else [*SMALL, "--dataset", dataset, "--steps", 425]
+    with folder.lock(tmp_path / "busy"):
+        result = command("train", *asked, *how, "busy")
+    assert result.returncode == 2
+    assert "Another process is training in busy" in " ".join(result.stderr.split())
+    assert {p: p.read_bytes() for p in (tmp_path / "busy").rglob("*") if p.is_file()} == before
+    result = command("train", *asked, *how, "busy")  # free again
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +96,29 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write an object so that nobody ever sees half of it."""
     with written_beside(path) as partial:
         partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """The folder for this process alone, until the block is left or the process ends, however it
+    ends.
+
+    Raises:
+        UserError: another process trains in it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # some network file systems have no locks: then nobody has one
+            if error.errno == errno.EWOULDBLOCK:
+                raise UserError(
+                    f"Another process is training in {path}. Wait for it or stop it, or name "
+                    "another folder with --out."
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def check(path: Path, overwrite: bool, needed_bytes: int) -> None:
