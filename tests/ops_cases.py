@@ -158,4 +158,5 @@ LOSSES = [
 EVERY_LOSS = pytest.mark.parametrize("case", LOSSES, ids=lambda case: case.name)
 REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 DTYPES = pytest.mark.parametrize("dtype", list(EPSILON), ids=str)
-LAYOUTS = pytest.mark.parametrize("layout", ["contiguous", "strided", "transposed"])
+LAYOUT_NAMES = ("contiguous", "strided", "transposed")
+LAYOUTS = pytest.mark.parametrize("layout", LAYOUT_NAMES)

@@ -51,6 +51,22 @@ def test_a_compiler_that_does_not_work_is_passed_over_with_the_reason(
     assert "false cannot build" in reason
 
 
+def test_a_compiler_too_old_for_the_kernels_is_named(
+    native_build: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native_build, "core_kinds", lambda: ["core", "core-x86"])
+    old = tmp_path / "old-c++"
+    old.write_text(
+        '#!/bin/sh\nfor flag in "$@"; do case $flag in -mavx512bf16)\n'
+        'echo "error: unrecognized option $flag" >&2; exit 1;; esac; done\n'
+    )
+    old.chmod(0o755)
+    monkeypatch.setenv("CXX", str(old))
+    compiler, reason = native_build.find_compiler()
+    assert compiler is None
+    assert reason.endswith("unrecognized option -mavx512bf16")
+
+
 def fake_toolkit(folder: Path) -> Path:
     """A toolkit and, apart from it, an nvcc that is a wrapper script."""
     (folder / "toolkit" / "lib64").mkdir(parents=True)

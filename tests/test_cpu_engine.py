@@ -6,7 +6,6 @@ import torch
 
 from iql_fast import extension
 from iql_fast.engines import Batch, Hyperparameters, NetworkSpec, create
-from iql_fast.errors import NonFiniteLoss
 
 from .conftest import random_transitions
 
@@ -116,33 +115,6 @@ def test_results_do_not_depend_on_threads_or_on_the_seeds_beside(seeds):
             assert torch.equal(tensor[-1], alone.state_dict()[key][0]), key
 
 
-def test_runs_do_not_depend_on_how_they_are_divided_or_resumed():
-    data = random_transitions()
-    network, hyper = NetworkSpec(11, 3, (32, 32)), Hyperparameters(batch_size=32, actor_dropout=0.1)
-    whole = create("cpu", network, hyper, data, [1, 2])
-    whole.run(50)
-    first = create("cpu", network, hyper, data, [1, 2])
-    first.run(13)
-    second = create("cpu", network, hyper, data, [1, 2])
-    second.load_state_dict(first.state_dict())
-    second.run(37)
-    assert second.step == 50
-    for key, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[key]), key
-
-
-def test_step_on_equals_run_on_the_same_batch():
-    data = random_transitions()
-    network, hyper = NetworkSpec(11, 3, (32, 32)), Hyperparameters(batch_size=33)
-    drawn = create("cpu", network, hyper, data, [1, 2])
-    given = create("cpu", network, hyper, data, [1, 2])
-    for step in range(3):
-        given.step_on(given.batch_at(step))
-    drawn.run(3)
-    for key, tensor in drawn.state_dict().items():
-        assert torch.equal(tensor, given.state_dict()[key]), key
-
-
 @pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512"])
 def test_every_kernel_set_that_runs_here(kernels, monkeypatch):
     if kernels not in extension.load().cpu_kernel_sets():
@@ -156,44 +128,6 @@ def test_every_kernel_set_that_runs_here(kernels, monkeypatch):
     engine.run(10)
     reference.run(10)
     assert largest_difference(engine.state_dict(), reference.state_dict())[0] < 1e-12
-
-
-def test_a_state_survives_the_packed_layout():
-    network = NetworkSpec(5, 2, (19, 33), critics=3)
-    engine = create("cpu", network, Hyperparameters(), random_transitions(50, 5, 2), [0, 1])
-    state = {
-        key: torch.randn(tensor.shape) if key != "step" else torch.tensor(7)
-        for key, tensor in engine.state_dict().items()
-    }
-    engine.load_state_dict(state)
-    for key, tensor in engine.state_dict().items():
-        assert torch.equal(tensor, state[key]), key
-
-
-@pytest.mark.parametrize("name", ["reference", "cpu"])
-@pytest.mark.parametrize(
-    ("column", "network"), [("rewards", "critic"), ("observations", "value"), ("actions", "value")]
-)
-def test_a_loss_that_is_not_finite_is_named(name, column, network):
-    data = random_transitions(40)
-    getattr(data, column)[:] = np.nan if column != "rewards" else np.inf
-    engine = create(name, NetworkSpec(11, 3, (16,)), Hyperparameters(batch_size=8), data, [3, 4])
-    with pytest.raises(NonFiniteLoss) as caught:
-        engine.run(10)
-    assert (caught.value.step, caught.value.seed, caught.value.network) == (1, 3, network)
-    assert "reward max" in caught.value.statistics
-
-
-def test_the_policy_is_the_actors_mean():
-    data = random_transitions()
-    engine = create("cpu", NetworkSpec(11, 3, (32, 32)), Hyperparameters(), data, [0, 1])
-    engine.run(3)
-    state = engine.state_dict()
-    x = torch.from_numpy(data.observations[:6])
-    for i in range(3):
-        x = x @ state[f"actor.layers.{i}.weight"][1].T + state[f"actor.layers.{i}.bias"][1]
-        x = torch.relu(x) if i < 2 else torch.tanh(x)
-    np.testing.assert_allclose(engine.policy(1).mean_action(data.observations[:6]), x, atol=1e-5)
 
 
 def test_wrong_shapes_are_refused():

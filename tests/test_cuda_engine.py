@@ -15,7 +15,7 @@ import torch
 
 from iql_fast import engines, extension
 from iql_fast.engines import Hyperparameters, NetworkSpec, Precision, create, cuda
-from iql_fast.errors import NonFiniteLoss, UserError
+from iql_fast.errors import UserError
 
 from .conftest import random_transitions
 
@@ -128,49 +128,6 @@ def test_many_seeds_equal_each_seed_alone_bit_for_bit(precision: Precision) -> N
         alone.run(60)
         for key, tensor in alone.state_dict().items():
             assert key == "step" or torch.equal(tensor[0], state[key][seed]), key
-
-
-@on_device
-def test_a_resumed_run_ends_where_it_would_have() -> None:
-    data, network = random_transitions(), NetworkSpec(11, 3, (32, 32))
-    hyper = Hyperparameters(batch_size=32, actor_dropout=0.1)
-    whole = create("cuda", network, hyper, data, [1, 2])
-    whole.run(50)
-    first = create("cuda", network, hyper, data, [1, 2])
-    first.run(13)
-    second = create("cuda", network, hyper, data, [1, 2])
-    second.load_state_dict(first.state_dict())
-    second.run(37)
-    assert second.step == 50
-    for key, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, second.state_dict()[key]), key
-
-
-@on_device
-def test_step_on_equals_run_on_the_same_batch() -> None:
-    data, network = random_transitions(), NetworkSpec(11, 3, (32, 32))
-    drawn = create("cuda", network, Hyperparameters(batch_size=33), data, [1, 2])
-    given = create("cuda", network, Hyperparameters(batch_size=33), data, [1, 2])
-    assert isinstance(given, cuda.CudaEngine)
-    for step in range(3):
-        given.step_on(given.batch_at(step))
-    drawn.run(3)
-    for key, tensor in drawn.state_dict().items():
-        assert torch.equal(tensor, given.state_dict()[key]), key
-
-
-@on_device
-@pytest.mark.parametrize(
-    ("column", "network"), [("rewards", "critic"), ("observations", "value"), ("actions", "value")]
-)
-def test_a_loss_that_is_not_finite_is_named(column: str, network: str) -> None:
-    data = random_transitions(40)
-    getattr(data, column)[:] = np.nan if column != "rewards" else np.inf
-    engine = create("cuda", NetworkSpec(11, 3, (16,)), Hyperparameters(batch_size=8), data, [3, 4])
-    with pytest.raises(NonFiniteLoss) as caught:
-        engine.run(10_000)
-    assert (caught.value.step, caught.value.seed, caught.value.network) == (1, 3, network)
-    assert "reward max" in caught.value.statistics
 
 
 @on_device
