@@ -61,12 +61,14 @@ def core_kinds() -> list[str]:
 
 
 def find_compiler() -> tuple[str | None, str]:
-    """(a C++ compiler that can build a Python extension, or None; why not).
+    """(a C++ compiler that can build a Python extension and knows the flags of csrc/sources.txt, or
+    None; why not).
 
     CXX names the only candidate where it is set.
     """
     program = b"#include <Python.h>\n#include <vector>\nstd::vector<int> v(3);\n"
     flags = ["-x", "c++", "-std=c++17", "-fPIC", "-shared"]
+    flags += sorted({flag for source in sources(*core_kinds()) for flag in source.flags})
     flags.append("-I" + sysconfig.get_path("include"))
     reason = ""
     named = os.environ.get("CXX", "").strip()

@@ -112,6 +112,20 @@ Tensor loss_like(const Tensor& terms, std::int64_t reduction) {
   return reduction == kNone ? dense_like(terms) : at::empty({}, terms.options());
 }
 
+// A loss on the CPU. terms(T{}, loss, rows) writes the terms of some rows to `loss`, unless that is
+// null, and returns their sum; `weight` as in sum_over.
+template <class Terms>
+Tensor cpu_loss(const Tensor& like, std::int64_t reduction, std::int64_t weight,
+                const Terms& terms) {
+  const Tensor each = reduction == kNone ? dense_like(like) : Tensor();
+  const double sum = with_type(like, [&](auto type) {
+    using T = decltype(type);
+    T* loss = each.defined() ? written<T>(each) : nullptr;
+    return sum_over(like.numel(), weight, [&](cpu::Range rows) { return terms(type, loss, rows); });
+  });
+  return each.defined() ? each : scalar_loss(sum, like.numel(), reduction, like);
+}
+
 void check_d_loss(const Tensor& d_loss, const Tensor& terms, std::int64_t reduction,
                   const char* op) {
   check_reduction(reduction, op);
@@ -137,16 +151,10 @@ Tensor expectile_loss_cpu(TensorList qs, const Tensor& v, double tau, std::int64
   check_expectile(qs, v, reduction);
   const DenseList q(qs);
   const Tensor value = v.contiguous();
-  const std::int64_t n = v.numel();
-  Tensor each = reduction == kNone ? dense_like(v) : Tensor();
-  const double sum = with_type(v, [&](auto type) {
+  return cpu_loss(v, reduction, 1, [&](auto type, auto* loss, cpu::Range range) {
     using T = decltype(type);
-    T* loss = each.defined() ? written<T>(each) : nullptr;
-    return sum_over(n, 1, [&](cpu::Range range) {
-      return cpu::elementwise<T>().expectile(q.critics<T>(), read<T>(value), tau, loss, range);
-    });
+    return cpu::elementwise<T>().expectile(q.critics<T>(), read<T>(value), tau, loss, range);
   });
-  return each.defined() ? each : scalar_loss(sum, n, reduction, v);
 }
 
 Tensor expectile_loss_backward_cpu(const Tensor& d_loss, TensorList qs, const Tensor& v, double tau,
@@ -327,17 +335,11 @@ Tensor awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& log_prob, doub
   check_like(log_prob, v, "awr_loss");
   const DenseList q(qs);
   const Tensor value = v.contiguous(), fit = log_prob.contiguous();
-  const std::int64_t n = v.numel();
-  Tensor each = reduction == kNone ? dense_like(v) : Tensor();
-  const double sum = with_type(v, [&](auto type) {
+  return cpu_loss(v, reduction, 1, [&](auto type, auto* loss, cpu::Range range) {
     using T = decltype(type);
-    T* loss = each.defined() ? written<T>(each) : nullptr;
-    return sum_over(n, 1, [&](cpu::Range range) {
-      return cpu::elementwise<T>().awr(q.critics<T>(), read<T>(value), read<T>(fit), beta, clip,
-                                       loss, range);
-    });
+    return cpu::elementwise<T>().awr(q.critics<T>(), read<T>(value), read<T>(fit), beta, clip, loss,
+                                     range);
   });
-  return each.defined() ? each : scalar_loss(sum, n, reduction, v);
 }
 
 Tensor awr_loss_backward_cpu(const Tensor& d_loss, TensorList qs, const Tensor& v, double beta,
@@ -500,17 +502,11 @@ Tensor gaussian_awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& mean,
   const DenseList q(qs);
   const DenseGaussian policy(mean, log_std, action);
   const Tensor value = v.contiguous();
-  const std::int64_t n = v.numel();
-  Tensor each = reduction == kNone ? dense_like(v) : Tensor();
-  const double sum = with_type(v, [&](auto type) {
+  return cpu_loss(v, reduction, mean.size(-1), [&](auto type, auto* loss, cpu::Range rows) {
     using T = decltype(type);
-    T* loss = each.defined() ? written<T>(each) : nullptr;
-    return sum_over(n, mean.size(-1), [&](cpu::Range rows) {
-      return cpu::elementwise<T>().gaussian_awr(q.critics<T>(), read<T>(value), policy.view<T>(),
-                                                beta, clip, loss, rows);
-    });
+    return cpu::elementwise<T>().gaussian_awr(q.critics<T>(), read<T>(value), policy.view<T>(),
+                                              beta, clip, loss, rows);
   });
-  return each.defined() ? each : scalar_loss(sum, n, reduction, v);
 }
 
 Pair gaussian_awr_loss_backward_cpu(const Tensor& d_loss, TensorList qs, const Tensor& v,
