@@ -455,6 +455,21 @@ std::size_t list_columns(Rows<const T> in, int m, int k, Lists<Operand> lists, i
   return total;
 }
 
+// Four offsets in one load: loads are what limits a product with lists.
+inline std::uint64_t four_offsets(const std::uint16_t* offset) {
+  std::uint64_t four;
+  std::memcpy(&four, offset, sizeof four);
+  return four;
+}
+
+// The i-th of them. Which end it starts from is the machine's own affair.
+inline std::size_t offset_at(std::uint64_t four, int i) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  i = 3 - i;
+#endif
+  return four >> 16 * i & 0xffff;
+}
+
 // sum += what four elements of a list select of NP panels b, the elements one after the other.
 template <class T, class Operand>
 struct FourElements {
@@ -471,15 +486,15 @@ struct FourElements {
       }
     };
     const Lanes x = lanes(value);
-    add_row(element<0>(x), offset[0]);
-    add_row(element<1>(x), offset[1]);
-    add_row(element<2>(x), offset[2]);
-    add_row(element<3>(x), offset[3]);
+    const std::uint64_t where = four_offsets(offset);
+    add_row(element<0>(x), offset_at(where, 0));
+    add_row(element<1>(x), offset_at(where, 1));
+    add_row(element<2>(x), offset_at(where, 2));
+    add_row(element<3>(x), offset_at(where, 3));
   }
 
  private:
 #if defined(__AVX512F__)
-  // One load instead of four: loads are what limits a product with lists.
   using Lanes = Vec<T>;
   static inline Lanes lanes(const T* value) {
     if constexpr (sizeof(T) == 4) {
@@ -519,6 +534,7 @@ struct FourElements<float, BFloat16> {
   template <int NP>
   static inline void add(const BFloat16* value, const std::uint16_t* offset, Rows<const BFloat16> b,
                          Tile<float, NP>& sum) {
+    const std::uint64_t where = four_offsets(offset);
 #pragma GCC unroll 2
     for (int i = 2; i >= 0; i -= 2) {
       std::int32_t pair;
@@ -527,8 +543,8 @@ struct FourElements<float, BFloat16> {
 #pragma GCC unroll 4
       for (int p = 0; p < NP; ++p) {
         const BFloat16* panel = b.data + p * b.panel_stride;
-        __m512i first = _mm512_load_si512(panel + offset[i]),
-                second = _mm512_load_si512(panel + offset[i + 1]);
+        __m512i first = _mm512_load_si512(panel + offset_at(where, i)),
+                second = _mm512_load_si512(panel + offset_at(where, i + 1));
         asm("" : "+v"(first), "+v"(second));  // in registers: else both unpackings load them again
         sum.left[p] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum.left[p], x,
                                                    (__m512bh)_mm512_unpacklo_epi16(first, second));
@@ -582,65 +598,126 @@ inline void multiply_lines(Lists<Operand> a, int piece, int line, Rows<const Ope
   }
 }
 
+// The rows that the next pass over the lines will read, brought near by and by with each line of
+// this pass: lists touch them in an order that no processor foresees.
+template <class T, class Operand>
+class Ahead {
+ public:
+  Ahead(Rows<const Operand> rows, int panels, int fetches)
+      : rows_(rows), panels_(panels), step_((kEnd / kLine + fetches - 1) / fetches * kLine) {}
+
+  inline void fetch() {
+    const int stop = at_ + step_ < kEnd ? at_ + step_ : kEnd;
+    for (; at_ < stop; at_ += kLine) {
+      for (int p = 0; p < panels_; ++p) {
+        __builtin_prefetch(rows_.data + p * rows_.panel_stride + at_);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kLine = 64 / sizeof(Operand);       // a cache line
+  static constexpr int kEnd = kPiece * Vector<T>::kPanel;  // of a panel's rows
+  Rows<const Operand> rows_;
+  int panels_, step_, at_ = 0;
+};
+
+// Whether lists were made just before they are used, or so long before that they have left the
+// cache.
+enum class Made { kNow, kBefore };
+
+// Always inlined: GCC takes a call of a function that only prefetches for one without effect, and
+// drops it.
+template <class Operand>
+__attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int piece, int line,
+                                                       int count) {
+  constexpr int kLine = 64 / sizeof(Operand), kUsual = kPiece / 2;  // a half is not zero
+  for (int l = line; l < line + count; ++l) {
+    const std::size_t list = (std::size_t(l) * a.pieces + piece) * kListCapacity;
+    for (int i = 0; i < kUsual; i += kLine) __builtin_prefetch(a.value + list + i);
+    for (int i = 0; i < kUsual; i += 32) __builtin_prefetch(a.offset + list + i);
+  }
+}
+
 // out [m lines, NP panels] += lists * b, over one piece; out is taken as zero where `first`. Then
 // finish(line, panel, left, right) of every vector of the result stores it.
-template <class T, int NP, class Operand, class Finish>
-inline void multiply_piece(Lists<Operand> a, int piece, int m, Rows<const Operand> b, bool first,
-                           Rows<T> out, const Finish& finish) {
+template <class T, int NP, Made kMade, class Operand, class Finish>
+inline void multiply_piece(Lists<Operand> a, int piece, int m, Rows<const Operand> b,
+                           Ahead<T, Operand> ahead, bool first, Rows<T> out, const Finish& finish) {
   constexpr int N = IQL_LIST_LINES;
   int line = 0;
   for (; line + N <= m; line += N) {
+    ahead.fetch();
+    if (kMade == Made::kBefore && line + 2 * N <= m) fetch_lists(a, piece, line + N, N);
     multiply_lines<T, NP, N>(a, piece, line, b, first, out, finish);
   }
   for (; line < m; ++line) multiply_lines<T, NP, 1>(a, piece, line, b, first, out, finish);
 }
 
-// out = finish(lists * b), n columns; b [k, n] in panels.
-template <class T, class Operand, class Finish>
-inline void multiply_lists(Lists<Operand> a, int m, int k, const Operand* b, int n, Rows<T> out,
+// out [m lines, `count` panels] = finish(lists * b). Piece p of the lists meets the rows of b from
+// first_row(p) on.
+template <class T, Made kMade, class Operand, class FirstRow, class Finish>
+inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
+                           const FirstRow& first_row, int count, Rows<T> out,
                            const Finish& finish) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, NP = IQL_LIST_PANELS;
-  const std::size_t b_stride = std::size_t(k) * P;
-  const auto group = [&](auto count, int p) {
+  const auto piece_at = [&](int i) {
+    return FourElements<T, Operand>::kDescending ? a.pieces - 1 - i : i;
+  };
+  const auto rows = [&](int p, int piece) {
+    return Rows<const Operand>{b.data + p * b.panel_stride + std::size_t(first_row(piece)) * P,
+                               b.panel_stride};
+  };
+  const auto group = [&](auto panels_at_once, int p) {
+    constexpr int N = decltype(panels_at_once)::value;
+    const int left = count - (p + N);  // panels
     const Rows<T> to{out.data + p * out.panel_stride, out.panel_stride};
-    for (int done = 0; done < a.pieces; ++done) {
-      const int piece = FourElements<T, Operand>::kDescending ? a.pieces - 1 - done : done;
-      const Rows<const Operand> rows{b + p * b_stride + std::size_t(piece) * kPiece * P, b_stride};
-      constexpr int N = decltype(count)::value;
-      if (done + 1 < a.pieces) {
-        multiply_piece<T, N>(a, piece, m, rows, done == 0, to,
-                             [&](int line, int q, Vec<T> left, Vec<T> right) {
-                               T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
-                               store(at, left);
-                               store(at + W, right);
-                             });
+    const int fetches = (m + IQL_LIST_LINES - 1) / IQL_LIST_LINES;
+    for (int i = 0; i < a.pieces; ++i) {
+      const int piece = piece_at(i);
+      if (i + 1 < a.pieces) {
+        multiply_piece<T, N, kMade>(a, piece, m, rows(p, piece),
+                                    {rows(p, piece_at(i + 1)), N, fetches}, i == 0, to,
+                                    [&](int line, int q, Vec<T> left, Vec<T> right) {
+                                      T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
+                                      store(at, left);
+                                      store(at + W, right);
+                                    });
       } else {
-        multiply_piece<T, N>(
-            a, piece, m, rows, done == 0, to,
-            [&](int line, int q, Vec<T> left, Vec<T> right) { finish(line, p + q, left, right); });
+        multiply_piece<T, N, kMade>(a, piece, m, rows(p, piece),
+                                    {left > 0 ? rows(p + N, piece_at(0)) : Rows<const Operand>{},
+                                     left < N ? left : N, fetches},
+                                    i == 0, to, [&](int line, int q, Vec<T> left, Vec<T> right) {
+                                      finish(line, p + q, left, right);
+                                    });
       }
     }
   };
   int p = 0;
-  for (; p + NP <= panels<T>(n); p += NP) group(RowCount<NP>{}, p);
-  for (; p < panels<T>(n); ++p) group(RowCount<1>{}, p);
+  for (; p + NP <= count; p += NP) group(RowCount<NP>{}, p);
+  for (; p < count; ++p) group(RowCount<1>{}, p);
 }
+
+inline int whole_pieces(int piece) { return piece * kPiece; }
 
 template <class T, class Operand>
 void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
                    Rows<T> out) {
   constexpr int P = Vector<T>::kPanel;
-  multiply_lists<T>(in, m, k, weight, n, out, [&](int line, int p, Vec<T> left, Vec<T> right) {
-    finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + line * P);
-  });
+  multiply_lists<T, Made::kNow>(
+      in, m, Rows<const Operand>{weight, std::size_t(k) * P}, whole_pieces, panels<T>(n), out,
+      [&](int line, int p, Vec<T> left, Vec<T> right) {
+        finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + line * P);
+      });
 }
 
 template <class T, class Operand>
 void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t, Rows<const T> in,
                     int k, T scale, Rows<T> d_in) {
   constexpr int P = Vector<T>::kPanel;
-  multiply_lists<T>(
-      d_out, m, n, weight_t, k, d_in, [&](int line, int p, Vec<T> left, Vec<T> right) {
+  multiply_lists<T, Made::kNow>(
+      d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, whole_pieces, panels<T>(k), d_in,
+      [&](int line, int p, Vec<T> left, Vec<T> right) {
         finish_backward<T>(left, right, scale, in.data + p * in.panel_stride + line * P,
                            d_in.data + p * d_in.panel_stride + line * P);
       });
@@ -649,26 +726,15 @@ void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
 template <class T, class Operand>
 void weight_gradient_lists(Lists<Operand> in, const int* piece_rows, int k,
                            Rows<const Operand> d_out, int count, T* d_weight) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, NP = IQL_LIST_PANELS;
-  const std::size_t stride = std::size_t(k) * P;
-  const auto group = [&](auto panels_at_once, int p) {
-    const Rows<T> to{d_weight + p * stride, stride};
-    for (int done = 0; done < in.pieces; ++done) {
-      const int piece = FourElements<T, Operand>::kDescending ? in.pieces - 1 - done : done;
-      const Rows<const Operand> rows{
-          d_out.data + p * d_out.panel_stride + std::size_t(piece_rows[piece]) * P,
-          d_out.panel_stride};
-      multiply_piece<T, decltype(panels_at_once)::value>(
-          in, piece, k, rows, done == 0, to, [&](int line, int q, Vec<T> left, Vec<T> right) {
-            T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
-            store(at, left);
-            store(at + W, right);
-          });
-    }
-  };
-  int p = 0;
-  for (; p + NP <= count; p += NP) group(RowCount<NP>{}, p);
-  for (; p < count; ++p) group(RowCount<1>{}, p);
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  const Rows<T> out{d_weight, std::size_t(k) * P};
+  multiply_lists<T, Made::kBefore>(
+      in, k, d_out, [&](int piece) { return piece_rows[piece]; }, count, out,
+      [&](int line, int p, Vec<T> left, Vec<T> right) {
+        T* at = out.data + p * out.panel_stride + std::size_t(line) * P;
+        store(at, left);
+        store(at + W, right);
+      });
 }
 
 template <class T>
