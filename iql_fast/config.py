@@ -73,7 +73,12 @@ class Evaluation:
     eval_interval: int | None = None
     """steps from one evaluation to the next (default: the authors')"""
     eval_workers: int | None = None
-    """worker processes (default: all cores); scores do not depend on it"""
+    """worker processes (default: all cores, but for one where training goes on beside them on
+    another device); scores do not depend on it"""
+    eval_beside: Literal["auto", "always", "never"] = "auto"
+    """whether training goes on while episodes run, which changes no result. auto: where they do not
+    compete for cores, which is on a CUDA device, and on the CPU where --threads and --eval-workers
+    are together at most the number of cores"""
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class TrainConfig:
 #: The groups of TrainConfig, whose options carry no prefix.
 GROUPS = ("algorithm", "departures", "evaluation", "records")
 #: Options that do not change what a run computes, so a resumed run may change them.
-FREE = ("threads", "eval_workers", "resume", "overwrite", "config", "out", "offline")
+FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline")
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
