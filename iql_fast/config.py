@@ -121,8 +121,9 @@ class TrainConfig:
     """networks to train at once, each with its own seed"""
     seed: int = 0
     """the first seed; the others count up from it"""
-    engine: Literal["auto", "cuda", "cpu", "reference"] = "auto"
-    """auto takes the fastest that works here and says which"""
+    engine: Literal["auto", "cuda", "graph", "cpu", "reference"] = "auto"
+    """auto takes the first that works here, for networks of that size, and says which; graph is
+    torch under a CUDA graph, for devices and sizes that cuda does not take"""
     precision: Precision = "fp32"
     """of the training arithmetic; mixed (engine cpu) rounds the operands of the large products to
     bf16, bf16x3 (engine cuda) splits them into two bf16 each and is almost as exact as fp32"""

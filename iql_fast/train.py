@@ -82,9 +82,14 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         transitions, scaling = loaded.transitions, None
         if options.departures.normalize_obs:
             transitions, scaling = _normalised(transitions)
+        network = options.network(transitions.obs_dim, transitions.act_dim)
+        if resumed is None:  # again, now that the sizes are known
+            engine_name, why = engines.choose(
+                options.engine, options.precision, network, options.algorithm.batch_size
+            )
         engine = engines.create(
             engine_name,
-            options.network(transitions.obs_dim, transitions.act_dim),
+            network,
             options.hyperparameters(),
             transitions,
             options.seed_list,

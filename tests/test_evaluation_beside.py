@@ -106,7 +106,7 @@ def test_training_goes_on_and_waits_when_it_is_too_far_ahead(dataset, tmp_path, 
     first = [(trained, saved) for asked, trained, saved in seen if asked == 200]
     assert max(trained for trained, _ in first) == 200 * (AHEAD + 1)
     assert all(max(saved) == 100 for _, saved in first)
-    assert [row["step"] for row in read_rows(out / "scores.csv")[::2]] == "200 400 600 650".split()
+    assert [int(row["step"]) for row in read_rows(out / "scores.csv")[::2]] == [200, 400, 600, 650]
     assert checkpoint.steps(out / "checkpoint") == [600, 650]
 
 
@@ -118,13 +118,12 @@ def test_an_interrupted_run_goes_on_from_before_the_open_evaluation(
     with monkeypatch.context() as patched:
 
         class Interrupted(HeldEvaluator):
-            given = []
-
             def start(self, policies, keys, step, episodes):
                 if step == 600:
                     raise failure
                 return super().start(policies, keys, step, episodes)
 
+        patched.setattr(Interrupted, "given", [], raising=False)
         patched.setattr(evaluation, "Evaluator", Interrupted)
         with pytest.raises((KeyboardInterrupt, EvaluationFailed)):
             run(dataset, out)
