@@ -73,8 +73,8 @@ class GraphEngine:
         data_on_host: whether the dataset stays in the host's memory (pinned) and batches are copied
             from there, which is slower; None: where it does not fit on the device.
 
-    ``run`` answers Ctrl-C within two graphs. Without a graph that may be in the middle of a step, and
-    the state is then not to be used.
+    ``run`` answers Ctrl-C within two graphs. Without one that may be in the middle of a step, and the
+    state is then not to be used.
     """
 
     name = "graph"
@@ -96,7 +96,9 @@ class GraphEngine:
         self.on_cuda = self.device.type == "cuda"
         self.native = native_kernels(self.device)
         self._layer = torch.ops.iql_fast.stacked_linear if self.native else plain.stacked_linear
-        self._stream: Any = torch.cuda.Stream(self.device) if self.on_cuda else None  # type: ignore[no-untyped-call]
+        self._stream: Any = None
+        if self.on_cuda:
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         S, B, E = len(self.seeds), hyper.batch_size, network.critics
         self.chunk = GRAPH_STEPS
         if hyper.actor_dropout > 0:
@@ -136,7 +138,9 @@ class GraphEngine:
         self._watched = [self._pinned(torch.zeros(1, dtype=torch.float64)) for _ in range(2)]
         if self.data_on_host:
             self._staged = [self._pinned(torch.zeros(self.batches.shape)) for _ in range(2)]
-        self._events: list[Any] = [torch.cuda.Event() for _ in range(4 * self.on_cuda)]  # type: ignore[no-untyped-call]
+        self._events: list[Any] = []  # of the last two copies of the failure, and of batches
+        if self.on_cuda:
+            self._events = [torch.cuda.Event() for _ in range(4)]  # type: ignore[no-untyped-call]
         self._turn = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         if self.on_cuda:
@@ -274,7 +278,7 @@ class GraphEngine:
     def _update(self, k: int, actor_rate: Tensor) -> None:
         """One step; the reference engine's ``_update`` says what it is."""
         h, S, E = self.h, len(self.seeds), self.network.critics
-        s, a, r, mask, s_next = self.batches[k].split(self.widths, -1)  # type: ignore[no-untyped-call]
+        s, a, r, mask, s_next = torch.split(self.batches[k], self.widths, -1)
         r, mask = r[..., 0], mask[..., 0]
         sa = self.batches[k, :, :, : s.shape[-1] + a.shape[-1]]
         sa = sa.expand(E, *sa.shape).reshape(E * S, *sa.shape[1:])
