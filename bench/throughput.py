@@ -74,8 +74,8 @@ def parser() -> argparse.ArgumentParser:
         type=positive,
         nargs="+",
         metavar="S",
-        help="trained at once by iql_fast and JAX (default: 1, and as many as threads; on cuda 1 and "
-        "16)",
+        help="trained at once by iql_fast and JAX (default: 1, and as many as threads; on cuda 1 "
+        "and 16)",
     )
     parser.add_argument(
         "--precision",

@@ -1,8 +1,8 @@
 """IQL written with other libraries, to measure the engines against.
 
-All follow the authors' update order with the sizes and semantics of the engines, train one seed (in
-JAX also several at once), keep the dataset in memory and draw the batches themselves. ``tests/test_bench.py`` checks that each
-computes what the reference engine does.
+All follow the authors' update order with the sizes and semantics of the engines, train one seed
+(that in JAX also several at once), keep the dataset in memory and draw the batches themselves.
+``tests/test_bench.py`` checks that each computes what the reference engine does.
 """
 
 from __future__ import annotations

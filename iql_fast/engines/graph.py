@@ -73,8 +73,8 @@ class GraphEngine:
         data_on_host: whether the dataset stays in the host's memory (pinned) and batches are copied
             from there, which is slower; None: where it does not fit on the device.
 
-    ``run`` answers Ctrl-C within two graphs. Without one that may be in the middle of a step, and the
-    state is then not to be used.
+    ``run`` answers Ctrl-C within two graphs; where there is none maybe within a step, and then the
+    state is not to be used.
     """
 
     name = "graph"
