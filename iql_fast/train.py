@@ -98,6 +98,9 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         )
         console.print(f"task    {loaded.title}: {len(transitions):,} transitions ({loaded.source})")
         console.print(f"engine  {engine_name} ({why})")
+        on_host = bool(getattr(engine, "data_on_host", False))
+        if on_host:
+            console.print("data    in the host's memory, which is slower than the device's")
 
         # What can fail comes before the folder is touched.
         evaluator, beside = None, False
@@ -114,6 +117,7 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
                 "options": config.flat(options),
                 "engine": engine_name,
                 "engine_because": why,
+                "data_on_host": on_host,
                 "data": loaded.record,
                 "scoring": loaded.scoring.record(),
                 "observation_scaling": scaling and [column.tolist() for column in scaling],

@@ -60,7 +60,8 @@ class CudaEngine(NativeEngine):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__(network, hyper, data, seeds, precision)
-        if self._native.dataset_on_host:
+        self.data_on_host = bool(self._native.dataset_on_host)
+        if self.data_on_host:
             warnings.warn(
                 "The dataset does not fit into the CUDA device's memory: batches are read from the "
                 "host's memory, which is slower.",
