@@ -4,9 +4,9 @@ seeds at once by ``vmap``."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -145,11 +145,12 @@ class JaxIQL:
 
             return lax.scan(body, state, None, length=self.unit)[0]
 
-        if seeds > 1:
-            one, many = jax.vmap(one), jax.vmap(many, in_axes=(0, None))
+        def over_seeds(function: Callable[..., State], batch_axis: int | None) -> Any:
+            return jax.vmap(function, in_axes=(0, batch_axis)) if seeds > 1 else function
+
         # Donated, the old state's memory becomes the new one's.
-        self._one = jax.jit(one, donate_argnums=0)
-        self._many = jax.jit(many, donate_argnums=0)
+        self._one = jax.jit(over_seeds(one, 0), donate_argnums=0)
+        self._many = jax.jit(over_seeds(many, None), donate_argnums=0)
 
     def run(self, steps: int) -> None:
         for _ in range(steps // self.unit):
