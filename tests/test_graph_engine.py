@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from iql_fast.engines import Hyperparameters, NetworkSpec, create, graph
 from iql_fast.engines.graph import GraphEngine
@@ -188,3 +189,27 @@ def test_a_graph_equals_steps_without_one_bit_for_bit(name: str) -> None:
         single.run(1)  # less than a graph, so without it
     for key, tensor in whole.state_dict().items():
         assert torch.equal(tensor, single.state_dict()[key]), key
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators that compute something."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view and not func.name().startswith("profiler")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("seeds", [1, 8])
+def test_a_step_is_as_many_operators_as_the_docs_say(seeds: int) -> None:
+    network = NetworkSpec(11, 3)
+    hyper = Hyperparameters(batch_size=8)
+    engine = GraphEngine(network, hyper, random_transitions(), range(seeds), device="cpu")
+    counts = []
+    for steps in (1, 11):
+        with Operators() as counted:
+            engine._steps(steps)
+        counts.append(counted.count)
+    assert (counts[1] - counts[0]) / 10 <= 75
+    assert counts[0] <= 75 + 250
