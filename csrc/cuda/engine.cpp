@@ -64,7 +64,7 @@ void check_sizes(const engine::Config& config) {
   }
 }
 
-// How a step of those sizes is laid out on a device; throws std::invalid_argument where none can be.
+// How a step of those sizes is laid out on a device; std::invalid_argument where none can be.
 std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision precision,
                                      int device) {
   check_sizes(config);

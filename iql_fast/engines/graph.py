@@ -151,7 +151,8 @@ class GraphEngine:
 
     @property
     def step(self) -> int:
-        return int(self.clock)
+        with self._on_stream():
+            return int(self.clock)
 
     def run(self, steps: int) -> Metrics:
         first, done = self.step, 0
