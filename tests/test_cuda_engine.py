@@ -175,6 +175,7 @@ def test_a_precision_chooses_among_the_engines(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UserError, match=r"cuda: no CUDA device; graph: .*; cpu: it has no bf16x3"):
         engines.choose("auto", "bf16x3")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert engines.choose("auto") == ("graph", "cuda: no CUDA device")  # one too old, say
     reason["cuda"], sizes["cuda"] = "", "the layers are too wide"
     network = NetworkSpec(11, 3, (9000, 9000))
