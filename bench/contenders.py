@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +33,7 @@ class Contender:
     Attributes:
         kind: a key of ``KINDS``.
         threads: threads that it computes with, and cores that its process may run on.
-        seeds: trained at once; only our engines take more than one.
+        seeds: trained at once, where its kind can.
         precision: one of its kind's.
     """
 
@@ -74,18 +75,18 @@ class Runner:
     active: Callable[[], float | None] = lambda: None
 
 
-def iql_fast_cuda(contender: Contender) -> Runner:
-    """Our engine in CUDA. Nothing in it depends on how many units are active."""
+def iql_fast_cuda(contender: Contender, engine: str = "cuda") -> Runner:
+    """Our engines on a device. Nothing in them depends on how many units are active."""
     workload = contender.workload
-    engine = engines.create(
-        "cuda",
+    trained = engines.create(
+        engine,
         workload.network,
         workload.hyper,
         workload.transitions(),
         range(contender.seeds),
         precision=contender.precision,
     )
-    return Runner(engine.run, unit=50, worth=contender.seeds)  # 50: the steps of its graph
+    return Runner(trained.run, unit=50, worth=contender.seeds)  # 50: the steps of its graph
 
 
 def iql_fast_cpu(contender: Contender) -> Runner:
@@ -139,12 +140,12 @@ def compiled(contender: Contender, device: str = "cpu") -> Runner:
 
 
 def jax_scan(contender: Contender) -> Runner:
-    """JAX with many steps a call."""
+    """JAX with many steps a call, vmapped over seeds."""
     from bench.rivals.jax_scan import JaxIQL
 
-    workload = contender.workload
-    rival = JaxIQL(workload.network, workload.hyper, workload.transitions())
-    return Runner(rival.run, rival.unit)
+    workload, seeds = contender.workload, contender.seeds
+    rival = JaxIQL(workload.network, workload.hyper, workload.transitions(), seeds=seeds)
+    return Runner(rival.run, rival.unit, worth=seeds)
 
 
 def floor(contender: Contender) -> Runner:
@@ -170,6 +171,7 @@ class Kind:
         slow_to_start: not part of a quick benchmark unless asked for.
         device: where it computes, as ``--device`` of the benchmark names it.
         precisions: that it is timed in.
+        many_seeds: it can train several at once.
     """
 
     title: str
@@ -179,6 +181,7 @@ class Kind:
     slow_to_start: bool = False
     device: Literal["cpu", "cuda"] = "cpu"
     precisions: tuple[engines.Precision, ...] = ("fp32",)
+    many_seeds: bool = False
 
 
 def _jax_missing() -> str:
@@ -194,6 +197,7 @@ def _no_cuda() -> str:
 def _jax_sees_no_device() -> str:
     if reason := _jax_missing():
         return reason
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others need memory too
     import jax
 
     return "" if jax.default_backend() == "gpu" else "jax sees no CUDA device"
@@ -204,13 +208,14 @@ KINDS: dict[str, Kind] = {
     "floor": Kind("sgemm floor", "floor", floor),
     "eager": Kind("eager torch", "rival", eager),
     "compile": Kind("torch.compile", "rival", compiled, slow_to_start=True),
-    "jax": Kind("JAX lax.scan", "rival", jax_scan, _jax_missing),
+    "jax": Kind("JAX lax.scan", "rival", jax_scan, _jax_missing, many_seeds=True),
     "iql_fast": Kind(
         "iql_fast cpu",
         "ours",
         iql_fast_cpu,
         lambda: engines.available()["cpu"],
         precisions=PRECISIONS,
+        many_seeds=True,
     ),
     "cuda-eager": Kind(
         "eager torch", "rival", partial(eager, device="cuda"), _no_cuda, device="cuda"
@@ -223,7 +228,17 @@ KINDS: dict[str, Kind] = {
         slow_to_start=True,
         device="cuda",
     ),
-    "cuda-jax": Kind("JAX lax.scan", "rival", jax_scan, _jax_sees_no_device, device="cuda"),
+    "cuda-jax": Kind(
+        "JAX lax.scan", "rival", jax_scan, _jax_sees_no_device, device="cuda", many_seeds=True
+    ),
+    "graph": Kind(
+        "iql_fast graph",
+        "ours",
+        partial(iql_fast_cuda, engine="graph"),
+        lambda: engines.available()["graph"],
+        device="cuda",
+        many_seeds=True,
+    ),
     "cuda": Kind(
         "iql_fast cuda",
         "ours",
@@ -231,6 +246,7 @@ KINDS: dict[str, Kind] = {
         lambda: engines.available()["cuda"],
         device="cuda",
         precisions=("fp32", "bf16x3"),
+        many_seeds=True,
     ),
 }
 

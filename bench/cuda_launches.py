@@ -17,17 +17,18 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
+from bench.options import add_sizes, workload
 from bench.workload import Workload
 from iql_fast import cli, engines
 from iql_fast.engines.cuda import CudaEngine
 
 
 def measure(
-    workload: Workload, seeds: int, precision: engines.Precision, repeats: int
+    sizes: Workload, seeds: int, precision: engines.Precision, repeats: int
 ) -> dict[str, Any]:
     """The launches of one engine, in microseconds."""
-    data = workload.transitions()
-    engine = CudaEngine(workload.network, workload.hyper, data, range(seeds), precision)
+    data = sizes.transitions()
+    engine = CudaEngine(sizes.network, sizes.hyper, data, range(seeds), precision)
     engine.run(repeats)
     start = time.perf_counter()
     engine.run(repeats)
@@ -42,6 +43,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 16], metavar="S")
     parser.add_argument("--repeats", type=int, default=1000, metavar="N")
+    add_sizes(parser)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     engines.choose("cuda")  # or says why not
@@ -49,7 +51,7 @@ def main() -> None:
     precisions: tuple[engines.Precision, ...] = ("fp32", "bf16x3")
     for precision in precisions:
         for seeds in arguments.seeds:
-            row = measure(Workload(), seeds, precision, arguments.repeats)
+            row = measure(workload(arguments), seeds, precision, arguments.repeats)
             rows.append(row)
             print(f"{precision}, {seeds} seeds: {row['step']:.1f} us a step")
             for name, microseconds in row["launches"].items():

@@ -1,6 +1,7 @@
 """The wall time of a whole training's steps on a CUDA device, without its evaluations.
 
-    python bench/million_steps.py [--steps 1000000] [--seeds 1] [--precision fp32] [--json FILE]
+    python bench/million_steps.py [--steps 1000000] [--seeds 1] [--engine cuda] [--precision fp32]
+                                  [--json FILE]
 
 Sizes are hopper's, the data without structure.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
-from bench.workload import Workload
+from bench.options import add_sizes, workload
 from iql_fast import cli, engines
 
 
@@ -26,14 +27,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--seeds", type=int, default=1, metavar="S")
     parser.add_argument("--precision", choices=["fp32", "bf16x3"], default="fp32")
+    parser.add_argument("--engine", choices=["cuda", "graph"], default="cuda")
+    add_sizes(parser)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    workload = Workload()
+    sizes = workload(arguments)
     engine = engines.create(
-        "cuda",
-        workload.network,
-        workload.hyper,
-        workload.transitions(),
+        arguments.engine,
+        sizes.network,
+        sizes.hyper,
+        sizes.transitions(),
         range(arguments.seeds),
         precision=arguments.precision,
     )
@@ -42,11 +45,13 @@ def main() -> None:
     seconds = time.perf_counter() - start
     rate = arguments.steps / seconds
     print(
-        f"{arguments.steps:,} steps of {arguments.seeds} seeds in {arguments.precision}: "
+        f"{arguments.engine}, {arguments.steps:,} steps of {arguments.seeds} seeds in "
+        f"{arguments.precision}: "
         f"{seconds:.1f} s, {rate:,.0f} steps/s, {rate * arguments.seeds:,.0f} seed-steps/s"
     )
     if arguments.json:
         record = {
+            "engine": arguments.engine,
             "steps": arguments.steps,
             "seeds": arguments.seeds,
             "precision": arguments.precision,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bench.workload import Workload
 from iql_fast.files import written_beside
 
 #: A quick benchmark starts no round that would end later than this.
@@ -41,6 +42,19 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plot", type=picture, metavar="FILE", help="draw them here (.png, .pdf or .svg)"
     )
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Sizes of the workload; by default hopper's, with the paper's networks and batch."""
+    usual = Workload()
+    parser.add_argument("--hidden", type=positive, nargs="+", default=usual.hidden, metavar="N")
+    parser.add_argument("--batch", type=positive, default=usual.batch, metavar="N")
+    parser.add_argument("--rows", type=positive, default=usual.rows, metavar="N")
+
+
+def workload(arguments: argparse.Namespace) -> Workload:
+    """The workload of the sizes that ``add_sizes`` has parsed."""
+    return Workload(hidden=tuple(arguments.hidden), batch=arguments.batch, rows=arguments.rows)
 
 
 def write_text(path: Path, text: str) -> None:

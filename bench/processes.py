@@ -61,7 +61,7 @@ class ContenderProcess:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=os.environ | thread_settings(contender.threads),
+            env=os.environ | settings(contender),
         )
 
     @property
@@ -114,8 +114,9 @@ class ContenderProcess:
         return f"its process ended with status {status}{said}"
 
 
-def thread_settings(threads: int) -> dict[str, str]:
-    """Environment variables that hold the libraries to so many threads."""
+def settings(contender: Contender) -> dict[str, str]:
+    """Environment variables that hold the libraries to a contender's threads and its device."""
+    threads = contender.threads
     count = str(threads)
     xla = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     flags = (os.environ.get("XLA_FLAGS", ""), xla, f"intra_op_parallelism_threads={count}")
@@ -126,7 +127,8 @@ def thread_settings(threads: int) -> dict[str, str]:
         "NPROC": count,  # XLA's pool of threads; the prefixed name is the older one
         "PJRT_NPROC": count,
         "XLA_FLAGS": " ".join(flag for flag in flags if flag),
-        "JAX_PLATFORMS": "cpu",
+        "JAX_PLATFORMS": KINDS[contender.kind].device,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # of a device's memory, which others need too
     }
 
 

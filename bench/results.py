@@ -95,13 +95,17 @@ def eager_of(row: Row, table: Sequence[Row]) -> Row | None:
 
 
 def best_rival_of(row: Row, table: Sequence[Row]) -> Row | None:
-    """The fastest rival with as many threads."""
+    """The fastest rival with as many threads, and no more seeds."""
     return _fastest(row, table, lambda c: KINDS[c.kind].role == "rival")
 
 
 def _fastest(row: Row, table: Sequence[Row], wanted: Callable[[Contender], bool]) -> Row | None:
-    threads = row.contender.threads
-    fitting = [r for r in table if r.contender.threads == threads and wanted(r.contender)]
+    threads, seeds = row.contender.threads, row.contender.seeds
+    fitting = [
+        r
+        for r in table
+        if r.contender.threads == threads and r.contender.seeds <= seeds and wanted(r.contender)
+    ]
     return max(fitting, key=lambda r: r.median, default=None)
 
 
@@ -124,7 +128,7 @@ def to_json(row: Row, table: Sequence[Row]) -> dict[str, Any]:
     contender, best = row.contender, best_rival_of(row, table)
     return {
         "name": contender.title,
-        "device": "cpu",
+        "device": KINDS[contender.kind].device,
         "threads": contender.threads,
         "seeds": contender.seeds,
         "precision": contender.precision,

@@ -10,7 +10,8 @@ drawing the batches is. The data are synthetic, with hopper's sizes.
 
 The floor is the rate at which every matrix product of the step would run through torch's own
 256x256x256 sgemm, measured in the same rounds. "to floor", "to eager" and "to best rival" divide
-medians at the same number of threads. "others" is the share of a contender's cores that other
+medians at the same number of threads; a rival may train as many seeds at once as the row does, or
+fewer. "others" is the share of a contender's cores that other
 processes had during its windows; where it, or the spread of the floor, is too large, the rows are
 marked, and the JSON's machine has "noisy": true.
 
@@ -73,7 +74,8 @@ def parser() -> argparse.ArgumentParser:
         type=positive,
         nargs="+",
         metavar="S",
-        help="trained at once by iql_fast (default: 1, and as many as threads)",
+        help="trained at once by iql_fast and JAX (default: 1, and as many as threads; on cuda 1 "
+        "and 16)",
     )
     parser.add_argument(
         "--precision",
@@ -125,16 +127,14 @@ def line_up(arguments: argparse.Namespace) -> list[Contender]:
         if not on_device:
             contenders.append(Contender("floor", threads, workload=workload))
         for kind in (kind for kind in choices if kind in kinds):
+            seeds_wanted = set(arguments.seeds or ({1, 16} if on_device else {1, threads}))
+            precisions = [p for p in KINDS[kind].precisions if p in arguments.precision]
             if KINDS[kind].role == "rival":
-                contenders.append(Contender(kind, threads, workload=workload))
-                continue
+                precisions = ["fp32"]
             contenders += [
                 Contender(kind, threads, seeds, precision, workload)
-                for precision in KINDS[kind].precisions
-                if precision in arguments.precision
-                for seeds in sorted(
-                    set(arguments.seeds or ({1, 16} if on_device else {1, threads}))
-                )
+                for precision in precisions
+                for seeds in (sorted(seeds_wanted) if KINDS[kind].many_seeds else [1])
             ]
     return contenders
 

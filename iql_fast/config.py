@@ -73,7 +73,12 @@ class Evaluation:
     eval_interval: int | None = None
     """steps from one evaluation to the next (default: the authors')"""
     eval_workers: int | None = None
-    """worker processes (default: all cores); scores do not depend on it"""
+    """worker processes (default: all cores, but for one where training goes on beside them on
+    another device); scores do not depend on it"""
+    eval_beside: Literal["auto", "always", "never"] = "auto"
+    """whether training goes on while episodes run, which changes no result. auto: where they do not
+    compete for cores, which is on a CUDA device, and on the CPU where --threads and --eval-workers
+    are together at most the number of cores"""
 
 
 @dataclass(frozen=True)
@@ -116,8 +121,9 @@ class TrainConfig:
     """networks to train at once, each with its own seed"""
     seed: int = 0
     """the first seed; the others count up from it"""
-    engine: Literal["auto", "cuda", "cpu", "reference"] = "auto"
-    """auto takes the fastest that works here and says which"""
+    engine: Literal["auto", "cuda", "graph", "cpu", "reference"] = "auto"
+    """auto takes the first that works here, for networks of that size, and says which; graph is
+    torch under a CUDA graph, for devices and sizes that cuda does not take"""
     precision: Precision = "fp32"
     """of the training arithmetic; mixed (engine cpu) rounds the operands of the large products to
     bf16, bf16x3 (engine cuda) splits them into two bf16 each and is almost as exact as fp32"""
@@ -156,7 +162,7 @@ class TrainConfig:
 #: The groups of TrainConfig, whose options carry no prefix.
 GROUPS = ("algorithm", "departures", "evaluation", "records")
 #: Options that do not change what a run computes, so a resumed run may change them.
-FREE = ("threads", "eval_workers", "resume", "overwrite", "config", "out", "offline")
+FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline")
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

@@ -6,9 +6,11 @@ there are or which policies are scored beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,44 @@ from iql_fast.policy import Policy
 
 class EvaluationFailed(UserError):
     """A worker process was lost in the middle of an evaluation."""
+
+
+def arrangement(
+    choice: str, on_cpu: bool, threads: int, workers: int | None, cores: int
+) -> tuple[int, bool]:
+    """How many worker processes there are, and whether training goes on while they run episodes.
+
+    Args:
+        choice: ``--eval-beside``.
+        on_cpu: the engine computes on the CPU.
+        threads: that it uses; 0 for all cores.
+        workers: as asked for; None for a sensible number.
+    """
+    own_cores = not on_cpu or (threads or cores) + (workers or cores) <= cores
+    beside = choice == "always" or (choice == "auto" and own_cores)
+    # Beside a device the training loop wants a core to itself.
+    return workers or (max(1, cores - 1) if beside and not on_cpu else cores), beside
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes that worker processes run while the caller goes on."""
+
+    episodes: list[list[Future[float]]]  # of each policy
+    environment: str  # what to call it
+
+    def done(self) -> bool:
+        """Whether ``returns`` would not have to wait."""
+        return all(episode.done() for policy in self.episodes for episode in policy)
+
+    def returns(self) -> NDArray[np.float64]:
+        """Undiscounted returns ``[policies, episodes]``; waits for them.
+
+        Raises:
+            EvaluationFailed: a worker process died.
+        """
+        with _lost_workers_named(self.environment):
+            return np.array([[episode.result() for episode in row] for row in self.episodes])
 
 
 class Evaluator:
@@ -57,10 +97,10 @@ class Evaluator:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def returns(
+    def start(
         self, policies: Sequence[Policy], keys: Sequence[int], step: int, episodes: int
-    ) -> NDArray[np.float64]:
-        """Undiscounted returns ``[policies, episodes]``.
+    ) -> Evaluation:
+        """Have the workers run episodes, after those that they were given before.
 
         Args:
             keys: one a policy, its training seed: with ``step`` and the episode's number it seeds
@@ -69,20 +109,34 @@ class Evaluator:
         Raises:
             EvaluationFailed: a worker process died.
         """
-        try:
+        with _lost_workers_named(self.label):
             jobs = [
-                self._pool.submit(
-                    episode_return, self.environment, self.horizon, policy, (key, step, episode)
-                )
+                [
+                    self._pool.submit(
+                        episode_return, self.environment, self.horizon, policy, (key, step, episode)
+                    )
+                    for episode in range(episodes)
+                ]
                 for policy, key in zip(policies, keys, strict=True)
-                for episode in range(episodes)
             ]
-            return np.array([job.result() for job in jobs]).reshape(len(policies), episodes)
-        except BrokenProcessPool:
-            raise EvaluationFailed(
-                f"A worker process that ran episodes of {self.label} died (killed from outside, "
-                "or for want of memory). Fewer --eval-workers need less memory."
-            ) from None
+        return Evaluation(jobs, self.label)
+
+    def returns(
+        self, policies: Sequence[Policy], keys: Sequence[int], step: int, episodes: int
+    ) -> NDArray[np.float64]:
+        """``start`` and wait: undiscounted returns ``[policies, episodes]``."""
+        return self.start(policies, keys, step, episodes).returns()
+
+
+@contextmanager
+def _lost_workers_named(environment: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise EvaluationFailed(
+            f"A worker process that ran episodes of {environment} died (killed from outside, or "
+            "for want of memory). Fewer --eval-workers need less memory."
+        ) from None
 
 
 def _make(environment: str) -> None:

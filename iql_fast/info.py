@@ -24,6 +24,8 @@ def main() -> None:
         print(f"CPU kernels    {native.cpu_kernel_set()} (this machine can run: {sets})")
     for name, reason in engines.available().items():
         print(f"engine {name:10} {f'no: {reason}' if reason else 'yes'}")
+    chosen, why = engines.choose("auto")
+    print(f"engine auto       takes {chosen} ({why})")
 
 
 if __name__ == "__main__":

@@ -82,9 +82,14 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         transitions, scaling = loaded.transitions, None
         if options.departures.normalize_obs:
             transitions, scaling = _normalised(transitions)
+        network = options.network(transitions.obs_dim, transitions.act_dim)
+        if resumed is None:  # again, now that the sizes are known
+            engine_name, why = engines.choose(
+                options.engine, options.precision, network, options.algorithm.batch_size
+            )
         engine = engines.create(
             engine_name,
-            options.network(transitions.obs_dim, transitions.act_dim),
+            network,
             options.hyperparameters(),
             transitions,
             options.seed_list,
@@ -93,11 +98,14 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
         )
         console.print(f"task    {loaded.title}: {len(transitions):,} transitions ({loaded.source})")
         console.print(f"engine  {engine_name} ({why})")
+        on_host = bool(getattr(engine, "data_on_host", False))
+        if on_host:
+            console.print("data    in the host's memory, which is slower than the device's")
 
         # What can fail comes before the folder is touched.
-        evaluator = None
+        evaluator, beside = None, False
         if options.evaluation.eval_episodes:
-            evaluator = _evaluator(loaded.scoring, options, console)
+            evaluator, beside = _evaluator(loaded.scoring, options, engine_name, console)
             if evaluator is not None:
                 stack.enter_context(evaluator)
         if resumed is None:
@@ -109,6 +117,7 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
                 "options": config.flat(options),
                 "engine": engine_name,
                 "engine_because": why,
+                "data_on_host": on_host,
                 "data": loaded.record,
                 "scoring": loaded.scoring.record(),
                 "observation_scaling": scaling and [column.tolist() for column in scaling],
@@ -123,7 +132,7 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
             seconds = _restore(engine, resumed)
             console.print(f"resumed from step {engine.step:,}")
         console.print(f"run     {run_folder.path}")
-        run = Run(options, run_folder, engine, loaded, evaluator, scaling)
+        run = Run(options, run_folder, engine, loaded, evaluator, scaling, beside)
         if seconds is not None:
             run.seconds.update(seconds)
         _show_progress(stack, run, console)
@@ -185,13 +194,24 @@ def _restore(engine: Any, run: RunFolder) -> dict[str, float] | None:
     return last.seconds
 
 
-def _evaluator(scoring: Scoring, options: TrainConfig, console: Any) -> Any:
-    from iql_fast.evaluation import Evaluator
+def _evaluator(
+    scoring: Scoring, options: TrainConfig, engine: str, console: Any
+) -> tuple[Any, bool]:
+    """The evaluator, if the task has a simulator, and whether training goes on beside it."""
+    from iql_fast import simulator
+    from iql_fast.evaluation import Evaluator, arrangement
 
     if scoring.environment is None:
         console.print(f"scores  none: {scoring.note}")
-        return None
-    return Evaluator(scoring.environment, scoring.horizon, options.evaluation.eval_workers)
+        return None, False
+    on_cpu = engine in ("cpu", "reference")
+    asked = options.evaluation
+    workers, beside = arrangement(
+        asked.eval_beside, on_cpu, options.threads, asked.eval_workers, simulator.cores()
+    )
+    goes_on = "goes on meanwhile" if beside else "waits meanwhile"
+    console.print(f"scores  episodes in {workers} worker process(es); training {goes_on}")
+    return Evaluator(scoring.environment, scoring.horizon, workers), beside
 
 
 def _show_progress(stack: ExitStack, run: Any, console: Any) -> None:

@@ -3,24 +3,31 @@
 Everything that a run computes falls on a grid of ``log_interval`` steps: a row of metrics is the
 mean over one interval, evaluations and checkpoints come at its ends. So a run that was killed and
 goes on from a checkpoint writes the same rows and ends with the same weights as one that was not.
+
+Episodes may run in their worker processes while training goes on. What was reached in the meantime
+then queues until it is their turn: scores are written in order, and a checkpoint only when all
+scores up to it are.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from iql_fast.config import TrainConfig
 from iql_fast.data import LoadedData
 from iql_fast.engines import METRICS, Engine, Metrics
 from iql_fast.errors import NonFiniteLoss, UserError
-from iql_fast.evaluation import EvaluationFailed, Evaluator
-from iql_fast.policy import with_normalisation
+from iql_fast.evaluation import Evaluation, EvaluationFailed, Evaluator
+from iql_fast.policy import policy_from_state, with_normalisation
 from iql_fast.runs import checkpoint, curves
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.folder import RunFolder, write_json
@@ -29,11 +36,25 @@ from iql_fast.runs.table import StepTable, read_rows
 from iql_fast.scoring import Scoring
 
 CURVES_EVERY = 60.0  # seconds
+#: Seconds after which the state is copied even where nothing is due: what an interruption loses.
+COPY_EVERY = 1.0
+#: Evaluations that may be open while training goes on: one whose last episodes are being run, and
+#: one whose first episodes keep the other workers busy.
+AHEAD = 2
 SCORE_COLUMNS = ("seed", "score", "return", "return_std", "episodes")
 
 
 def _ignore(_step: int, _rate: float, _text: str) -> None:
     pass
+
+
+@dataclass(eq=False)
+class _Reached:
+    """The end of an interval whose records are not complete yet."""
+
+    checkpoint: Checkpoint
+    evaluation: Evaluation | None
+    save: bool  # the checkpoint is due
 
 
 @dataclass
@@ -47,6 +68,8 @@ class Run:
     evaluator: Evaluator | None
     observation_scaling: tuple[np.ndarray, np.ndarray] | None
     """mean and scale that the networks' observations were normalised with"""
+    beside: bool = False
+    """whether training goes on while episodes run"""
     say: Callable[[str], None] = print
     advance: Callable[[int, float, str], None] = _ignore
     """told of progress: step, steps/s (over all seeds), what to show"""
@@ -64,8 +87,9 @@ class Run:
         self.scores.cut_after(step)
         # At step 0 too: a run killed before its first checkpoint left events behind.
         self.board: Any = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1)
-        self.whole = self._checkpoint()
-        self.curves_drawn = time.monotonic()
+        self.whole = Checkpoint(step, self.engine.state_dict(), dict(self.seconds))
+        self.reached: deque[_Reached] = deque()
+        self.curves_drawn = self.copied = time.monotonic()
 
     def train(self) -> dict[str, Any]:
         """Train to the end and write the summary, which is returned.
@@ -94,8 +118,14 @@ class Run:
     def _loop(self) -> None:
         try:
             while self.engine.step < self.config.steps:
-                self._interval()
+                rate = self._interval()
+                text = self._settle(AHEAD if self.beside else 0)
+                self.advance(self.engine.step, rate, text)
+            self._settle(0)
         except (KeyboardInterrupt, NonFiniteLoss, EvaluationFailed) as stop:
+            if isinstance(stop, NonFiniteLoss):
+                with suppress(EvaluationFailed):
+                    self._settle(0)
             # Back to the end of the last whole interval, evaluation and rows included, from where
             # a resumed run falls into the same rhythm.
             saved = checkpoint.steps(self.folder.checkpoints)
@@ -110,28 +140,58 @@ class Run:
                 ) from None
             raise
 
-    def _interval(self) -> None:
-        """Train to the next point of the grid, and do what is due there."""
+    def _interval(self) -> float:
+        """Train to the next point of the grid, and begin what is due there; steps/s."""
         records, steps, step = self.config.records, self.config.steps, self.engine.step
         interval = min(records.log_interval - step % records.log_interval, steps - step)
         with self._timed("training") as elapsed:
             metrics = self.engine.run(interval)
             rate = interval * len(self.engine.seeds) / elapsed()
         step = self.engine.step
+        save = self._due(step, records.checkpoint_interval)
+        evaluate = self._due(step, self.config.evaluation.eval_interval) and self.evaluator
         with self._timed("records"):
             self._log(step, metrics)
-            state = self.engine.state_dict()
-        text = ""
-        if self._due(step, self.config.evaluation.eval_interval) and self.evaluator:
-            with self._timed("evaluation"):
-                text = self._evaluate(step, self.evaluator)
-        self.whole = Checkpoint(step, state, dict(self.seconds))
-        with self._timed("records"):
-            if self._due(step, records.checkpoint_interval):
-                checkpoint.save(self.folder.checkpoints, self.whole)
             if time.monotonic() - self.curves_drawn > CURVES_EVERY:
                 self._draw()
-        self.advance(step, rate, text)
+            if not save and not evaluate and time.monotonic() - self.copied < COPY_EVERY:
+                return rate
+            state = self.engine.state_dict()
+            self.copied = time.monotonic()
+        with self._timed("evaluation"):
+            evaluation = self._evaluation(step, state, evaluate) if evaluate else None
+        self._queue(_Reached(Checkpoint(step, state, dict(self.seconds)), evaluation, save))
+        return rate
+
+    def _queue(self, now: _Reached) -> None:
+        """Add what was reached, in place of what has become superfluous by it: a copy at which
+        nothing is due, or a checkpoint that would be removed as soon as it was written."""
+        self.reached.append(now)
+        unscored = [point for point in self.reached if point.evaluation is None]
+        passing = [point for point in unscored[:-1] if not point.save]
+        saved = [point for point in unscored if point.save]
+        for point in passing + saved[: -checkpoint.KEPT]:
+            self.reached.remove(point)
+
+    def _settle(self, ahead: int) -> str:
+        """Complete the records of what was reached, in order, as far as it has been scored; wait
+        while more than ``ahead`` evaluations are open. Returns what to show of the last score."""
+        text = ""
+        while self.reached:
+            first = self.reached[0]
+            if first.evaluation is not None:
+                unsettled = sum(point.evaluation is not None for point in self.reached)
+                if unsettled <= ahead and not first.evaluation.done():
+                    break
+                with self._timed("evaluation"):
+                    text = self._score(first.checkpoint.step, first.evaluation.returns())
+            seconds = first.checkpoint.seconds | {"evaluation": self.seconds["evaluation"]}
+            self.whole = replace(first.checkpoint, seconds=seconds)
+            if first.save:
+                with self._timed("records"):
+                    checkpoint.save(self.folder.checkpoints, self.whole)
+            self.reached.popleft()
+        return text
 
     def _due(self, step: int, interval: int | None) -> bool:
         return step == self.config.steps or (bool(interval) and step % (interval or 1) == 0)
@@ -143,9 +203,6 @@ class Run:
             yield lambda: time.perf_counter() - start
         finally:
             self.seconds[what] += time.perf_counter() - start
-
-    def _checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.engine.step, self.engine.state_dict(), dict(self.seconds))
 
     def _log(self, step: int, metrics: Metrics) -> None:
         hyper = self.config.hyperparameters()
@@ -163,13 +220,19 @@ class Run:
             rows.append(row | {"seconds": round(self.seconds["training"], 3)})
         self.metrics.append(rows)
 
-    def _evaluate(self, step: int, evaluator: Evaluator) -> str:
+    def _evaluation(
+        self, step: int, state: Mapping[str, Tensor], evaluator: Evaluator
+    ) -> Evaluation:
+        """Begin the episodes of the policies in a state."""
         seeds = self.engine.seeds
-        policies = [self.engine.policy(s) for s in range(len(seeds))]
+        policies = [policy_from_state(state, s) for s in range(len(seeds))]
         if self.observation_scaling is not None:
             policies = [with_normalisation(p, *self.observation_scaling) for p in policies]
-        episodes = self.config.evaluation.eval_episodes or 0
-        returns = evaluator.returns(policies, seeds, step, episodes)
+        return evaluator.start(policies, seeds, step, self.config.evaluation.eval_episodes or 0)
+
+    def _score(self, step: int, returns: NDArray[np.float64]) -> str:
+        """Record the scores of returns ``[seeds, episodes]``; what to show of them."""
+        seeds = self.engine.seeds
         scores = self.data.scoring.score(returns)
         rows = []
         for s, seed in enumerate(seeds):
@@ -180,7 +243,7 @@ class Run:
                     "score": float(scores[s].mean()),
                     "return": float(returns[s].mean()),
                     "return_std": float(returns[s].std()),
-                    "episodes": episodes,
+                    "episodes": returns.shape[1],
                 }
             )
             self.board.add_scalar(f"score/seed{seed}", rows[-1]["score"], step)

@@ -65,11 +65,11 @@ HYPER = Hyperparameters(
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 1e-4}
 
 
-def rival(name: str, data: Transitions, dtype: torch.dtype):
+def rival(name: str, data: Transitions, dtype: torch.dtype, seeds: int = 1):
     if name == "jax":
         from bench.rivals.jax_scan import JaxIQL
 
-        return JaxIQL(NETWORK, HYPER, data, dtype)
+        return JaxIQL(NETWORK, HYPER, data, dtype, seeds)
     if name == "compile":
         from bench.rivals.compiled import CompiledIQL
 
@@ -99,19 +99,27 @@ def assert_same_weights(found, expected, dtype: torch.dtype) -> None:
         assert difference < TOLERANCE[dtype], name
 
 
-RIVALS = ["eager", "compile", pytest.param("jax", marks=needs_jax)]
+RIVALS = pytest.mark.parametrize(
+    ("name", "seeds"),
+    [
+        ("eager", [3]),
+        ("compile", [3]),
+        pytest.param("jax", [3], marks=needs_jax),
+        pytest.param("jax", [3, 8], marks=needs_jax),
+    ],
+)
 
 
-@pytest.mark.parametrize("name", RIVALS)
-def test_a_rival_steps_as_the_reference_does(name):
+@RIVALS
+def test_a_rival_steps_as_the_reference_does(name, seeds):
     dtype = torch.float64
     data = random_transitions(400, NETWORK.obs_dim, NETWORK.act_dim)
-    reference = create("reference", NETWORK, HYPER, data, [3], precision="fp64")
+    reference = create("reference", NETWORK, HYPER, data, seeds, precision="fp64")
     state = reference.state_dict()
-    state["actor.log_std"] = torch.tensor([[2.5, -1.0]], dtype=torch.float64)  # one is clipped
+    state["actor.log_std"][:] = torch.tensor([2.5, -1.0], dtype=torch.float64)  # one is clipped
     reference.load_state_dict(state)
     with in_precision(name, dtype):
-        trained = rival(name, data, dtype)
+        trained = rival(name, data, dtype, len(seeds))
         trained.load_weights(state)
         clipped = []
         for step in range(6):
@@ -122,15 +130,15 @@ def test_a_rival_steps_as_the_reference_does(name):
     assert 0 < statistics.mean(clipped) < 1
 
 
-@pytest.mark.parametrize("name", RIVALS)
-def test_a_rival_runs_as_it_steps(name):
+@RIVALS
+def test_a_rival_runs_as_it_steps(name, seeds):
     """In the precision that is timed. On rows all the same, it does not matter which are drawn."""
     dtype = torch.float32
     row = random_transitions(1, NETWORK.obs_dim, NETWORK.act_dim)
     data = Transitions(*(np.repeat(column, 50, axis=0) for column in vars(row).values()))
-    reference = create("reference", NETWORK, HYPER, data, [3], precision="fp64")
+    reference = create("reference", NETWORK, HYPER, data, seeds, precision="fp64")
     with in_precision(name, dtype):
-        trained = rival(name, data, dtype)
+        trained = rival(name, data, dtype, len(seeds))
         trained.load_weights(reference.state_dict())
         steps = 25 // trained.unit * trained.unit
         trained.run(steps)
@@ -377,10 +385,14 @@ def test_a_contender_survives_json():
 
 
 def test_threads_are_limited_for_every_library():
-    settings = processes.thread_settings(1)
+    settings = processes.settings(Contender("jax", 1))
     assert settings["OMP_NUM_THREADS"] == settings["MKL_NUM_THREADS"] == settings["NPROC"] == "1"
     assert "--xla_cpu_multi_thread_eigen=false" in settings["XLA_FLAGS"]
-    assert "--xla_cpu_multi_thread_eigen=true" in processes.thread_settings(2)["XLA_FLAGS"]
+    assert (
+        "--xla_cpu_multi_thread_eigen=true" in processes.settings(Contender("jax", 2))["XLA_FLAGS"]
+    )
+    assert settings["JAX_PLATFORMS"] == "cpu"
+    assert processes.settings(Contender("cuda-jax"))["JAX_PLATFORMS"] == "cuda"
 
 
 def test_every_axis_starts_from_the_usual_sizes():
@@ -432,6 +444,7 @@ def test_the_line_up():
         ("floor", 2, 1, "fp32"),
         ("eager", 2, 1, "fp32"),
         ("jax", 2, 1, "fp32"),
+        ("jax", 2, 2, "fp32"),
         ("iql_fast", 2, 1, "fp32"),
         ("iql_fast", 2, 2, "fp32"),
         ("iql_fast", 2, 1, "mixed"),
@@ -443,6 +456,27 @@ def test_the_line_up():
     contenders = throughput.line_up(arguments)
     assert [c.kind for c in contenders] == ["floor", "eager", "compile", "jax", "iql_fast"]
     assert {(c.workload.rows, c.workload.trained) for c in contenders} == {(1_000_000, 5)}
+    arguments = throughput.parser().parse_args(["--device", "cuda", "--seeds", "1", "8"])
+    found = [(c.kind, c.seeds, c.precision) for c in throughput.line_up(arguments)]
+    assert found == [
+        ("cuda-eager", 1, "fp32"),
+        ("cuda-compile", 1, "fp32"),
+        ("cuda-jax", 1, "fp32"),
+        ("cuda-jax", 8, "fp32"),
+        ("graph", 1, "fp32"),
+        ("graph", 8, "fp32"),
+        ("cuda", 1, "fp32"),
+        ("cuda", 8, "fp32"),
+        ("cuda", 1, "bf16x3"),
+        ("cuda", 8, "bf16x3"),
+    ]
+
+
+def test_a_rival_with_more_seeds_is_no_rival_of_fewer():
+    vmapped = Contender("jax", 2, seeds=2)
+    table = results.rows({**quiet(), vmapped: windows(500)})
+    assert results.best_rival_of(next(r for r in table if r.contender == OURS), table).median == 80
+    assert results.best_rival_of(next(r for r in table if r.contender == MANY), table).median == 500
 
 
 # In processes of their own.

@@ -133,8 +133,14 @@ def test_many_seeds_equal_each_seed_alone_bit_for_bit(precision: Precision) -> N
 @on_device
 def test_sizes_that_it_cannot_take_are_refused() -> None:
     data, network = random_transitions(9, 5, 2), NetworkSpec(5, 2, (8,) * 5)
-    with pytest.raises(UserError, match=r"at most 4 hidden layers.*--engine cpu"):
+    with pytest.raises(UserError, match=r"at most 4 hidden layers.*Usable engines"):
         create("cuda", network, Hyperparameters(), data, [0])
+    chosen, why = engines.choose("auto", "fp32", network)
+    assert chosen != "cuda"
+    assert "at most 4 hidden layers" in why
+    assert engines.choose("auto", "fp32", NetworkSpec(5, 2, (8,) * 4))[0] == "cuda"
+    assert "too wide" in engines.available("fp32", NetworkSpec(5, 2, (9000,)))["cuda"]
+    assert "too large" in engines.available("fp32", NetworkSpec(5, 2, (90_000,)))["cuda"]
 
 
 @pytest.mark.skipif(not REASON, reason="there is a CUDA device")
@@ -149,18 +155,28 @@ def test_without_a_device_it_is_refused_with_the_reason() -> None:
 
 
 def test_a_precision_chooses_among_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
-    reason = {"cuda": ""}
+    reason, sizes = {"cuda": ""}, {"cuda": ""}
     native = SimpleNamespace(
         cuda_unavailable_reason=lambda device: reason["cuda"],
+        cuda_size_reason=lambda **_: sizes["cuda"],
+        CudaPrecision=SimpleNamespace(fp32=0),
         mixed_unavailable_reason=lambda: "",
     )
     monkeypatch.setattr(extension, "unavailable_reason", lambda: "")
     monkeypatch.setattr(extension, "load", lambda: native)
     assert engines.choose("auto") == ("cuda", "the fastest engine is usable")
     assert engines.choose("auto", "bf16x3")[0] == "cuda"
-    assert engines.choose("auto", "fp64") == ("cpu", "cuda: it has no fp64 precision")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    no_device = "graph: torch sees no CUDA device"
+    assert engines.choose("auto", "fp64") == ("cpu", f"cuda: it has no fp64 precision; {no_device}")
     with pytest.raises(UserError, match="'cpu' cannot be used here: it has no bf16x3 precision"):
         engines.choose("cpu", "bf16x3")
     reason["cuda"] = "no CUDA device"
-    with pytest.raises(UserError, match=r"cuda: no CUDA device; cpu: it has no bf16x3"):
+    with pytest.raises(UserError, match=r"cuda: no CUDA device; graph: .*; cpu: it has no bf16x3"):
         engines.choose("auto", "bf16x3")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert engines.choose("auto") == ("graph", "cuda: no CUDA device")  # one too old, say
+    reason["cuda"], sizes["cuda"] = "", "the layers are too wide"
+    network = NetworkSpec(11, 3, (9000, 9000))
+    assert engines.choose("auto", "fp32", network) == ("graph", "cuda: the layers are too wide")

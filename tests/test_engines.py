@@ -4,19 +4,31 @@ import numpy as np
 import pytest
 import torch
 
-from iql_fast.engines import Hyperparameters, NetworkSpec, available, create
+from iql_fast import engines
+from iql_fast.engines import Hyperparameters, NetworkSpec, available
+from iql_fast.engines.graph import GraphEngine
 from iql_fast.errors import NonFiniteLoss
 
 from .conftest import random_transitions
 
+GRAPH_ON_CPU = "graph, without one, on the CPU"
+
+
+def create(engine, network, hyper, data, seeds):
+    if engine == GRAPH_ON_CPU:
+        return GraphEngine(network, hyper, data, seeds, device="cpu")
+    return engines.create(engine, network, hyper, data, seeds)
+
 
 def _engine(name):
-    reason = available()[name]
-    marks = [pytest.mark.gpu] if name == "cuda" else []
+    reason = available().get(name, "")
+    marks = [pytest.mark.gpu] if name in ("cuda", "graph") else []
     return pytest.param(name, marks=[*marks, pytest.mark.skipif(bool(reason), reason=reason)])
 
 
-ENGINES = pytest.mark.parametrize("engine", [_engine(name) for name in available()])
+ENGINES = pytest.mark.parametrize(
+    "engine", [_engine(name) for name in (*available(), GRAPH_ON_CPU)]
+)
 
 
 @ENGINES

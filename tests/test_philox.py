@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from iql_fast.engines import philox
 
@@ -23,14 +24,16 @@ from iql_fast.engines import philox
     ],
 )
 def test_known_answers(counter, key, expected):
-    words = philox.philox4x32(np.array(counter, dtype=np.uint64)[:, None], key)
-    assert tuple(int(word) for word in words[:, 0]) == expected
+    assert philox.philox4x32(counter, key) == expected
+    for array in (np.array(counter, dtype=np.uint64), torch.tensor(counter)):
+        words = philox.philox4x32(tuple(array[:, None]), key)
+        assert tuple(int(word[0]) for word in words) == expected
 
 
 def test_rows_are_the_multiply_shift_of_the_64_bit_word():
     rows = 1_000_003
-    words = philox.draw(seed=7, step=2**33 + 5, stream=philox.BATCH, count=50)
-    exact = [((int(w[1]) << 32 | int(w[0])) * rows) >> 64 for w in words.T]
+    words = [philox.draw(7, 2**33 + 5, philox.BATCH, index) for index in range(50)]
+    exact = [((w[1] << 32 | w[0]) * rows) >> 64 for w in words]
     assert philox.batch_rows(7, 2**33 + 5, 50, rows).tolist() == exact
 
 
@@ -45,7 +48,7 @@ def test_rows_are_uniform():
 
 def test_streams_steps_and_seeds_differ():
     draws = [
-        philox.draw(*arguments, count=8).tobytes()
+        philox.draw(*arguments, 8)
         for arguments in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 2**32, 0)]
     ]
     assert len(set(draws)) == len(draws)
@@ -54,3 +57,16 @@ def test_streams_steps_and_seeds_differ():
 def test_dropout_keeps_the_right_share():
     keep = philox.dropout_keep(0, 0, 0, (256, 255), 0.1)
     assert abs(keep.mean() - 0.9) < 4 * np.sqrt(0.09 / keep.size)
+
+
+def test_torch_draws_what_numpy_draws():
+    seeds, steps = [3, 2**40 + 7, 2**63 - 1], [0, 5, 2**33 + 1]
+    tensors = torch.tensor(seeds), torch.tensor(steps)
+    rows = philox.batch_rows_of(*tensors, 37, 2**31 + 11)
+    keep = philox.dropout_keep_of(*tensors, 1, (5, 7), 0.3)
+    for k, step in enumerate(steps):
+        for s, seed in enumerate(seeds):
+            expected = philox.batch_rows(seed, step, 37, 2**31 + 11)
+            np.testing.assert_array_equal(rows[k, s].numpy(), expected)
+            expected_keep = philox.dropout_keep(seed, step, 1, (5, 7), 0.3)
+            np.testing.assert_array_equal(keep[k, s].numpy(), expected_keep)

@@ -1,11 +1,12 @@
-"""IQL in JAX: the dataset resident, sampling inside, many steps a call under ``lax.scan``."""
+"""IQL in JAX: the dataset resident, sampling inside, many steps a call under ``lax.scan``; several
+seeds at once by ``vmap``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,11 @@ def update(network: NetworkSpec, h: Constants, state: State, batch: list[Array])
 
 
 class JaxIQL:
-    """See ``bench.rivals.Rival``. For fp64, JAX's ``jax_enable_x64`` must be on."""
+    """See ``bench.rivals.Rival``. For fp64, JAX's ``jax_enable_x64`` must be on.
+
+    Args:
+        seeds: S. All of the state has a leading axis of it, unless it is 1.
+    """
 
     unit = 25
 
@@ -121,11 +126,13 @@ class JaxIQL:
         hyper: Hyperparameters,
         data: Transitions,
         dtype: torch.dtype = torch.float32,
+        seeds: int = 1,
     ) -> None:
+        self.seeds = seeds
         self.dtype = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
         self.columns = [jnp.asarray(column.astype(self.dtype)) for column in vars(data).values()]
         self.state: State
-        self.load_weights(initial_state(network, [0], dtype))
+        self.load_weights(initial_state(network, range(seeds), dtype))
         one = partial(update, network, constants(hyper))
 
         def many(state: State, columns: list[Array]) -> State:
@@ -138,9 +145,12 @@ class JaxIQL:
 
             return lax.scan(body, state, None, length=self.unit)[0]
 
+        def over_seeds(function: Callable[..., State], batch_axis: int | None) -> Any:
+            return jax.vmap(function, in_axes=(0, batch_axis)) if seeds > 1 else function
+
         # Donated, the old state's memory becomes the new one's.
-        self._one = jax.jit(one, donate_argnums=0)
-        self._many = jax.jit(many, donate_argnums=0)
+        self._one = jax.jit(over_seeds(one, 0), donate_argnums=0)
+        self._many = jax.jit(over_seeds(many, None), donate_argnums=0)
 
     def run(self, steps: int) -> None:
         for _ in range(steps // self.unit):
@@ -148,17 +158,26 @@ class JaxIQL:
         jax.block_until_ready(self.state)  # type: ignore[no-untyped-call]  # a call returns before its work is done
 
     def step_on(self, batch: Batch) -> None:
-        columns = [jnp.asarray(x[0].numpy().astype(self.dtype)) for x in vars(batch).values()]
+        columns = [jnp.asarray(x.numpy().astype(self.dtype)) for x in vars(batch).values()]
+        if self.seeds == 1:
+            columns = [column[0] for column in columns]
         self.state = self._one(self.state, columns)
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        states = [self._begin(split(state, s), s) for s in range(self.seeds)]
+        self.state = states[0]
+        if self.seeds > 1:
+            self.state = jax.tree.map(lambda *each: jnp.stack(each), *states)
+
+    def _begin(self, weights: Mapping[str, Mapping[str, Tensor]], seed: int) -> State:
+        """One seed's state with those weights."""
         nets = {
             name: {
                 # A copy: JAX may otherwise train in the tensor's own memory.
                 key: jnp.array(tensor.numpy().astype(self.dtype).T, copy=True)
                 for key, tensor in net.items()
             }
-            for name, net in split(state).items()
+            for name, net in weights.items()
         }
         first, second = (
             {
@@ -168,12 +187,19 @@ class JaxIQL:
             }
             for _ in range(2)
         )
-        self.state = State(nets, first, second, jnp.zeros((), jnp.int32), jax.random.key(0))
+        return State(nets, first, second, jnp.zeros((), jnp.int32), jax.random.key(seed))
 
     def weights(self) -> dict[str, Tensor]:
-        return join(
-            {
-                name: {key: torch.from_numpy(np.array(array.T)) for key, array in net.items()}
-                for name, net in self.state.nets.items()
-            }
-        )
+        nets = self.state.nets
+        if self.seeds == 1:
+            nets = jax.tree.map(lambda array: array[None], nets)
+        each = [
+            join(
+                {
+                    name: {key: torch.from_numpy(np.array(x[s].T)) for key, x in net.items()}
+                    for name, net in nets.items()
+                }
+            )
+            for s in range(self.seeds)
+        ]
+        return {name: torch.cat([one[name] for one in each]) for name in each[0]}

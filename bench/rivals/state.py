@@ -1,4 +1,4 @@
-"""An engine's ``state_dict`` of one seed as separate networks, and back."""
+"""One seed of an engine's ``state_dict`` as separate networks, and back."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 Net = dict[str, Tensor]
 
 
-def split(state: Mapping[str, Tensor]) -> dict[str, Net]:
-    """The networks ``value``, ``actor``, ``critic0``, ``target0``, ``critic1`` and so on."""
+def split(state: Mapping[str, Tensor], index: int = 0) -> dict[str, Net]:
+    """The networks ``value``, ``actor``, ``critic0``, ``target0``, ``critic1`` and so on of the
+    ``index``-th seed."""
     nets: dict[str, Net] = {}
     for name, tensor in state.items():
         net, _, key = name.partition(".")
         if net in ("value", "actor"):
-            nets.setdefault(net, {})[key] = tensor[0]
+            nets.setdefault(net, {})[key] = tensor[index]
         elif net in ("critic", "target"):
-            for e, one in enumerate(tensor[0]):
+            for e, one in enumerate(tensor[index]):
                 nets.setdefault(f"{net}{e}", {})[key] = one
     return nets
 

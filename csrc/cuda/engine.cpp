@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <tuple>
 
 #include "cuda/memory.h"
 
@@ -61,6 +62,24 @@ void check_sizes(const engine::Config& config) {
   if (2 * deepest * (widest + kPad) * (widest + config.batch_size + kRowPad) >= 1LL << 31) {
     throw std::invalid_argument("the networks and the batch are too large for the CUDA engine");
   }
+}
+
+// How a step of those sizes is laid out on a device; std::invalid_argument where none can be.
+std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision precision,
+                                     int device) {
+  check_sizes(config);
+  int multiprocessors = 0, shared = 0;
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "cudaDeviceGetAttribute");
+  const Problem problem = plan(config);
+  StepPlan step = plan_step(problem, precision, multiprocessors);
+  if (shared_bytes(problem, step) > std::size_t(shared)) step.block_rows = 16;
+  if (shared_bytes(problem, step) > std::size_t(shared)) {
+    throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
+  }
+  return {problem, step};
 }
 
 }  // namespace
@@ -205,25 +224,23 @@ std::string unavailable_reason(int device) {
   return "";
 }
 
+std::string size_reason(const engine::Config& config, Precision precision, int device) {
+  try {
+    planned(config, precision, device);
+    return "";
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+}
+
 CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision,
                        int device)
     : device_(std::make_unique<Device>()) {
   Device& d = *device_;
-  check_sizes(config);
   d.index = device;
   const DeviceGuard guard(device);
-  int multiprocessors = 0, shared = 0;
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute");
+  std::tie(d.problem, d.plan) = planned(config, precision, device);
   Problem& p = d.problem;
-  p = plan(config);
-  d.plan = plan_step(p, precision, multiprocessors);
-  if (shared_bytes(p, d.plan) > std::size_t(shared)) d.plan.block_rows = 16;
-  if (shared_bytes(p, d.plan) > std::size_t(shared)) {
-    throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
-  }
   d.config = std::move(config);
 
   cudaStream_t stream = nullptr;

@@ -25,6 +25,8 @@ namespace iql::cuda {
 
 // Why the device cannot run the kernels of this build; empty where it can.
 std::string unavailable_reason(int device);
+// Why the kernels cannot take these sizes there; empty where they can.
+std::string size_reason(const engine::Config& config, Precision precision, int device);
 
 class CudaEngine {
  public:

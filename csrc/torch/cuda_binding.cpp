@@ -35,6 +35,15 @@ void bind_cuda_engine(py::module_& module) {
           },
           py::arg("repeats"));
   module.def("cuda_unavailable_reason", &cuda::unavailable_reason, py::arg("device"));
+  module.def(
+      "cuda_size_reason",
+      [](int obs_dim, int act_dim, std::vector<int> hidden, int critics, int batch_size,
+         cuda::Precision precision, int device) {
+        engine::Config config{obs_dim, act_dim, std::move(hidden), critics, batch_size, {0}, {{}}};
+        return cuda::size_reason(config, precision, device);
+      },
+      py::kw_only(), py::arg("obs_dim"), py::arg("act_dim"), py::arg("hidden"), py::arg("critics"),
+      py::arg("batch_size"), py::arg("precision"), py::arg("device"));
 #else
   module.def("cuda_unavailable_reason", [](int) {
     return "the extension was built without CUDA (no nvcc was found, or IQL_FAST_CUDA=0 was set)";

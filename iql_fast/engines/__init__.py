@@ -31,27 +31,36 @@ __all__ = [
     "create",
 ]
 
-NAMES = ("cuda", "cpu", "reference")  # in order of preference
+NAMES = ("cuda", "graph", "cpu", "reference")  # in order of preference
 
 
-def available(precision: Precision = "fp32") -> dict[str, str]:
-    """Engine name -> ``""`` where it can be used here in that precision, else why it cannot."""
-    from iql_fast.engines import cpu, cuda, reference
+def available(
+    precision: Precision = "fp32", network: NetworkSpec | None = None, batch_size: int = 256
+) -> dict[str, str]:
+    """Engine name -> ``""`` where it can be used here in that precision, and for that network where
+    one is given; else why it cannot."""
+    from iql_fast.engines import cpu, cuda, graph, reference
 
     return {
-        "cuda": cuda.unavailable_reason(precision),
+        "cuda": cuda.unavailable_reason(precision, network, batch_size),
+        "graph": graph.unavailable_reason(precision),
         "cpu": cpu.unavailable_reason(precision),
         "reference": reference.unavailable_reason(precision),
     }
 
 
-def choose(name: str, precision: Precision = "fp32") -> tuple[str, str]:
+def choose(
+    name: str,
+    precision: Precision = "fp32",
+    network: NetworkSpec | None = None,
+    batch_size: int = 256,
+) -> tuple[str, str]:
     """The engine that ``name`` means and why: ``auto`` takes the first that can be used.
 
     Raises:
         UserError: the engine does not exist, or cannot be used here, with the reason.
     """
-    reasons = available(precision)
+    reasons = available(precision, network, batch_size)
     if not any(reason == "" for reason in reasons.values()):
         listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
         raise UserError(f"No engine can train in {precision} precision here ({listed}).")
@@ -83,7 +92,7 @@ def create(
     """An engine with freshly initialised networks.
 
     Args:
-        name: ``"auto"``, ``"cuda"``, ``"cpu"`` or ``"reference"``.
+        name: ``"auto"``, ``"cuda"``, ``"graph"``, ``"cpu"`` or ``"reference"``.
         precision: ``"fp32"``, ``"fp64"``, ``"mixed"`` or ``"bf16x3"``; not every engine has each.
         threads: CPU threads; 0 takes all cores that this process may use.
 
@@ -92,11 +101,15 @@ def create(
     """
     import torch
 
-    name, _ = choose(name, precision)
+    name, _ = choose(name, precision, network, hyper.batch_size)
     if name == "cuda":
         from iql_fast.engines.cuda import CudaEngine
 
         return CudaEngine(network, hyper, data, seeds, precision)
+    if name == "graph":
+        from iql_fast.engines.graph import GraphEngine
+
+        return GraphEngine(network, hyper, data, seeds, precision)
     if name == "cpu":
         from iql_fast.engines.cpu import CpuEngine
 

@@ -2,7 +2,7 @@
 
 An engine owns the networks, their optimiser state and the batches they are trained on, for S
 seeds at once: S is a leading axis on every weight. Behind this interface stand ``reference``
-(pure torch, the specification), ``cpu`` (C++) and ``cuda``.
+(pure torch, the specification), ``cpu`` (C++), ``cuda`` and ``graph`` (torch on a CUDA device).
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """``"reference"``, ``"cpu"`` or ``"cuda"``."""
+        """``"reference"``, ``"cpu"``, ``"graph"`` or ``"cuda"``."""
 
     @property
     def seeds(self) -> Sequence[int]:

@@ -20,13 +20,30 @@ def current_device() -> int:
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
-def unavailable_reason(precision: Precision = "fp32") -> str:
-    """Why the engine cannot be used here in that precision; empty where it can."""
+def unavailable_reason(
+    precision: Precision = "fp32", network: NetworkSpec | None = None, batch_size: int = 256
+) -> str:
+    """Why the engine cannot be used here in that precision, and for that network where one is
+    given; empty where it can."""
     if reason := extension.unavailable_reason():
         return reason
-    if reason := str(extension.load().cuda_unavailable_reason(current_device())):
+    native: Any = extension.load()
+    if reason := str(native.cuda_unavailable_reason(current_device())):
         return reason
-    return "" if precision in ("fp32", "bf16x3") else f"it has no {precision} precision"
+    if precision not in ("fp32", "bf16x3"):
+        return f"it has no {precision} precision"
+    if network is None:
+        return ""
+    reason = native.cuda_size_reason(
+        obs_dim=network.obs_dim,
+        act_dim=network.act_dim,
+        hidden=list(network.hidden),
+        critics=network.critics,
+        batch_size=batch_size,
+        precision=getattr(native.CudaPrecision, precision),
+        device=current_device(),
+    )
+    return str(reason)
 
 
 class CudaEngine(NativeEngine):
@@ -43,7 +60,8 @@ class CudaEngine(NativeEngine):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__(network, hyper, data, seeds, precision)
-        if self._native.dataset_on_host:
+        self.data_on_host = bool(self._native.dataset_on_host)
+        if self.data_on_host:
             warnings.warn(
                 "The dataset does not fit into the CUDA device's memory: batches are read from the "
                 "host's memory, which is slower.",
@@ -60,6 +78,6 @@ class CudaEngine(NativeEngine):
         try:
             return native.CudaEngine(*arguments, precision, current_device())
         except ValueError as error:  # sizes
-            raise UserError(f"{error}. Use --engine cpu.") from None
+            raise UserError(f"{error}. Use --engine graph, or cpu.") from None
         except RuntimeError as error:
             raise UserError(f"The CUDA engine cannot be set up: {error}.") from None

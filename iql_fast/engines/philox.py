@@ -1,65 +1,81 @@
-"""Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011), vectorised in numpy.
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al., SC 2011), for numpy and for torch.
 
 key = the seed; counter = (index, stream, step). A draw depends on nothing else, so a resumed run
 continues the stream it left and every engine draws the same batches. ``csrc/include/iql/philox.h``
 is the same in C++; this is its independent second statement.
+
+Words are 32 bits, held in 64 (uint64 in numpy, int64 in torch), and broadcast against each other:
+steps, seeds and indices may lie along axes of their own.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
-Words = NDArray[np.uint64]  # 32-bit words, held in 64 bits so that products do not overflow
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: An int, or an array or tensor of them.
+Words = Any
+FourWords = tuple[Words, Words, Words, Words]
 
 #: Streams: what a draw is for.
 BATCH = 0
 DROPOUT = 1  # + the number of the hidden layer
 
-_LOW = np.uint64(0xFFFFFFFF)
-_32 = np.uint64(32)
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+_LOW = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
-    """Ten rounds on counters ``[4, n]`` under one key; four words each, ``[4, n]``."""
+def _high(product: Words) -> Words:
+    """The upper word of 64 bits, whose first may be a sign."""
+    return (product >> 32) & _LOW
+
+
+def philox4x32(counter: FourWords, key: tuple[Words, Words]) -> FourWords:
+    """Ten rounds on four words of counters under a key; four words."""
     c0, c1, c2, c3 = counter
-    k0, k1 = np.uint64(key[0]), np.uint64(key[1])
+    k0, k1 = key
     for _ in range(10):
         product0 = _MULTIPLIERS[0] * c0
         product1 = _MULTIPLIERS[1] * c2
         c0, c1, c2, c3 = (
-            (product1 >> _32) ^ c1 ^ k0,
+            _high(product1) ^ c1 ^ k0,
             product1 & _LOW,
-            (product0 >> _32) ^ c3 ^ k1,
+            _high(product0) ^ c3 ^ k1,
             product0 & _LOW,
         )
         k0 = (k0 + _KEY_STEPS[0]) & _LOW
         k1 = (k1 + _KEY_STEPS[1]) & _LOW
-    return np.stack([c0, c1, c2, c3])
+    return c0, c1, c2, c3
 
 
-def draw(seed: int, step: int, stream: int, count: int) -> Words:
-    """The four words of indices 0..count-1: ``[4, count]``."""
-    counter = np.empty((4, count), dtype=np.uint64)
-    counter[0] = np.arange(count, dtype=np.uint64)
-    counter[1] = stream
-    counter[2] = step & 0xFFFFFFFF
-    counter[3] = step >> 32
-    return philox4x32(counter, (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF))
+def draw(seed: Words, step: Words, stream: int, index: Words) -> FourWords:
+    """The four words of some indices."""
+    return philox4x32((index, stream, step & _LOW, _high(step)), (seed & _LOW, _high(seed)))
+
+
+def row_of(words: FourWords, rows: int) -> Words:
+    """A dataset's row, drawn with replacement.
+
+    The 64-bit multiply-shift ``(x * rows) >> 64`` of the first two words; its bias is below
+    ``rows / 2**64``.
+    """
+    return _high(words[1] * rows + _high(words[0] * rows))
+
+
+def kept(words: Words, probability: float) -> Words:
+    """Whether each of some words, as a number in [0, 1), is at least the probability."""
+    return words >= int(probability * 2**32)
 
 
 def batch_rows(seed: int, step: int, batch_size: int, rows: int) -> NDArray[np.int64]:
-    """The dataset rows of a step's batch, ``[batch_size]``, drawn with replacement.
-
-    The 64-bit multiply-shift ``(x * rows) >> 64`` maps a 64-bit word to a row; its bias is below
-    ``rows / 2**64``.
-    """
-    words = draw(seed, step, BATCH, batch_size)
-    n = np.uint64(rows)
-    low = (words[0] * n) >> _32
-    chosen: NDArray[np.int64] = ((words[1] * n + low) >> _32).astype(np.int64)
+    """The dataset rows of a step's batch, ``[batch_size]``."""
+    words = draw(seed, step, BATCH, np.arange(batch_size, dtype=np.uint64))
+    chosen: NDArray[np.int64] = row_of(words, rows).astype(np.int64)
     return chosen
 
 
@@ -68,6 +84,26 @@ def dropout_keep(
 ) -> NDArray[np.bool_]:
     """Which hidden units ``[batch, units]`` of a layer are kept, each with 1 - probability."""
     batch, units = shape
-    words = draw(seed, step, DROPOUT + layer, (batch * units + 3) // 4)
-    uniform = words.T.reshape(-1)[: batch * units].reshape(batch, units)
-    return uniform >= np.uint64(int(probability * 2**32))
+    words = draw(seed, step, DROPOUT + layer, np.arange((batch * units + 3) // 4, dtype=np.uint64))
+    keep: NDArray[np.bool_] = kept(np.stack(words, -1).reshape(-1), probability)
+    return keep[: batch * units].reshape(batch, units)
+
+
+def batch_rows_of(seeds: Tensor, steps: Tensor, batch_size: int, rows: int) -> Tensor:
+    """``batch_rows`` of seeds ``[S]`` at steps ``[K]``, int64 on any device: ``[K, S, B]``."""
+    index = torch.arange(batch_size, device=seeds.device)
+    drawn: Tensor = row_of(draw(seeds[:, None], steps[:, None, None], BATCH, index), rows)
+    return drawn
+
+
+def dropout_keep_of(
+    seeds: Tensor, steps: Tensor, layer: int, shape: tuple[int, int], probability: float
+) -> Tensor:
+    """``dropout_keep`` of seeds ``[S]`` at steps ``[K]``: ``[K, S, batch, units]``."""
+    batch, units = shape
+    index = torch.arange((batch * units + 3) // 4, device=seeds.device)
+    words: Tensor = torch.stack(
+        draw(seeds[:, None], steps[:, None, None], DROPOUT + layer, index), -1
+    )
+    keep: Tensor = kept(words.flatten(2)[..., : batch * units], probability)
+    return keep.view(*keep.shape[:2], *shape)
