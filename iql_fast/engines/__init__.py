@@ -14,6 +14,7 @@ from iql_fast.engines.base import (
     Metrics,
     NetworkSpec,
     Precision,
+    Stage,
 )
 from iql_fast.errors import UserError
 
@@ -26,6 +27,7 @@ __all__ = [
     "Metrics",
     "NetworkSpec",
     "Precision",
+    "Stage",
     "available",
     "choose",
     "create",
@@ -34,24 +36,29 @@ __all__ = [
 NAMES = ("cuda", "cpu", "reference")  # in order of preference
 
 
-def available(precision: Precision = "fp32") -> dict[str, str]:
-    """Engine name -> ``""`` where it can be used here in that precision, else why it cannot."""
+def available(
+    precision: Precision = "fp32", stages: tuple[Stage, ...] = (Stage(),)
+) -> dict[str, str]:
+    """Engine name -> ``""`` where it can be used here in that precision and for those stages, else
+    why it cannot."""
     from iql_fast.engines import cpu, cuda, reference
 
     return {
-        "cuda": cuda.unavailable_reason(precision),
+        "cuda": cuda.unavailable_reason(precision, stages),
         "cpu": cpu.unavailable_reason(precision),
         "reference": reference.unavailable_reason(precision),
     }
 
 
-def choose(name: str, precision: Precision = "fp32") -> tuple[str, str]:
+def choose(
+    name: str, precision: Precision = "fp32", stages: tuple[Stage, ...] = (Stage(),)
+) -> tuple[str, str]:
     """The engine that ``name`` means and why: ``auto`` takes the first that can be used.
 
     Raises:
         UserError: the engine does not exist, or cannot be used here, with the reason.
     """
-    reasons = available(precision)
+    reasons = available(precision, stages)
     if not any(reason == "" for reason in reasons.values()):
         listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
         raise UserError(f"No engine can train in {precision} precision here ({listed}).")
@@ -92,7 +99,7 @@ def create(
     """
     import torch
 
-    name, _ = choose(name, precision)
+    name, _ = choose(name, precision, hyper.stages)
     if name == "cuda":
         from iql_fast.engines.cuda import CudaEngine
 

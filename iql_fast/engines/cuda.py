@@ -10,7 +10,7 @@ import torch
 
 from iql_fast import extension
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.base import TRAINED, Hyperparameters, NetworkSpec, Precision, Stage
 from iql_fast.engines.native import NativeEngine
 from iql_fast.errors import UserError
 
@@ -20,12 +20,16 @@ def current_device() -> int:
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
-def unavailable_reason(precision: Precision = "fp32") -> str:
-    """Why the engine cannot be used here in that precision; empty where it can."""
+def unavailable_reason(
+    precision: Precision = "fp32", stages: tuple[Stage, ...] = (Stage(),)
+) -> str:
+    """Why the engine cannot be used here for that; empty where it can."""
     if reason := extension.unavailable_reason():
         return reason
     if reason := str(extension.load().cuda_unavailable_reason(current_device())):
         return reason
+    if any(set(stage.trains) != set(TRAINED) for stage in stages):
+        return "it trains all networks in every step (so not with --extraction after)"
     return "" if precision in ("fp32", "bf16x3") else f"it has no {precision} precision"
 
 
