@@ -59,8 +59,8 @@ class Departures:
     value_order: Literal["new", "old"] = "new"
     """old: every loss reads the V from before the step, as CORL does; new: the authors' order"""
     extraction: Literal["joint", "after"] = "joint"
-    """after: V and the critics for all steps first, then the policy for as many steps from them as
-    they are, as the paper's algorithm 1 is written; joint: all in every step, as the authors' code"""
+    """after: V and the critics for all steps first, then the policy for as many from those two as
+    they stand, as the paper's algorithm 1 is written; joint: all in every step, the authors' way"""
     deterministic_policy: bool = False
     """regress tanh(mean) on the actions instead of maximising a Gaussian likelihood"""
     normalize_obs: bool = False

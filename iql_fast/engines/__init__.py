@@ -8,6 +8,7 @@ from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
     METRICS,
     PER_SEED,
+    TRAINED,
     Batch,
     Engine,
     Hyperparameters,
@@ -21,6 +22,7 @@ from iql_fast.errors import UserError
 __all__ = [
     "METRICS",
     "PER_SEED",
+    "TRAINED",
     "Batch",
     "Engine",
     "Hyperparameters",

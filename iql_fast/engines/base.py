@@ -30,13 +30,13 @@ DTYPES = {
     "bf16x3": torch.float32,
 }
 
-#: The networks that a step trains, in the order of their updates. ``target``, the critics' slow copy,
-#: moves with the critics.
+#: The networks that are trained, in the order of their updates. ``target``, the critics' slow
+#: copy, moves with the critics.
 TRAINED = ("value", "actor", "critic")
 
 #: Per-step quantities that ``Engine.run`` averages over the steps of a call, one value a seed.
-#: ``weight_max`` is the largest over the call; ``advantage_std`` is over all rows of the call. Steps
-#: that do not compute a quantity are left out of its mean, which is NaN where none does.
+#: ``weight_max`` is the largest over the call; ``advantage_std`` is over all rows of the call.
+#: Steps that do not compute a quantity are left out of its mean, which is NaN where none does.
 METRICS = (
     "value_loss",
     "critic_loss",
@@ -98,8 +98,10 @@ class Stage:
                 f"a stage cannot train {unknown[0]!r}; the networks are {', '.join(TRAINED)}"
             )
         if not self.trains or len(set(self.trains)) < len(self.trains):
-            raise ValueError(f"a stage trains each network at most once, and one at least; "
-                             f"this one is to train {self.trains}")
+            raise ValueError(
+                f"a stage trains each network at most once, and one at least; "
+                f"this one is to train {self.trains}"
+            )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"a stage has {self.steps} steps; it needs at least 1")
 

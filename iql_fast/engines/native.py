@@ -169,6 +169,4 @@ class NativeEngine:
             for name in METRICS
         }
         squared = np.array([seed["squared_advantage"] for seed in seeds], dtype=np.float64)
-        return metric_means(
-            sums, squared, counts_between(self.hyper, self.step - steps, self.step)
-        )
+        return metric_means(sums, squared, counts_between(self.hyper, self.step - steps, self.step))
