@@ -309,13 +309,9 @@ def draw_monotone(axes: Axes, rng: np.random.Generator) -> None:
         xlabel=r"$\tau$",
         ylabel=r"$V_\tau(s)$",
     )
-    _legend_below(axes)
-    axes.grid(alpha=0.3)
-
-
-def _legend_below(axes: Axes) -> None:
-    """Where it hides no curve."""
+    # Below the axes, where it hides no curve.
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False)
+    axes.grid(alpha=0.3)
 
 
 def draw_lottery(axes: Axes) -> None:
