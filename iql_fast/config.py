@@ -13,7 +13,7 @@ import tyro
 
 from iql_fast import tasks
 from iql_fast.data import minari
-from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
 from iql_fast.errors import UserError
 
 OneOrPerSeed = tuple[float, ...]
@@ -58,6 +58,9 @@ class Departures:
 
     value_order: Literal["new", "old"] = "new"
     """old: every loss reads the V from before the step, as CORL does; new: the authors' order"""
+    extraction: Literal["joint", "after"] = "joint"
+    """after: V and the critics for all steps first, then the policy for as many from those two as
+    they stand, as the paper's algorithm 1 is written; joint: all in every step, the authors' way"""
     deterministic_policy: bool = False
     """regress tanh(mean) on the actions instead of maximising a Gaussian likelihood"""
     normalize_obs: bool = False
@@ -116,7 +119,7 @@ class TrainConfig:
     data_seed: int = 0
     """seed of regenerated data"""
     steps: int = 1_000_000
-    """training steps"""
+    """updates of each network"""
     seeds: int = 1
     """networks to train at once, each with its own seed"""
     seed: int = 0
@@ -138,6 +141,18 @@ class TrainConfig:
     def seed_list(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.seeds))
 
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Which networks are trained when."""
+        if self.departures.extraction == "joint":
+            return (Stage(),)
+        return (Stage(("value", "critic"), self.steps), Stage(("actor",)))
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of all stages."""
+        return self.steps * len(self.stages)
+
     def hyperparameters(self) -> Hyperparameters:
         """What the engine reads."""
         a = self.algorithm
@@ -152,6 +167,7 @@ class TrainConfig:
             actor_dropout=a.actor_dropout or 0.0,
             value_order=self.departures.value_order,
             deterministic_policy=self.departures.deterministic_policy,
+            stages=self.stages,
         )
 
     def network(self, obs_dim: int, act_dim: int) -> NetworkSpec:

@@ -60,10 +60,12 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
     from iql_fast.training import Run, needed_bytes
 
     console = Console()
+    hyper = options.hyperparameters()
     if resumed is None:
-        engine_name, why = engines.choose(options.engine, options.precision)
+        engine_name, why = engines.choose(options.engine, options.precision, hyper=hyper)
     else:  # another engine rounds differently: the run would not end where it was to end
-        engine_name, _ = engines.choose(resumed.read_config()["engine"], options.precision)
+        began_with = resumed.read_config()["engine"]
+        engine_name, _ = engines.choose(began_with, options.precision, hyper=hyper)
         why = "the run began with it"
     with ExitStack() as stack:
         path = resumed.path if resumed else options.out or _default_folder(options.task)
@@ -84,13 +86,11 @@ def train(options: TrainConfig, resumed: RunFolder | None) -> dict[str, Any]:
             transitions, scaling = _normalised(transitions)
         network = options.network(transitions.obs_dim, transitions.act_dim)
         if resumed is None:  # again, now that the sizes are known
-            engine_name, why = engines.choose(
-                options.engine, options.precision, network, options.algorithm.batch_size
-            )
+            engine_name, why = engines.choose(options.engine, options.precision, network, hyper)
         engine = engines.create(
             engine_name,
             network,
-            options.hyperparameters(),
+            hyper,
             transitions,
             options.seed_list,
             precision=options.precision,
@@ -236,7 +236,7 @@ def _show_progress(stack: ExitStack, run: Any, console: Any) -> None:
         )
     )
     bar = progress.add_task(
-        "", total=run.config.steps, completed=run.engine.step, rate="-", score=""
+        "", total=run.config.total_steps, completed=run.engine.step, rate="-", score=""
     )
 
     def shown() -> str:
@@ -254,7 +254,7 @@ def _print_summary(summary: dict[str, Any], console: Any) -> None:
 
     seconds = summary["seconds"]
     console.print(
-        f"{summary['steps']:,} steps of {len(summary['seeds'])} seed(s): "
+        f"{summary['training_steps']:,} steps of {len(summary['seeds'])} seed(s): "
         f"training {seconds['training']:.0f} s ({summary['seed_steps_per_second']:.0f} steps/s "
         f"over all seeds), evaluation {seconds['evaluation']:.0f} s, "
         f"records {seconds['records']:.0f} s"

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iql_fast.config import TrainConfig
+from iql_fast.config import TrainConfig, flat
 from iql_fast.data import LoadedData
 from iql_fast.engines import METRICS, Engine, Metrics
 from iql_fast.errors import NonFiniteLoss, UserError
@@ -81,6 +81,7 @@ class Run:
         from torch.utils.tensorboard import SummaryWriter
 
         step = self.engine.step
+        self.hyper = self.config.hyperparameters()
         self.metrics = StepTable(self.folder.metrics, ("seed", *METRICS, "actor_lr", "seconds"))
         self.scores = StepTable(self.folder.scores, SCORE_COLUMNS)
         self.metrics.cut_after(step)
@@ -117,7 +118,7 @@ class Run:
 
     def _loop(self) -> None:
         try:
-            while self.engine.step < self.config.steps:
+            while self.engine.step < self.config.total_steps:
                 rate = self._interval()
                 text = self._settle(AHEAD if self.beside else 0)
                 self.advance(self.engine.step, rate, text)
@@ -141,15 +142,21 @@ class Run:
             raise
 
     def _interval(self) -> float:
-        """Train to the next point of the grid, and begin what is due there; steps/s."""
+        """Train to the next point of the grid, or to the end of a stage, and begin what is due
+        there; steps/s."""
         records, steps, step = self.config.records, self.config.steps, self.engine.step
-        interval = min(records.log_interval - step % records.log_interval, steps - step)
+        interval = min(records.log_interval - step % records.log_interval, steps - step % steps)
         with self._timed("training") as elapsed:
             metrics = self.engine.run(interval)
             rate = interval * len(self.engine.seeds) / elapsed()
         step = self.engine.step
         save = self._due(step, records.checkpoint_interval)
-        evaluate = self._due(step, self.config.evaluation.eval_interval) and self.evaluator
+        policy_trained = self.hyper.updates(step, "actor") > 0
+        evaluate = (
+            policy_trained
+            and self._due(step, self.config.evaluation.eval_interval)
+            and self.evaluator
+        )
         with self._timed("records"):
             self._log(step, metrics)
             if time.monotonic() - self.curves_drawn > CURVES_EVERY:
@@ -194,7 +201,7 @@ class Run:
         return text
 
     def _due(self, step: int, interval: int | None) -> bool:
-        return step == self.config.steps or (bool(interval) and step % (interval or 1) == 0)
+        return step == self.config.total_steps or (bool(interval) and step % (interval or 1) == 0)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[Callable[[], float]]:
@@ -205,17 +212,17 @@ class Run:
             self.seconds[what] += time.perf_counter() - start
 
     def _log(self, step: int, metrics: Metrics) -> None:
-        hyper = self.config.hyperparameters()
-        rates = hyper.per_seed("actor_lr", self.config.seeds)
-        if hyper.actor_schedule_steps:
-            progress = min(step, hyper.actor_schedule_steps) / hyper.actor_schedule_steps
+        rates = self.hyper.per_seed("actor_lr", self.config.seeds)
+        if self.hyper.actor_schedule_steps:
+            progress = self.hyper.updates(step, "actor") / self.hyper.actor_schedule_steps
             rates = rates * 0.5 * (1 + np.cos(np.pi * progress))
         rows = []
         for s, seed in enumerate(self.engine.seeds):
             values = {name: float(metrics[name][s]) for name in METRICS}
             values["actor_lr"] = float(rates[s])
             for name, value in values.items():
-                self.board.add_scalar(f"{name}/seed{seed}", value, step)
+                if not np.isnan(value):  # what the stage does not compute
+                    self.board.add_scalar(f"{name}/seed{seed}", value, step)
             row: dict[str, Any] = {"step": step, "seed": seed, **values}
             rows.append(row | {"seconds": round(self.seconds["training"], 3)})
         self.metrics.append(rows)
@@ -268,14 +275,15 @@ class Run:
 
     def _summary(self) -> dict[str, Any]:
         rows = read_rows(self.folder.scores)
-        done = self.config.steps * self.config.seeds
+        steps = self.config.total_steps
         summary: dict[str, Any] = {
             "title": self.data.title,
             "origin": self.data.record["origin"],
             "steps": self.config.steps,
+            "training_steps": steps,
             "seeds": list(self.engine.seeds),
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
-            "seed_steps_per_second": done / self.seconds["training"],
+            "seed_steps_per_second": steps * self.config.seeds / self.seconds["training"],
             "behaviour_return": self.data.behaviour_return,
             "behaviour_score": self.data.scoring.score(self.data.behaviour_return),
             "unit": self.data.scoring.unit,
@@ -298,18 +306,20 @@ def reference_lines(scoring: Scoring, data_record: Mapping[str, Any]) -> dict[st
 
 def needed_bytes(state_bytes: int, config: TrainConfig) -> int:
     """Free space that a run needs: three checkpoints, and its tables."""
-    rows = config.seeds * config.steps // config.records.log_interval
+    rows = config.seeds * config.total_steps // config.records.log_interval
     return 3 * state_bytes + 1024 * rows + (4 << 20)
 
 
 def check_same(
     resumed: Mapping[str, Any], stored: Mapping[str, Any], free: tuple[str, ...]
 ) -> None:
-    """Raise a ``UserError`` where a resumed run is asked for something else than it began with."""
+    """Raise a ``UserError`` where a resumed run is asked for something else than it began with. An
+    option that is younger than the run has its default there."""
+    before = {**flat(TrainConfig()), **stored}
     changed = [
-        f"--{name.replace('_', '-')} {value} (the run has {stored.get(name)})"
+        f"--{name.replace('_', '-')} {value} (the run has {before.get(name)})"
         for name, value in resumed.items()
-        if name not in free and value != stored.get(name)
+        if name not in free and value != before.get(name)
     ]
     if changed:
         raise UserError(

@@ -103,11 +103,14 @@ def test_threads_and_workers_change_nothing(finished, command, tmp_path):
     assert same_state(again, run)
 
 
-def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path):
+@pytest.mark.parametrize("extraction", ["joint", "after"])
+def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path, extraction):
     whole, cut, steps = tmp_path / "whole", tmp_path / "cut", 1500
     base = [sys.executable, "-m", "iql_fast.train"]
-    arguments = [*SMALL, "--dataset", finished[1], "--steps", steps, "--seeds", 2, "--out"]
-    first = [*base, *map(str, arguments)]
+    # Two stages come to as many steps as one; the first ends off the grids of log and checkpoints.
+    updates = steps if extraction == "joint" else steps // 2 - 15
+    arguments = [*SMALL, "--dataset", finished[1], "--extraction", extraction]
+    first = [*base, *map(str, [*arguments, "--steps", updates, "--seeds", 2, "--out"])]
     subprocess.run([*first, str(whole)], stdout=subprocess.DEVNULL, check=True)
     command = [*first, str(cut)]
     rng = random.Random(0)
@@ -128,6 +131,48 @@ def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path):
     assert rows_without_time(cut / "metrics.csv") == rows_without_time(whole / "metrics.csv")
     assert read_rows(cut / "scores.csv") == read_rows(whole / "scores.csv")
     assert same_state(cut, whole)
+
+
+def test_a_policy_extracted_after_v_and_q(finished, command, tmp_path):
+    run, dataset, _ = finished
+    arguments = ["--dataset", dataset, "--steps", 425, "--seeds", 2, "--extraction", "after"]
+    result = command("train", *SMALL, *arguments, "--out", "after")
+    assert result.returncode == 0, result.stderr
+    after = tmp_path / "after"
+    # V and Q end where those of a joint run do; the policy has as many updates, and another end.
+    joint, state = (checkpoint.load(p / "checkpoint").state for p in (run, after))
+    assert (int(joint.pop("step")), int(state.pop("step"))) == (425, 850)
+    for name, tensor in joint.items():
+        assert torch.equal(tensor, state[name]) != ("actor" in name), name
+    rows = read_rows(after / "metrics.csv")
+    expected = [*range(50, 401, 50), 425, *range(450, 801, 50), 850]
+    assert [int(row["step"]) for row in rows[::2]] == expected
+    for row in rows:
+        assert np.isnan(float(row["actor_loss"])) == (int(row["step"]) <= 425)
+        assert np.isnan(float(row["value_loss"])) == (int(row["step"]) > 425)
+    rates = [float(row["actor_lr"]) for row in rows[::2]]
+    assert rates[:9] == [3e-4] * 9  # the schedule begins with the policy
+    assert rates[-1] == 0.0
+    scores = [int(row["step"]) for row in read_rows(after / "scores.csv")]
+    assert scores == [600, 600, 800, 800, 850, 850]  # none of a policy that has not begun
+    summary = json.loads((after / "summary.json").read_text())
+    assert (summary["steps"], summary["training_steps"]) == (425, 850)
+    assert json.loads((after / "config.json").read_text())["options"]["extraction"] == "after"
+    result = command("train", "--resume", "after", "--extraction", "joint")
+    assert result.returncode == 2
+    assert "cannot change --extraction joint (the run has after)" in " ".join(result.stderr.split())
+
+
+def test_a_run_from_before_an_option_existed_goes_on(finished, command, tmp_path):
+    run = finished[0]
+    shutil.copytree(run, tmp_path / "old")
+    record = json.loads((tmp_path / "old" / "config.json").read_text())
+    del record["options"]["extraction"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(record))
+    assert command("train", "--resume", "old").returncode == 0
+    result = command("train", "--resume", "old", "--extraction", "after")
+    assert result.returncode == 2
+    assert "the run has joint" in " ".join(result.stderr.split())
 
 
 def answer_ctrl_c() -> None:

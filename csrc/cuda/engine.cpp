@@ -55,6 +55,11 @@ void check_sizes(const engine::Config& config) {
     throw std::invalid_argument("the CUDA engine takes at most " + std::to_string(kMaxHidden) +
                                 " hidden layers");
   }
+  for (const engine::Stage& stage : config.stages) {
+    if (!stage.value || !stage.actor || !stage.critic) {
+      throw std::invalid_argument("the CUDA engine trains all networks in every step");
+    }
+  }
   // Offsets within a network are 32-bit.
   std::int64_t widest = config.obs_dim + config.act_dim;
   for (const int width : config.hidden) widest = std::max<std::int64_t>(widest, width);

@@ -1,7 +1,9 @@
 // What the engines are given and what they report.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace iql::engine {
@@ -9,6 +11,13 @@ namespace iql::engine {
 // Hyperparameters that may differ from seed to seed.
 struct SeedHyperparameters {
   double expectile, temperature, discount, polyak, weight_clip, value_lr, critic_lr, actor_lr;
+};
+
+// Steps that train the same networks. The others stay as they are, and the targets with the
+// critics.
+struct Stage {
+  bool value = true, actor = true, critic = true;
+  std::int64_t steps = std::numeric_limits<std::int64_t>::max();  // the last stage has no end
 };
 
 struct Config {
@@ -22,8 +31,30 @@ struct Config {
   std::int64_t actor_schedule_steps = 0;  // 0: constant
   bool old_value = false;                 // every loss reads the V from before the step
   bool deterministic_policy = false;
+  std::vector<Stage> stages{Stage{}};
   int threads = 1;  // of the CPU engine
 };
+
+// Where a (0-based) step stands: its stage, and how often each network was updated before it, which
+// is what Adam and the actor's schedule count by.
+struct Moment {
+  std::size_t stage = 0;
+  std::int64_t value_updates = 0, actor_updates = 0, critic_updates = 0;
+};
+
+inline Moment moment(const std::vector<Stage>& stages, std::int64_t step) {
+  Moment now;
+  for (;; ++now.stage) {
+    const Stage& stage = stages[now.stage];
+    const bool here = now.stage + 1 == stages.size() || step < stage.steps;
+    const std::int64_t steps = here ? step : stage.steps;
+    now.value_updates += stage.value ? steps : 0;
+    now.actor_updates += stage.actor ? steps : 0;
+    now.critic_updates += stage.critic ? steps : 0;
+    if (here) return now;
+    step -= steps;
+  }
+}
 
 // Columns that the caller keeps alive. `rows` may grow between runs, as a fine-tuning buffer does.
 struct Dataset {

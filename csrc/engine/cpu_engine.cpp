@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <tuple>
 #include <utility>
 
@@ -106,6 +107,13 @@ struct CpuEngine<T, Operand>::Update {
   std::int64_t cost;
 };
 
+// A step of one stage: the networks trained beside V, and each member's updates of V and of those.
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::StagePlan {
+  std::vector<int> others;
+  std::vector<std::vector<Update>> value_updates, other_updates;
+};
+
 // Threads that train one seed together; they share the workspace of the first.
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Team {
@@ -154,8 +162,8 @@ struct CpuEngine<T, Operand>::Team {
   cpu::Barrier barrier;
   std::vector<int> bounds;       // of the blocks of rows
   std::vector<int> first_block;  // of each member, and the number of blocks
-  std::vector<std::vector<Update>> value_updates, other_updates;  // of each member
-  bool stop = false;  // written by member 0 before a barrier, read after it
+  std::vector<StagePlan> plans;  // of each stage
+  bool stop = false;             // written by member 0 before a barrier, read after it
 };
 
 template <class T, class Operand>
@@ -197,21 +205,26 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
   std::vector<int> blocks(threads, 0);
   for (const auto* teams : {&alone_, &shared_}) {
     for (const auto& team : *teams) {
-      team->value_updates = Team::share_out(updates(kValue, kActor, team->size), team->size);
-      team->other_updates =
-          Team::share_out(updates(kActor, kCritic + config_.critics, team->size), team->size);
+      for (const Stage& stage : config_.stages) {
+        std::vector<int> value, others;
+        if (stage.value) value.push_back(kValue);
+        if (stage.actor) others.push_back(kActor);
+        for (int e = 0; stage.critic && e < config_.critics; ++e) others.push_back(kCritic + e);
+        team->plans.push_back({others, Team::share_out(updates(value, team->size), team->size),
+                               Team::share_out(updates(others, team->size), team->size)});
+      }
       blocks[team->first_thread] = std::max(blocks[team->first_thread], team->blocks());
     }
   }
   for (int t = 0; t < threads; ++t) make_workspace(blocks[t]);
 }
 
-// The updates of the weights of networks [first, last), for a team of so many.
+// The updates of the weights of some networks, for a team of so many.
 template <class T, class Operand>
 std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updates(
-    int first, int last, int members) const {
+    const std::vector<int>& networks, int members) const {
   std::vector<Update> found;
-  for (int id = first; id < last; ++id) {
+  for (const int id : networks) {
     const NetworkLayout& layout = *seeds_[0]->networks[id].layout;
     for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
       const HiddenLayer& layer = layout.hidden[l];
@@ -338,55 +351,53 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t steps, const Give
   const RowShare share = team.rows(member);
   const int begin = share.begin(), end = share.end();
   const Net& value = seed.networks[kValue];
-  const int networks = static_cast<int>(seed.networks.size());
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
   // The first member may still be at a seed of its own, with the workspace that is now to be
   // shared.
   team.barrier.wait();
 
   for (std::int64_t step = step_; step < step_ + steps && !team.stop; ++step) {
-    gather(seed, index, step, given, w, begin, end);
-    for (int e = 0; e < config_.critics; ++e) {
-      const Net& critic = seed.networks[kCritic + e];
-      T* out = e == 0 ? w.q.data() : w.target_q.data();
-      forward(critic_layout_, critic.target, w.input, share, own, out);
-      for (int r = begin; e > 0 && r < end; ++r) {
-        if (!(w.q[r] <= w.target_q[r])) w.q[r] = w.target_q[r];
+    const Moment now = moment(config_.stages, step);
+    const Stage& stage = config_.stages[now.stage];
+    const StagePlan& plan = team.plans[now.stage];
+    gather(seed, index, step, given, stage.critic, w, begin, end);
+    if (stage.value || stage.actor) least_target(seed, w, share, own);
+    if (stage.value) {
+      forward_saved(value, kValue, w, share, own, nullptr, step);
+      value_head(seed, w, begin, end);
+      backward(value, kValue, w, share, own, T(1));
+    }
+    const auto read_value = [&] {  // as the losses of the actor and the critics read it
+      if (stage.actor) forward(value_layout_, value.trained, w.input, share, own, w.v.data());
+      if (stage.critic) {
+        forward(value_layout_, value.trained, w.next_input, share, own, w.v_next.data());
       }
-    }
-    forward_saved(value, kValue, w, share, own, nullptr, step);
-    value_head(seed, w, begin, end);
-    backward(value, kValue, w, share, own, T(1));
-    if (config_.old_value) {
-      const T* old = w.saved[kValue].out.data();
-      std::copy(old + begin, old + end, w.v.data() + begin);
-      forward(value_layout_, value.trained, w.next_input, share, own, w.v_next.data());
-    }
-    for (int id = kActor; id < networks; ++id) {
+    };
+    if (!stage.value || config_.old_value) read_value();
+    for (const int id : plan.others) {
       const Seed* dropout = id == kActor ? &seed : nullptr;
       forward_saved(seed.networks[id], id, w, share, own, dropout, step);
     }
-    if (member == 0) read_log_std(seed);
+    if (member == 0 && stage.actor) read_log_std(seed);
     team.barrier.wait();
 
-    update(seed, team.value_updates[member], step, w, team, own);
-    team.barrier.wait();
-
-    if (!config_.old_value) {
-      forward(value_layout_, value.trained, w.input, share, own, w.v.data());
-      forward(value_layout_, value.trained, w.next_input, share, own, w.v_next.data());
+    if (stage.value) {
+      update(seed, plan.value_updates[member], now, w, team, own);
+      team.barrier.wait();
+      if (!config_.old_value) read_value();
     }
-    actor_and_critic_heads(seed, w, begin, end);
-    for (int id = kActor; id < networks; ++id) {
+    if (stage.actor) actor_head(seed, w, begin, end);
+    if (stage.critic) critic_heads(seed, w, begin, end);
+    for (const int id : plan.others) {
       backward(seed.networks[id], id, w, share, own, id == kActor ? kept : T(1));
     }
     team.barrier.wait();
 
     if (member == 0) {
-      add_metrics(seed, index, step, w);
+      add_metrics(seed, index, step, stage, w);
       team.stop = seed.failure.has_value();
     }
-    update(seed, team.other_updates[member], step, w, team, own);
+    update(seed, plan.other_updates[member], now, w, team, own);
     team.barrier.wait();
   }
 }
@@ -405,9 +416,10 @@ Rows<const Element> CpuEngine<T, Operand>::rows(const Buffer<Element>& matrix, i
   return {matrix.data() + row * P, config_.batch_size * P};
 }
 
+// The batch's transitions; `next`: with what follows them, which only the critics' target reads.
 template <class T, class Operand>
 void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t step,
-                                   const GivenBatch<T>* given, Workspace& w, int begin,
+                                   const GivenBatch<T>* given, bool next, Workspace& w, int begin,
                                    int end) const {
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const std::int64_t B = config_.batch_size;
@@ -420,6 +432,7 @@ void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t ste
   const auto take = [&](const auto& source, std::int64_t from, int row) {
     copy(source.observations + from * O, O, w.input, row, 0);
     copy(source.actions + from * A, A, w.input, row, O);
+    if (!next) return;
     copy(source.next_observations + from * O, O, w.next_input, row, 0);
     w.reward[row] = static_cast<T>(source.rewards[from]);
     w.mask[row] = static_cast<T>(source.masks[from]);
@@ -433,6 +446,7 @@ void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t ste
     w.rows[r] = from;
     __builtin_prefetch(data_.observations + from * O);
     __builtin_prefetch(data_.actions + from * A);
+    if (!next) continue;
     __builtin_prefetch(data_.next_observations + from * O);
     __builtin_prefetch(data_.rewards + from);
     __builtin_prefetch(data_.masks + from);
@@ -462,6 +476,20 @@ bool CpuEngine<T, Operand>::forward_layer(const HiddenLayer& layer, Weights weig
 template <class T, class Operand>
 bool CpuEngine<T, Operand>::sparse(std::size_t nonzero, int rows, int columns) const {
   return double(nonzero) <= kernels_.list_density * rows * columns;
+}
+
+// The least of the target critics' values.
+template <class T, class Operand>
+void CpuEngine<T, Operand>::least_target(const Seed& seed, Workspace& w, const RowShare& share,
+                                         Workspace& scratch) const {
+  for (int e = 0; e < config_.critics; ++e) {
+    const Net& critic = seed.networks[kCritic + e];
+    T* out = e == 0 ? w.q.data() : w.target_q.data();
+    forward(critic_layout_, critic.target, w.input, share, scratch, out);
+    for (int r = share.begin(); e > 0 && r < share.end(); ++r) {
+      if (!(w.q[r] <= w.target_q[r])) w.q[r] = w.target_q[r];
+    }
+  }
 }
 
 // Outputs alone, with a network's own weights or its target's.
@@ -586,13 +614,12 @@ void CpuEngine<T, Operand>::value_head(const Seed& seed, Workspace& w, int begin
   }
 }
 
-// The actor's loss (equation 7) and the critics' (equation 6), with their output gradients.
+// The actor's loss (equation 7) and the gradients of its output and its log-std.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::actor_and_critic_heads(const Seed& seed, Workspace& w, int begin,
-                                                   int end) const {
+void CpuEngine<T, Operand>::actor_head(const Seed& seed, Workspace& w, int begin, int end) const {
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const T B = T(config_.batch_size), beta = T(seed.hyper.temperature),
-          clip = T(seed.hyper.weight_clip), discount = T(seed.hyper.discount);
+          clip = T(seed.hyper.weight_clip);
   auto& actor = w.saved[kActor];
   for (int r = begin; r < end; ++r) {
     const T advantage = w.q[r] - w.v[r];
@@ -615,7 +642,14 @@ void CpuEngine<T, Operand>::actor_and_critic_heads(const Seed& seed, Workspace& 
     w.weight[r] = weight;
     w.clipped[r] = weight >= clip;
     w.actor_loss[r] = -weight * fit;
+  }
+}
 
+// The critics' losses (equation 6) and the gradients of their outputs.
+template <class T, class Operand>
+void CpuEngine<T, Operand>::critic_heads(const Seed& seed, Workspace& w, int begin, int end) const {
+  const T B = T(config_.batch_size), discount = T(seed.hyper.discount);
+  for (int r = begin; r < end; ++r) {
     const T target = w.reward[r] + discount * w.mask[r] * w.v_next[r];
     w.critic_loss[r] = 0;
     for (int e = 0; e < config_.critics; ++e) {
@@ -628,17 +662,18 @@ void CpuEngine<T, Operand>::actor_and_critic_heads(const Seed& seed, Workspace& 
 }
 
 template <class T, class Operand>
-void CpuEngine<T, Operand>::update(Seed& seed, const std::vector<Update>& share, std::int64_t step,
+void CpuEngine<T, Operand>::update(Seed& seed, const std::vector<Update>& share, const Moment& now,
                                    Workspace& w, const Team& team, Workspace& scratch) const {
   const T alpha = T(seed.hyper.polyak);
+  const double actor_rate = cosine_schedule(seed.hyper.actor_lr, double(now.actor_updates),
+                                            double(config_.actor_schedule_steps));
   for (const Update& update : share) {
     Net& net = seed.networks[update.id];
-    const double rate = update.id == kValue ? seed.hyper.value_lr
-                        : update.id == kActor
-                            ? cosine_schedule(seed.hyper.actor_lr, double(step),
-                                              double(config_.actor_schedule_steps))
-                            : seed.hyper.critic_lr;
-    const AdamStep<T> adam = adam_step<T>(rate, double(step + 1));
+    const auto [rate, before] =
+        update.id == kValue   ? std::pair{seed.hyper.value_lr, now.value_updates}
+        : update.id == kActor ? std::pair{actor_rate, now.actor_updates}
+                              : std::pair{seed.hyper.critic_lr, now.critic_updates};
+    const AdamStep<T> adam = adam_step<T>(rate, double(before + 1));
     if (update.layer < 0) {
       update_head(net, update.id, adam, alpha, w, scratch.gradient.data());
     } else {
@@ -751,47 +786,47 @@ void CpuEngine<T, Operand>::read_log_std(Seed& seed) const {
 
 template <class T, class Operand>
 void CpuEngine<T, Operand>::add_metrics(Seed& seed, int index, std::int64_t step,
-                                        const Workspace& w) const {
-  MetricSums batch;
+                                        const Stage& stage, const Workspace& w) const {
   const int B = config_.batch_size;
-  const T* v = w.saved[kValue].out.data();
-  for (int r = 0; r < B; ++r) {
-    batch.value_loss += w.value_loss[r];
-    batch.actor_loss += w.actor_loss[r];
-    batch.critic_loss += w.critic_loss[r];
-    batch.value += v[r];
-    batch.q += w.q[r];
-    batch.advantage += w.advantage[r];
-    batch.squared_advantage += double(w.advantage[r]) * w.advantage[r];
-    batch.weight += w.weight[r];
-    batch.weight_max = std::max(batch.weight_max, double(w.weight[r]));
-    batch.weight_clipped += w.clipped[r];
-  }
+  const T *q = w.q.data(), *v = stage.value ? w.saved[kValue].out.data() : w.v.data();
+  const bool with_q = stage.value || stage.actor;
+  const auto mean = [B](const auto& column) {
+    double sum = 0;
+    for (int r = 0; r < B; ++r) sum += column[r];
+    return sum / B;
+  };
+  // Of what the stage does not compute, the columns hold nothing of this step.
+  const double value_loss = stage.value ? mean(w.value_loss) : 0,
+               actor_loss = stage.actor ? mean(w.actor_loss) : 0,
+               critic_loss = stage.critic ? mean(w.critic_loss) : 0;
   MetricSums& sums = seed.sums;
-  sums.value_loss += batch.value_loss / B;
-  sums.actor_loss += batch.actor_loss / B;
-  sums.critic_loss += batch.critic_loss / B;
-  sums.value += batch.value / B;
-  sums.q += batch.q / B;
-  sums.advantage += batch.advantage / B;
-  sums.squared_advantage += batch.squared_advantage / B;
-  sums.weight += batch.weight / B;
-  sums.weight_max = std::max(sums.weight_max, batch.weight_max);
-  sums.weight_clipped += batch.weight_clipped / B;
+  sums.value_loss += value_loss;
+  sums.actor_loss += actor_loss;
+  sums.critic_loss += critic_loss;
+  if (with_q) {
+    sums.value += mean(v);
+    sums.q += mean(q);
+  }
+  if (stage.actor) {
+    double squared = 0;
+    for (int r = 0; r < B; ++r) squared += double(w.advantage[r]) * w.advantage[r];
+    sums.advantage += mean(w.advantage);
+    sums.squared_advantage += squared / B;
+    sums.weight += mean(w.weight);
+    sums.weight_clipped += mean(w.clipped);
+    for (int r = 0; r < B; ++r) sums.weight_max = std::max(sums.weight_max, double(w.weight[r]));
+  }
 
-  const char* network = !std::isfinite(batch.value_loss)    ? "value"
-                        : !std::isfinite(batch.actor_loss)  ? "actor"
-                        : !std::isfinite(batch.critic_loss) ? "critic"
-                                                            : nullptr;
+  const char* network = !std::isfinite(value_loss)    ? "value"
+                        : !std::isfinite(actor_loss)  ? "actor"
+                        : !std::isfinite(critic_loss) ? "critic"
+                                                      : nullptr;
   if (network != nullptr) {
-    const T* q = w.q.data();
-    seed.failure = Failure{step + 1,
-                           index,
-                           network,
-                           double(*std::min_element(q, q + B)),
-                           double(*std::max_element(q, q + B)),
-                           double(*std::min_element(v, v + B)),
-                           double(*std::max_element(v, v + B))};
+    const auto [q_min, q_max] = std::minmax_element(q, q + B);
+    const auto [v_min, v_max] = std::minmax_element(v, v + B);
+    const double known = with_q ? 1 : std::numeric_limits<double>::quiet_NaN();
+    seed.failure = Failure{step + 1,       index,          network,       known * *q_min,
+                           known * *q_max, known * *v_min, known * *v_max};
   }
 }
 

@@ -7,8 +7,9 @@
 //   2  by panels: V's weight gradients, each followed at once by Adam
 //   3  by rows:   the new V(s) and V(s'); the actor's and the critics' losses and backward
 //   4  by panels: their weight gradients, each followed at once by Adam and Polyak
-// Threads share a seed's rows and panels with a barrier after each phase, or take whole seeds,
-// which needs none. A result never depends on which it was: see cpu/kernels.h.
+// A stage (config.h) that trains some of the networks only leaves out all that the others alone
+// need. Threads share a seed's rows and panels with a barrier after each phase, or take whole
+// seeds, which needs none. A result never depends on which it was: see cpu/kernels.h.
 #pragma once
 
 #include <cstdint>
@@ -60,20 +61,23 @@ class CpuEngine {
   struct Team;
   struct RowShare;
   struct Update;
+  struct StagePlan;
   using Net = Network<T, Operand>;
   using Weights = Parameters<T, Operand>;
   static constexpr bool kRounded = !std::is_same_v<T, Operand>;
 
   void make_workspace(int blocks);
-  std::vector<Update> updates(int first, int last, int members) const;
+  std::vector<Update> updates(const std::vector<int>& networks, int members) const;
   bool sparse(std::size_t nonzero, int rows, int columns) const;
   void train(std::int64_t steps, const GivenBatch<T>* given);
   void train_seed(int index, std::int64_t steps, const GivenBatch<T>* given, Team& team,
                   int member);
 
   // By rows: a member's share of the batch.
-  void gather(const Seed& seed, int index, std::int64_t step, const GivenBatch<T>* given,
+  void gather(const Seed& seed, int index, std::int64_t step, const GivenBatch<T>* given, bool next,
               Workspace& w, int begin, int end) const;
+  void least_target(const Seed& seed, Workspace& w, const RowShare& share,
+                    Workspace& scratch) const;
   void forward(const NetworkLayout& layout, Weights weights, const Buffer<T>& input,
                const RowShare& share, Workspace& scratch, T* out) const;
   void forward_saved(const Net& net, int id, Workspace& w, const RowShare& share,
@@ -85,10 +89,11 @@ class CpuEngine {
   void backward(const Net& net, int id, Workspace& w, const RowShare& share, Workspace& scratch,
                 T scale) const;
   void value_head(const Seed& seed, Workspace& w, int begin, int end) const;
-  void actor_and_critic_heads(const Seed& seed, Workspace& w, int begin, int end) const;
+  void actor_head(const Seed& seed, Workspace& w, int begin, int end) const;
+  void critic_heads(const Seed& seed, Workspace& w, int begin, int end) const;
 
   // By panels: a member's share of the weights.
-  void update(Seed& seed, const std::vector<Update>& share, std::int64_t step, Workspace& w,
+  void update(Seed& seed, const std::vector<Update>& share, const Moment& now, Workspace& w,
               const Team& team, Workspace& scratch) const;
   void copy_operands(Net& net, int layer, int panel) const;
   void update_panels(Net& net, const Update& update, const AdamStep<T>& adam, T alpha, Workspace& w,
@@ -97,7 +102,8 @@ class CpuEngine {
                    T* gradient) const;
 
   void read_log_std(Seed& seed) const;
-  void add_metrics(Seed& seed, int index, std::int64_t step, const Workspace& w) const;
+  void add_metrics(Seed& seed, int index, std::int64_t step, const Stage& stage,
+                   const Workspace& w) const;
   template <class Element>
   cpu::Rows<Element> rows(Buffer<Element>& matrix, int row) const;
   template <class Element>

@@ -3,8 +3,12 @@
 
 #include <pybind11/stl.h>
 
+#include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "engine/cpu_engine.h"
 #include "torch/py_engine.h"
@@ -41,14 +45,21 @@ void bind_engine(py::module_& module) {
            py::kw_only(), py::arg("expectile"), py::arg("temperature"), py::arg("discount"),
            py::arg("polyak"), py::arg("weight_clip"), py::arg("value_lr"), py::arg("critic_lr"),
            py::arg("actor_lr"));
+  py::class_<engine::Stage>(module, "Stage")
+      .def(py::init([](bool value, bool actor, bool critic, std::optional<std::int64_t> steps) {
+             engine::Stage stage{value, actor, critic};
+             if (steps) stage.steps = *steps;
+             return stage;
+           }),
+           py::kw_only(), py::arg("value"), py::arg("actor"), py::arg("critic"), py::arg("steps"));
   py::class_<Config>(module, "EngineConfig")
       .def(py::init([](int obs_dim, int act_dim, std::vector<int> hidden, int critics,
                        int batch_size, std::vector<std::uint64_t> seeds,
                        std::vector<SeedHyperparameters> hyper, double actor_dropout,
                        std::int64_t actor_schedule_steps, bool old_value, bool deterministic_policy,
-                       int threads) {
+                       std::vector<engine::Stage> stages, int threads) {
              if (obs_dim < 1 || act_dim < 1 || hidden.empty() || critics < 1 || batch_size < 1 ||
-                 seeds.empty() || hyper.size() != seeds.size() || threads < 1 ||
+                 seeds.empty() || hyper.size() != seeds.size() || stages.empty() || threads < 1 ||
                  !(actor_dropout >= 0 && actor_dropout < 1)) {
                throw std::invalid_argument("every size must be positive, one hyper a seed");
              }
@@ -67,13 +78,14 @@ void bind_engine(py::module_& module) {
              config.actor_schedule_steps = actor_schedule_steps;
              config.old_value = old_value;
              config.deterministic_policy = deterministic_policy;
+             config.stages = std::move(stages);
              config.threads = threads;
              return config;
            }),
            py::kw_only(), py::arg("obs_dim"), py::arg("act_dim"), py::arg("hidden"),
            py::arg("critics"), py::arg("batch_size"), py::arg("seeds"), py::arg("hyper"),
            py::arg("actor_dropout"), py::arg("actor_schedule_steps"), py::arg("old_value"),
-           py::arg("deterministic_policy"), py::arg("threads"));
+           py::arg("deterministic_policy"), py::arg("stages"), py::arg("threads"));
   bind_cpu_engine<float>(module, "CpuEngineFloat");
   bind_cpu_engine<double>(module, "CpuEngineDouble");
   bind_cpu_engine<float, BFloat16>(module, "CpuEngineMixed");

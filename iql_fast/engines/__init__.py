@@ -8,24 +8,28 @@ from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
     METRICS,
     PER_SEED,
+    TRAINED,
     Batch,
     Engine,
     Hyperparameters,
     Metrics,
     NetworkSpec,
     Precision,
+    Stage,
 )
 from iql_fast.errors import UserError
 
 __all__ = [
     "METRICS",
     "PER_SEED",
+    "TRAINED",
     "Batch",
     "Engine",
     "Hyperparameters",
     "Metrics",
     "NetworkSpec",
     "Precision",
+    "Stage",
     "available",
     "choose",
     "create",
@@ -35,15 +39,17 @@ NAMES = ("cuda", "graph", "cpu", "reference")  # in order of preference
 
 
 def available(
-    precision: Precision = "fp32", network: NetworkSpec | None = None, batch_size: int = 256
+    precision: Precision = "fp32",
+    network: NetworkSpec | None = None,
+    hyper: Hyperparameters | None = None,
 ) -> dict[str, str]:
-    """Engine name -> ``""`` where it can be used here in that precision, and for that network where
-    one is given; else why it cannot."""
+    """Engine name -> ``""`` where it can be used here in that precision, and for that network and
+    those hyperparameters where they are given; else why it cannot."""
     from iql_fast.engines import cpu, cuda, graph, reference
 
     return {
-        "cuda": cuda.unavailable_reason(precision, network, batch_size),
-        "graph": graph.unavailable_reason(precision),
+        "cuda": cuda.unavailable_reason(precision, network, hyper),
+        "graph": graph.unavailable_reason(precision, hyper),
         "cpu": cpu.unavailable_reason(precision),
         "reference": reference.unavailable_reason(precision),
     }
@@ -53,14 +59,14 @@ def choose(
     name: str,
     precision: Precision = "fp32",
     network: NetworkSpec | None = None,
-    batch_size: int = 256,
+    hyper: Hyperparameters | None = None,
 ) -> tuple[str, str]:
     """The engine that ``name`` means and why: ``auto`` takes the first that can be used.
 
     Raises:
         UserError: the engine does not exist, or cannot be used here, with the reason.
     """
-    reasons = available(precision, network, batch_size)
+    reasons = available(precision, network, hyper)
     if not any(reason == "" for reason in reasons.values()):
         listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
         raise UserError(f"No engine can train in {precision} precision here ({listed}).")
@@ -101,7 +107,7 @@ def create(
     """
     import torch
 
-    name, _ = choose(name, precision, network, hyper.batch_size)
+    name, _ = choose(name, precision, network, hyper)
     if name == "cuda":
         from iql_fast.engines.cuda import CudaEngine
 

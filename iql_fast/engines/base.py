@@ -30,8 +30,16 @@ DTYPES = {
     "bf16x3": torch.float32,
 }
 
+#: The networks that are trained, in the order of their updates. ``target``, the critics' slow
+#: copy, moves with the critics.
+TRAINED = ("value", "actor", "critic")
+
+#: Why an engine cannot be used where some steps train some networks only.
+TRAINS_ALL = "it trains all networks in every step (so not with --extraction after)"
+
 #: Per-step quantities that ``Engine.run`` averages over the steps of a call, one value a seed.
 #: ``weight_max`` is the largest over the call; ``advantage_std`` is over all rows of the call.
+#: Steps that do not compute a quantity are left out of its mean, which is NaN where none does.
 METRICS = (
     "value_loss",
     "critic_loss",
@@ -44,6 +52,15 @@ METRICS = (
     "weight_max",
     "weight_clipped",
 )
+
+#: Networks one of which a step must train for it to compute a metric.
+MEASURED_WITH = {
+    **{f"{net}_loss": (net,) for net in TRAINED},
+    **dict.fromkeys(("value", "q"), ("value", "actor")),
+    **dict.fromkeys(
+        ("advantage", "advantage_std", "weight", "weight_max", "weight_clipped"), ("actor",)
+    ),
+}
 
 #: Metric name -> float64 array ``[S]``.
 Metrics = dict[str, NDArray[np.float64]]
@@ -60,6 +77,36 @@ class NetworkSpec:
     act_dim: int
     hidden: tuple[int, ...] = (256, 256)
     critics: int = 2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps that train the same networks and leave the others, bit for bit, as they are.
+
+    Attributes:
+        trains: one or more of ``"value"``, ``"actor"`` and ``"critic"``. The target critics move
+            only with the critics.
+        steps: how many; ``None``: all that follow.
+
+    Raises:
+        ValueError: a network does not exist or stands twice, none is named, or there are no steps.
+    """
+
+    trains: tuple[str, ...] = TRAINED
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if unknown := [net for net in self.trains if net not in TRAINED]:
+            raise ValueError(
+                f"a stage cannot train {unknown[0]!r}; the networks are {', '.join(TRAINED)}"
+            )
+        if not self.trains or len(set(self.trains)) < len(self.trains):
+            raise ValueError(
+                f"a stage trains each network at most once, and one at least; "
+                f"this one is to train {self.trains}"
+            )
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"a stage has {self.steps} steps; it needs at least 1")
 
 
 @dataclass(frozen=True)
@@ -83,6 +130,11 @@ class Hyperparameters:
             the new V) or ``"old"`` (every loss reads the V from before the step; a departure).
         deterministic_policy: regress tanh(mean) on the actions with the same weights instead of
             maximising a Gaussian likelihood (a departure).
+        stages: which networks are trained when; the last stage has no end. Adam and the actor's
+            schedule count the updates of their own network. Two stages,
+            ``(Stage(("value", "critic"), n), Stage(("actor",)))``, extract the policy when V and Q
+            are done, as the paper's algorithm 1 is written; V and Q are the same either way, since
+            they never read the policy.
     """
 
     expectile: PerSeed = 0.7
@@ -98,6 +150,34 @@ class Hyperparameters:
     actor_dropout: float = 0.0
     value_order: str = "new"
     deterministic_policy: bool = False
+    stages: tuple[Stage, ...] = (Stage(),)
+
+    def __post_init__(self) -> None:
+        endless = [stage.steps is None for stage in self.stages]
+        if endless != [False] * (len(endless) - 1) + [True]:
+            raise ValueError("the last of the stages, and no other, has no number of steps")
+
+    def stage_at(self, step: int) -> Stage:
+        """The stage of a (0-based) step."""
+        for stage in self.stages:
+            if stage.steps is None or step < stage.steps:
+                return stage
+            step -= stage.steps
+        raise AssertionError("the last stage has no end")
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether every step trains all networks."""
+        return all(set(stage.trains) == set(TRAINED) for stage in self.stages)
+
+    def updates(self, step: int, *nets: str) -> int:
+        """How many of the first ``step`` steps train one of the networks."""
+        count = 0
+        for stage in self.stages:
+            steps = step if stage.steps is None else min(step, stage.steps)
+            count += steps if set(nets) & set(stage.trains) else 0
+            step -= steps
+        return count
 
     def per_seed(self, name: str, seeds: int) -> NDArray[np.float64]:
         """The hyperparameter ``name`` as a float64 vector ``[seeds]``."""

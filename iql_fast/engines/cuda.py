@@ -10,7 +10,7 @@ import torch
 
 from iql_fast import extension
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.base import TRAINS_ALL, Hyperparameters, NetworkSpec, Precision
 from iql_fast.engines.native import NativeEngine
 from iql_fast.errors import UserError
 
@@ -21,10 +21,12 @@ def current_device() -> int:
 
 
 def unavailable_reason(
-    precision: Precision = "fp32", network: NetworkSpec | None = None, batch_size: int = 256
+    precision: Precision = "fp32",
+    network: NetworkSpec | None = None,
+    hyper: Hyperparameters | None = None,
 ) -> str:
-    """Why the engine cannot be used here in that precision, and for that network where one is
-    given; empty where it can."""
+    """Why the engine cannot be used here in that precision, and for that network and those
+    hyperparameters where they are given; empty where it can."""
     if reason := extension.unavailable_reason():
         return reason
     native: Any = extension.load()
@@ -32,6 +34,8 @@ def unavailable_reason(
         return reason
     if precision not in ("fp32", "bf16x3"):
         return f"it has no {precision} precision"
+    if hyper is not None and not hyper.trains_all:
+        return TRAINS_ALL
     if network is None:
         return ""
     reason = native.cuda_size_reason(
@@ -39,7 +43,7 @@ def unavailable_reason(
         act_dim=network.act_dim,
         hidden=list(network.hidden),
         critics=network.critics,
-        batch_size=batch_size,
+        batch_size=(hyper or Hyperparameters()).batch_size,
         precision=getattr(native.CudaPrecision, precision),
         device=current_device(),
     )

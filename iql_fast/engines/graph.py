@@ -27,6 +27,8 @@ from iql_fast.engines import philox
 from iql_fast.engines.base import (
     DTYPES,
     PER_SEED,
+    TRAINED,
+    TRAINS_ALL,
     Batch,
     Hyperparameters,
     Metrics,
@@ -34,11 +36,11 @@ from iql_fast.engines.base import (
     Precision,
 )
 from iql_fast.engines.flat_nets import Nets
-from iql_fast.engines.parameters import TRAINED, check_state, initial_state
+from iql_fast.engines.parameters import check_state, initial_state
 from iql_fast.engines.record import Record
 from iql_fast.engines.reference import expectile_loss
 from iql_fast.engines.sampling import batch_at, batch_statistics
-from iql_fast.errors import NonFiniteLoss
+from iql_fast.errors import NonFiniteLoss, UserError
 from iql_fast.ops import plain
 from iql_fast.policy import LOG_STD_RANGE, Policy, policy_from_state
 
@@ -49,10 +51,13 @@ DROPOUT_WORDS = 2**25
 DATA_SHARE = 0.8
 
 
-def unavailable_reason(precision: Precision = "fp32") -> str:
-    """Why the engine cannot be used here in that precision; empty where it can."""
+def unavailable_reason(precision: Precision = "fp32", hyper: Hyperparameters | None = None) -> str:
+    """Why the engine cannot be used here in that precision and with those hyperparameters; empty
+    where it can."""
     if precision not in ("fp32", "fp64"):
         return f"it has no {precision} precision"
+    if hyper is not None and not hyper.trains_all:
+        return TRAINS_ALL
     return "" if torch.cuda.is_available() else "torch sees no CUDA device"
 
 
@@ -90,6 +95,8 @@ class GraphEngine:
         device: torch.device | str | None = None,
         data_on_host: bool | None = None,
     ) -> None:
+        if not hyper.trains_all:
+            raise UserError(f"The graph engine cannot be used: {TRAINS_ALL}.")
         self.network, self.hyper, self.data, self.seeds = network, hyper, data, tuple(seeds)
         self.dtype = DTYPES[precision]
         self.device = torch.device(device or f"cuda:{torch.cuda.current_device()}")

@@ -15,13 +15,14 @@ from iql_fast.engines.base import (
     DTYPES,
     METRICS,
     PER_SEED,
+    TRAINED,
     Batch,
     Hyperparameters,
     Metrics,
     NetworkSpec,
     Precision,
 )
-from iql_fast.engines.metrics import metric_means
+from iql_fast.engines.metrics import counts_between, metric_means
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.errors import NonFiniteLoss
@@ -68,6 +69,10 @@ class NativeEngine:
             actor_schedule_steps=hyper.actor_schedule_steps,
             old_value=hyper.value_order == "old",
             deterministic_policy=hyper.deterministic_policy,
+            stages=[
+                native.Stage(**{net: net in stage.trains for net in TRAINED}, steps=stage.steps)
+                for stage in hyper.stages
+            ],
             threads=threads,
         )
         self._native = self._create(
@@ -164,4 +169,4 @@ class NativeEngine:
             for name in METRICS
         }
         squared = np.array([seed["squared_advantage"] for seed in seeds], dtype=np.float64)
-        return metric_means(sums, squared, steps)
+        return metric_means(sums, squared, counts_between(self.hyper, self.step - steps, self.step))

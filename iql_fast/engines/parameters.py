@@ -9,10 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from iql_fast.engines.base import NetworkSpec
-
-#: Networks with Adam state, in update order. ``target`` is the critics' slow copy.
-TRAINED = ("value", "actor", "critic")
+from iql_fast.engines.base import TRAINED, NetworkSpec
 
 
 def layer_sizes(net: str, network: NetworkSpec) -> list[tuple[int, int]]:

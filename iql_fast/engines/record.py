@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iql_fast.engines.base import Metrics
+from iql_fast.engines.base import METRICS, TRAINED, Metrics
 from iql_fast.engines.metrics import metric_means
-from iql_fast.engines.parameters import TRAINED
 from iql_fast.engines.reference import awr_weights
 
 #: What a step leaves behind, ``[S, B]`` each; the terms of the losses in the order of TRAINED.
@@ -70,7 +69,7 @@ class Record:
         named = dict(zip(RECORDED, sums, strict=False))
         squared, named["weight"], named["weight_clipped"] = sums[len(RECORDED) :]
         named |= {"advantage_std": squared, "weight_max": largest}
-        metrics = metric_means(named, squared, self.steps)
+        metrics = metric_means(named, squared, dict.fromkeys(METRICS, self.steps))
         self._clear_sums()
         if not failed:
             return metrics, None

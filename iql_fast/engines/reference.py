@@ -7,7 +7,7 @@ Levine, ICLR 2022) and, where the paper is silent, the authors' code.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,12 +25,7 @@ from iql_fast.engines.base import (
     Precision,
 )
 from iql_fast.engines.metrics import MetricSums
-from iql_fast.engines.parameters import (
-    TRAINED,
-    check_state,
-    initial_state,
-    parameter_shapes,
-)
+from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.errors import NonFiniteLoss
 from iql_fast.policy import LOG_STD_RANGE, Policy, policy_from_state
@@ -118,56 +113,61 @@ class ReferenceEngine:
     # The training step.
 
     def _update(self, batch: Batch, sums: MetricSums) -> None:
-        h = self.per_seed
+        h, trains = self.per_seed, self.hyper.stage_at(self.step).trains
         s, a, s_next = batch.observations, batch.actions, batch.next_observations
         sa = torch.cat([s, a], -1)
+        losses: dict[str, Tensor] = {}
 
         with torch.no_grad():
             q = self._critics("target", sa).amin(1)  # [S, B]
-            old = (self._value(s), self._value(s_next)) if self.hyper.value_order == "old" else None
+            value = v = self._value(s)
+            v_next = self._value(s_next)
 
         # V: expectile regression on the target critics (equation 5).
-        def value_objective() -> tuple[Tensor, Tensor]:
-            v = self._value(s)
-            return expectile_loss(q - v, h["expectile"]).mean(-1), v
+        if "value" in trains:
 
-        value_loss, value = self._descend("value", value_objective, h["value_lr"])
-        with torch.no_grad():
-            v, v_next = old if old is not None else (self._value(s), self._value(s_next))
+            def value_objective() -> Tensor:
+                return expectile_loss(q - self._value(s), h["expectile"]).mean(-1)
+
+            losses["value"] = self._descend("value", value_objective, h["value_lr"])
+            if self.hyper.value_order == "new":
+                with torch.no_grad():
+                    v, v_next = self._value(s), self._value(s_next)
 
         # Actor: advantage-weighted regression with the V just updated (equation 7).
         weight = awr_weights(q - v, h["temperature"], h["weight_clip"])
+        if "actor" in trains:
 
-        def actor_objective() -> tuple[Tensor, Tensor]:
-            mean = torch.tanh(self._mlp("actor", s, dropout=self.hyper.actor_dropout))
-            if self.hyper.deterministic_policy:
-                fit = -((mean - a) ** 2).sum(-1)
-            else:
-                log_std = self.state["actor.log_std"].clamp(*LOG_STD_RANGE)
-                fit = gaussian_log_prob(a, mean, log_std[:, None])
-            return -(weight * fit).mean(-1), fit
+            def actor_objective() -> Tensor:
+                mean = torch.tanh(self._mlp("actor", s, dropout=self.hyper.actor_dropout))
+                if self.hyper.deterministic_policy:
+                    fit = -((mean - a) ** 2).sum(-1)
+                else:
+                    log_std = self.state["actor.log_std"].clamp(*LOG_STD_RANGE)
+                    fit = gaussian_log_prob(a, mean, log_std[:, None])
+                return -(weight * fit).mean(-1)
 
-        actor_loss, _ = self._descend("actor", actor_objective, self._actor_lr())
+            losses["actor"] = self._descend("actor", actor_objective, self._actor_lr())
 
         # Critics: TD with the V just updated (equation 6); summed over critics, not halved.
-        target = batch.rewards + h["discount"] * batch.masks * v_next
+        if "critic" in trains:
+            target = batch.rewards + h["discount"] * batch.masks * v_next
 
-        def critic_objective() -> tuple[Tensor, Tensor]:
-            qs = self._critics("critic", sa)  # [S, E, B]
-            return ((qs - target[:, None]) ** 2).mean(-1).sum(-1), qs
+            def critic_objective() -> Tensor:
+                qs = self._critics("critic", sa)  # [S, E, B]
+                return ((qs - target[:, None]) ** 2).mean(-1).sum(-1)
 
-        critic_loss, _ = self._descend("critic", critic_objective, h["critic_lr"])
+            losses["critic"] = self._descend("critic", critic_objective, h["critic_lr"])
 
-        # Polyak: the targets follow the critics.
-        for name, _ in parameter_shapes("target", self.network, len(self.seeds)):
-            theta = self.state[name.replace("target", "critic", 1)]
-            alpha = h["polyak"].view(-1, *[1] * (theta.dim() - 1))
-            self.state[name] += alpha * (theta - self.state[name])
+            # Polyak: the targets follow the critics.
+            for name, _ in parameter_shapes("target", self.network, len(self.seeds)):
+                theta = self.state[name.replace("target", "critic", 1)]
+                alpha = h["polyak"].view(-1, *[1] * (theta.dim() - 1))
+                self.state[name] += alpha * (theta - self.state[name])
 
         self.state["step"] += 1
-        clip = h["weight_clip"]
-        losses = {"value": value_loss, "actor": actor_loss, "critic": critic_loss}
-        sums.add(losses, value, q, q - v, weight, weight >= clip)
+        rows = {"value": value, "q": q, "advantage": q - v, "weight": weight}
+        sums.add(losses, {**rows, "weight_clipped": weight >= h["weight_clip"]})
         self._stop_if_not_finite(losses, batch, q, v)
 
     def _mlp(self, net: str, x: Tensor, dropout: float = 0.0) -> Tensor:
@@ -200,17 +200,18 @@ class ReferenceEngine:
         lr, steps = self.per_seed["actor_lr"], self.hyper.actor_schedule_steps
         if steps == 0:
             return lr
-        return lr * 0.5 * (1 + math.cos(math.pi * min(self.step, steps) / steps))
+        updates = self.hyper.updates(self.step, "actor")
+        return lr * 0.5 * (1 + math.cos(math.pi * min(updates, steps) / steps))
 
-    def _descend(self, net, objective, lr: Tensor):  # type: ignore[no-untyped-def]
-        """One Adam step (Kingma and Ba, 2015) on an objective ``() -> (loss [S], extra)``."""
+    def _descend(self, net: str, objective: Callable[[], Tensor], lr: Tensor) -> Tensor:
+        """One Adam step (Kingma and Ba, 2015) on an objective ``() -> loss [S]``; the loss."""
         names = [name for name, _ in parameter_shapes(net, self.network, len(self.seeds))]
         if self.hyper.deterministic_policy:
             names = [name for name in names if name != "actor.log_std"]
         parameters = [self.state[name].requires_grad_() for name in names]
-        loss, extra = objective()
+        loss = objective()
         gradients = torch.autograd.grad(loss.sum(), parameters)
-        t = self.step + 1
+        t = self.hyper.updates(self.step, net) + 1
         beta1, beta2 = ADAM_BETAS
         for name, parameter, gradient in zip(names, parameters, gradients, strict=True):
             parameter.requires_grad_(False)
@@ -220,12 +221,12 @@ class ReferenceEngine:
             m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
             rate = lr.view(-1, *[1] * (parameter.dim() - 1))
             parameter -= rate * m_hat / (torch.sqrt(v_hat) + ADAM_EPSILON)
-        return loss.detach(), extra.detach()
+        return loss.detach()
 
     def _stop_if_not_finite(
         self, losses: dict[str, Tensor], batch: Batch, q: Tensor, v: Tensor
     ) -> None:
-        for net in TRAINED:
+        for net in losses:
             bad = ~torch.isfinite(losses[net])
             if bool(bad.any()):
                 s = int(bad.nonzero()[0])

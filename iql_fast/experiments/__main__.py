@@ -9,6 +9,7 @@ import tyro
 from iql_fast import cli
 from iql_fast.experiments.expectile import Expectile
 from iql_fast.experiments.maze import Maze
+from iql_fast.experiments.stages import Stages
 from iql_fast.experiments.tau import Tau
 from iql_fast.experiments.theory import Theory
 
@@ -25,6 +26,7 @@ def main() -> None:
     commands: dict[str, type[Experiment]] = {
         "expectile": Expectile,
         "maze": Maze,
+        "stages": Stages,
         "tau": Tau,
         "theory": Theory,
     }

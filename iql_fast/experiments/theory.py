@@ -303,15 +303,14 @@ def draw_monotone(axes: Axes, rng: np.random.Generator) -> None:
         axes.plot(taus, values[:, s], color=f"C{s}", label=f"state {s}")
         axes.axhline(optimum[s], color=f"C{s}", linestyle=":")
     axes.plot([], [], "k:", label="$V^*$, in-support")
-    axes.axvline(0.5, color="0.6", linewidth=1)
+    axes.axvline(0.5, color="0.6", linewidth=1, label=r"$\tau$ = 0.5: the behaviour policy")
     axes.set(
         title=r"Lemma 2: $V_\tau$ grows with $\tau$ (five states of one MDP)",
         xlabel=r"$\tau$",
         ylabel=r"$V_\tau(s)$",
     )
-    axes.annotate(r"$\tau$ = 0.5: the behaviour policy", (0.49, 0.02), rotation=90, ha="right",
-                  xycoords=("data", "axes fraction"), color="0.4", fontsize=8)  # fmt: skip
-    axes.legend(fontsize=8, loc="lower right")
+    # Below the axes, where it hides no curve.
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4, frameon=False)
     axes.grid(alpha=0.3)
 
 
