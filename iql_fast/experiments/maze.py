@@ -289,10 +289,13 @@ def draw_values(axes: Axes, maze: Gridworld, method: Method, title: str, row: An
 
 def draw_decay(axes: Axes, maze: Gridworld, methods: list[Method]) -> None:
     """Mean value against the distance from the goal."""
+    from matplotlib.ticker import MaxNLocator
+
     distance = maze.distances()
     far = np.arange(1, distance.max() + 1)
     for method, style in zip(shown(methods), STYLES, strict=True):
-        means = [method.v[distance == d].mean() for d in far]
+        means = np.array([method.v[distance == d].mean() for d in far])
+        means[means <= 0] = np.nan  # networks err; a logarithm has no place for it
         axes.plot(far, means, label=method.name, **style)
     axes.set(
         title="Values far from the goal",
@@ -301,12 +304,15 @@ def draw_decay(axes: Axes, maze: Gridworld, methods: list[Method]) -> None:
         yscale="log",
         ylim=(1e-3, 20),
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
 
 def draw_policies(axes: Axes, maze: Gridworld, methods: list[Method]) -> None:
     """What the greedy policies attain in the true MDP."""
+    from matplotlib.ticker import MaxNLocator
+
     mdp, distance = maze.mdp(), maze.distances()
     far = np.arange(1, distance.max() + 1)
     for method, style in zip(shown(methods), STYLES, strict=True):
@@ -318,6 +324,7 @@ def draw_policies(axes: Axes, maze: Gridworld, methods: list[Method]) -> None:
         ylabel="discounted return, mean over cells",
         ylim=(0, None),
     )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
 
