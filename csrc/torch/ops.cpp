@@ -54,4 +54,14 @@ TORCH_LIBRARY(iql_fast, m) {
       "stacked_linear_backward(Tensor d_out, Tensor x, Tensor weight, Tensor out, bool relu,"
       " bool need_x) -> (Tensor d_x, Tensor d_weight, Tensor d_bias)",
       tags);
+
+  m.def("stacked_mlp(Tensor x, Tensor[] weights, Tensor[] biases) -> Tensor", tags);
+  m.def(
+      "stacked_mlp_forward(Tensor x, Tensor[] weights, Tensor[] biases)"
+      " -> (Tensor out, Tensor[] hidden)",
+      tags);
+  m.def(
+      "stacked_mlp_backward(Tensor d_out, Tensor x, Tensor[] weights, Tensor[] hidden, bool need_x,"
+      " bool need_weights) -> (Tensor d_x, Tensor[] d_weights, Tensor[] d_biases)",
+      tags);
 }
