@@ -17,6 +17,10 @@ TORCH_LIBRARY(iql_fast, m) {
       " -> Tensor",
       tags);
   m.def(
+      "awr_loss_forward(Tensor[] qs, Tensor v, Tensor log_prob, float beta, float clip,"
+      " int reduction) -> (Tensor loss, Tensor d_log_prob)",
+      tags);
+  m.def(
       "awr_loss_backward(Tensor d_loss, Tensor[] qs, Tensor v, float beta, float clip,"
       " int reduction) -> Tensor d_log_prob",
       tags);
