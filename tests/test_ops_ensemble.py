@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from iql_fast import ops
+from iql_fast.ops import plain
 from tests.ops_cases import DEVICES, EPSILON, NATIVE, needs_extension
 
 SIZES = [11, 65, 33, 2]
@@ -167,3 +171,129 @@ def test_a_layer_keeps_nan_and_has_no_second_derivative() -> None:
         layer(torch.zeros(2, 4), weight, bias, True)
     with pytest.raises(RuntimeError, match="the bias has shape"):
         layer(torch.zeros(2, 3), weight, bias[0], True)
+
+
+def layers_of(
+    sizes: list[int], ensemble: int, dtype: torch.dtype = torch.float64
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases with gradients."""
+    torch.manual_seed(1)
+    pairs = list(itertools.pairwise(sizes))
+    weights = [torch.randn(ensemble, i, o, dtype=dtype) / i**0.5 for i, o in pairs]
+    biases = [torch.randn(ensemble, o, dtype=dtype) / 4 for _, o in pairs]
+    return [w.requires_grad_() for w in weights], [b.requires_grad_() for b in biases]
+
+
+def results_of(mlp: Any, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> list[Tensor]:
+    """The outputs, and all gradients of their product with fixed numbers."""
+    x = x.detach().requires_grad_()
+    out = mlp(x, weights, biases)
+    direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad(out, [x, *weights, *biases], direction)]
+
+
+@needs_extension
+@pytest.mark.parametrize(
+    ("ensemble", "rows", "sizes"),
+    [
+        (2, 256, [14, 64, 40, 1]),
+        (1, 1100, [11, 33, 3]),  # more rows than the backward pass has in memory at a time
+        (3, 17, [40, 7, 150, 9, 32]),
+        (2, 5, [3, 8, 2]),
+        (1, 20, [3, 8, 33]),  # a head too wide for this package's products
+        (2, 0, [3, 8, 1]),
+        (1, 2, [3, 4]),
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_whole_networks_equal_their_layers(
+    ensemble: int, rows: int, sizes: list[int], shared: bool
+) -> None:
+    weights, biases = layers_of(sizes, ensemble)
+    x = torch.randn(*([] if shared else [ensemble]), rows, sizes[0], dtype=torch.float64)
+    ours = results_of(torch.ops.iql_fast.stacked_mlp, x, weights, biases)
+    theirs = results_of(plain.stacked_mlp, x, weights, biases)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.ops.iql_fast.stacked_mlp(x, weights, biases), theirs[0])
+
+
+@needs_extension
+def test_networks_err_at_most_twice_as_much_as_torch() -> None:
+    weights, biases = layers_of([14, 256, 256, 1], 2)
+    x = torch.randn(256, 14, dtype=torch.float64)
+
+    def run(mlp: Any, dtype: torch.dtype) -> list[Tensor]:
+        cast = [[p.detach().to(dtype).requires_grad_() for p in ps] for ps in (weights, biases)]
+        return results_of(mlp, x.to(dtype), *cast)
+
+    truth = run(plain.stacked_mlp, torch.float64)
+    for ours, theirs, exact in zip(
+        run(torch.ops.iql_fast.stacked_mlp, torch.float32),
+        run(plain.stacked_mlp, torch.float32),
+        truth,
+        strict=True,
+    ):
+        rounding = 2 * EPSILON[torch.float32] * exact.abs().max()
+        assert (ours - exact).abs().max() <= 2 * (theirs - exact).abs().max() + rounding
+
+
+@needs_extension
+def test_networks_do_not_depend_on_the_threads() -> None:
+    weights, biases = layers_of([14, 64, 65, 2], 2, torch.float32)
+    x = torch.randn(300, 14)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(results_of(torch.ops.iql_fast.stacked_mlp, x, weights, biases))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
+@needs_extension
+def test_gradients_of_networks() -> None:
+    weights, biases = layers_of([3, 5, 4, 2], 2)
+    mlp = torch.ops.iql_fast.stacked_mlp
+    for shape in ((7, 3), (2, 7, 3)):
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        inputs = (x, *weights, *biases)
+        assert torch.autograd.gradcheck(lambda x, *p: mlp(x, list(p[:3]), list(p[3:])), inputs)
+    # Of the input alone, as an actor's gradient goes through a critic.
+    frozen = [[p.detach() for p in ps] for ps in (weights, biases)]
+    assert torch.autograd.gradcheck(lambda x: mlp(x, *frozen), x)
+
+
+@needs_extension
+def test_networks_keep_nan_and_have_no_second_derivative() -> None:
+    weights, biases = layers_of([3, 8, 1], 1)
+    mlp = torch.ops.iql_fast.stacked_mlp
+    x = torch.ones(20, 3, dtype=torch.float64)
+    x[4, 1] = float("nan")
+    assert mlp(x, weights, biases)[0, :, 0].isnan().tolist() == [i == 4 for i in range(20)]
+    out = mlp(torch.ones_like(x), weights, biases)
+    gradient = torch.autograd.grad((out**2).sum(), weights[0], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="derivative for iql_fast::stacked_mlp_backward"):
+        gradient.sum().backward()
+
+
+@needs_extension
+def test_networks_that_do_not_fit_are_refused() -> None:
+    weights, biases = layers_of([3, 8, 1], 2)
+    mlp = torch.ops.iql_fast.stacked_mlp
+    x = torch.zeros(4, 3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match="2 weights and 1 biases"):
+        mlp(x, weights, biases[:1])
+    with pytest.raises(RuntimeError, match="layer 0 takes 3 numbers and is given 2"):
+        mlp(x[:, :2], weights, biases)
+    with pytest.raises(RuntimeError, match="layer 1 has a weight of shape"):
+        mlp(x, weights, [biases[0], biases[1][:1]])
+    with pytest.raises(RuntimeError, match="for 2 networks"):
+        mlp(torch.zeros(3, 4, 3, dtype=torch.float64), weights, biases)
+    with pytest.raises(RuntimeError, match="the same dtype and device"):
+        mlp(x.float(), weights, biases)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iql_fast import ops
+from iql_fast.ops import native
 from tests.ops_cases import EVERY_LOSS, NATIVE, REDUCTIONS, Case, needs_extension
 
 pytestmark = needs_extension
@@ -34,7 +35,7 @@ def test_opcheck_of_the_losses(reduction: int) -> None:
     opcheck("expectile_loss", [numbers(5, grad=True), p], numbers(5, grad=True), 0.7, reduction)
     opcheck("expectile_loss_backward", d_loss, [q, p], v, 0.7, reduction)
     opcheck("awr_loss", [q, p], v, numbers(5, grad=True), 3.0, 100.0, reduction)
-    opcheck("awr_loss_backward", d_loss, [q, p], v, 3.0, 100.0, reduction)
+    opcheck("awr_loss_forward", [q, p], v, numbers(5), 3.0, 100.0, reduction)
     for log_std in (numbers(3, grad=True), numbers(5, 3, grad=True)):
         opcheck(
             "gaussian_awr_loss",
@@ -82,6 +83,17 @@ def test_opcheck_of_the_others() -> None:
         out, d_out = numbers(2, 5, 4), numbers(2, 5, 4)
         opcheck("stacked_linear_backward", d_out, x, weight.detach(), out, True, True)
         opcheck("stacked_linear_backward", d_out, x, weight.detach(), out, False, False)
+    weights = [weight, numbers(2, 4, 6, grad=True), numbers(2, 6, 2, grad=True)]
+    biases = [bias, numbers(2, 6, grad=True), numbers(2, 2, grad=True)]
+    for x in (numbers(5, 3, grad=True), numbers(2, 20, 3), numbers(2, 20, 3, grad=True)):
+        opcheck("stacked_mlp", x, weights, biases)
+        opcheck("stacked_mlp", x, weights[:1], biases[:1])
+    plain = [[w.detach() for w in layers] for layers in (weights, biases)]
+    for x in (numbers(5, 3), numbers(2, 5, 3)):
+        opcheck("stacked_mlp_forward", x, *plain)
+        _, hidden = torch.ops.iql_fast.stacked_mlp_forward(x, *plain)
+        for needed in ((True, True), (True, False), (False, True)):
+            opcheck("stacked_mlp_backward", numbers(2, 5, 2), x, plain[0], hidden, *needed)
 
 
 @EVERY_LOSS
@@ -221,3 +233,20 @@ def test_the_ensemble_under_autocast() -> None:
     torch.testing.assert_close(out.float(), net(x), rtol=0.02, atol=0.02)
     loss.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+def test_an_operator_called_directly_takes_what_torch_ops_takes() -> None:
+    q, v = numbers(5), numbers(5)
+    expected = ops.expectile_loss(q, v, 0.7)
+    traced = torch.fx.symbolic_trace(lambda q, v: native.operator("expectile_loss")([q], v, 0.7, 1))
+    assert [n.target for n in traced.graph.nodes if n.op == "call_function"] == [
+        torch.ops.iql_fast.expectile_loss.default
+    ]
+    torch.testing.assert_close(traced(q, v), expected)
+    with pytest.raises(RuntimeError, match=r"expectile_loss\(\) Expected a value of type"):
+        ops.expectile_loss(q, v, "0.7")  # type: ignore[arg-type]
+    with pytest.raises(IndexError, match="row 7 of a column with 5"):
+        native.operator("gather_rows")([q], torch.tensor([7]))
+    target = torch.zeros(3, requires_grad=True)
+    ops.polyak_update_(target, torch.ones(3), 0.5)
+    assert target.tolist() == [0.5] * 3 and target._version == 1

@@ -36,14 +36,10 @@ struct Elementwise {
 
   // weight = min(exp(beta * (q - v)), clip)
   void (*awr_weights)(Critics<T> q, const T* v, double beta, double clip, T* weight, Range range);
-  // Returns the sum of -weight * log_prob; `loss` as in expectile.
+  // Returns the sum of -weight * log_prob; `loss` as in expectile. d_log_prob = -weight * scale,
+  // unless it is null.
   double (*awr)(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* loss,
-                Range range);
-
-  // d_log_prob = -weight * upstream
-  void (*awr_backward)(Critics<T> q, const T* v, double beta, double clip, Upstream<T> upstream,
-                       T* d_log_prob, Range range);
-
+                T* d_log_prob, double scale, Range range);
   // The same with log_prob of a diagonal Gaussian; the range is of rows.
   double (*gaussian_awr)(Critics<T> q, const T* v, Gaussian<T> policy, double beta, double clip,
                          T* loss, Range rows);

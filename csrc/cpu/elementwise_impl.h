@@ -139,11 +139,15 @@ void awr_weights(Critics<T> q, const T* v, double beta, double clip, T* weight, 
 
 template <class T>
 double awr(Critics<T> q, const T* v, const T* log_prob, double beta, double clip, T* loss,
-           Range range) {
+           T* d_log_prob, double scale, Range range) {
   Sum sum;
   for_blocks(range, [&](std::int64_t first, int count) {
     double block[kBlock];
     block_weights(q, v, beta, clip, first, count, block);
+    if (d_log_prob != nullptr) {
+      T* __restrict out = d_log_prob + first;
+      for (int i = 0; i < count; ++i) out[i] = T(-block[i] * scale);
+    }
     const T* __restrict fit = log_prob + first;
     for (int i = 0; i < count; ++i) block[i] *= -double(fit[i]);
     sum.add(block, count);
@@ -161,16 +165,6 @@ inline void block_d_log_prob(Critics<T> q, const T* v, double beta, double clip,
   block_weights(q, v, beta, clip, first, count, out);
   read_upstream(upstream, first, count, d_loss);
   for (int i = 0; i < count; ++i) out[i] *= -d_loss[i];
-}
-
-template <class T>
-void awr_backward(Critics<T> q, const T* v, double beta, double clip, Upstream<T> upstream,
-                  T* d_log_prob, Range range) {
-  for_blocks(range, [&](std::int64_t first, int count) {
-    double block[kBlock];
-    block_d_log_prob(q, v, beta, clip, upstream, first, count, block);
-    write(block, count, d_log_prob + first);
-  });
 }
 
 // Calls body(index within the block, row, column, term) for the elements of some rows, in order.
@@ -299,6 +293,7 @@ template <class T>
 void polyak(T* __restrict target, const T* __restrict source, double alpha, Range range) {
   using C = Computed<T>;
   const C rate = C(alpha);
+#pragma GCC unroll 4
   for (std::int64_t i = range.begin; i < range.end; ++i) {
     target[i] = T(iql::polyak(C(target[i]), C(source[i]), rate));
   }
@@ -379,7 +374,6 @@ constexpr Elementwise<T> elementwise_table(const char* name) {
           expectile_backward<T>,
           awr_weights<T>,
           awr<T>,
-          awr_backward<T>,
           gaussian_awr<T>,
           gaussian_awr_backward<T>,
           squared_td<T>,

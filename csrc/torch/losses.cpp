@@ -41,6 +41,12 @@ const auto& awr_loss_op() {
                                                 double, std::int64_t)>("iql_fast::awr_loss");
   return op;
 }
+const auto& awr_loss_forward_op() {
+  static const auto op =
+      operator_handle<Pair(TensorList, const Tensor&, const Tensor&, double, double, std::int64_t)>(
+          "iql_fast::awr_loss_forward");
+  return op;
+}
 const auto& awr_loss_backward_op() {
   static const auto op =
       operator_handle<Tensor(const Tensor&, TensorList, const Tensor&, double, double,
@@ -329,35 +335,36 @@ void check_awr(TensorList qs, const Tensor& v, std::int64_t reduction, const cha
   check_reduction(reduction, op);
 }
 
+// d_log_prob: of the loss, not yet multiplied with its own gradient; undefined to leave it out.
+Tensor awr_loss_and_gradient(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
+                             double clip, std::int64_t reduction, const Tensor& d_log_prob) {
+  const DenseList q(qs);
+  const Tensor value = v.contiguous(), fit = log_prob.contiguous();
+  const double scale = reduction == kMean ? 1.0 / double(v.numel()) : 1.0;
+  return cpu_loss(v, reduction, 1, [&](auto type, auto* loss, cpu::Range range) {
+    using T = decltype(type);
+    T* gradient = d_log_prob.defined() ? written<T>(d_log_prob) : nullptr;
+    return cpu::elementwise<T>().awr(q.critics<T>(), read<T>(value), read<T>(fit), beta, clip, loss,
+                                     gradient, scale, range);
+  });
+}
+
 Tensor awr_loss_cpu(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
                     double clip, std::int64_t reduction) {
   check_awr(qs, v, reduction, "awr_loss");
   check_like(log_prob, v, "awr_loss");
-  const DenseList q(qs);
-  const Tensor value = v.contiguous(), fit = log_prob.contiguous();
-  return cpu_loss(v, reduction, 1, [&](auto type, auto* loss, cpu::Range range) {
-    using T = decltype(type);
-    return cpu::elementwise<T>().awr(q.critics<T>(), read<T>(value), read<T>(fit), beta, clip, loss,
-                                     range);
-  });
+  return awr_loss_and_gradient(qs, v, log_prob, beta, clip, reduction, Tensor());
 }
 
-Tensor awr_loss_backward_cpu(const Tensor& d_loss, TensorList qs, const Tensor& v, double beta,
-                             double clip, std::int64_t reduction) {
-  check_awr(qs, v, reduction, "awr_loss_backward");
-  check_d_loss(d_loss, v, reduction, "awr_loss_backward");
-  const DenseList q(qs);
-  const Tensor value = v.contiguous(), d = d_loss.contiguous();
+// With the gradient beside it, since the exponentials are most of the work of both. On a device,
+// where a launch costs more than they do, the backward pass computes them again.
+Pair awr_loss_forward_cpu(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
+                          double clip, std::int64_t reduction) {
+  check_awr(qs, v, reduction, "awr_loss_forward");
+  check_like(log_prob, v, "awr_loss_forward");
   Tensor d_log_prob = dense_like(v);
-  with_type(v, [&](auto type) {
-    using T = decltype(type);
-    share_out(v.numel(), kGrain, [&](cpu::Range range) {
-      cpu::elementwise<T>().awr_backward(q.critics<T>(), read<T>(value), beta, clip,
-                                         upstream<T>(d, reduction, v.numel()),
-                                         written<T>(d_log_prob), range);
-    });
-  });
-  return d_log_prob;
+  Tensor loss = awr_loss_and_gradient(qs, v, log_prob, beta, clip, reduction, d_log_prob);
+  return {loss, d_log_prob};
 }
 
 #ifdef IQL_WITH_CUDA
@@ -407,12 +414,40 @@ Tensor awr_loss_meta(TensorList qs, const Tensor& v, const Tensor& log_prob, dou
   return loss_like(v, reduction);
 }
 
+Pair awr_loss_forward_meta(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
+                           double clip, std::int64_t reduction) {
+  return {awr_loss_meta(qs, v, log_prob, beta, clip, reduction), dense_like(v)};
+}
+
 Tensor awr_loss_backward_meta(const Tensor& d_loss, TensorList qs, const Tensor& v, double, double,
                               std::int64_t reduction) {
   check_awr(qs, v, reduction, "awr_loss_backward");
   check_d_loss(d_loss, v, reduction, "awr_loss_backward");
   return dense_like(v);
 }
+
+// What no gradient flows into: autograd need not look at it.
+struct AwrConstants {
+  TensorList qs;
+  const Tensor& v;
+  double beta, clip;
+  std::int64_t reduction;
+};
+
+struct CpuAwrLoss : torch::autograd::Function<CpuAwrLoss> {
+  static Tensor forward(AutogradContext* context, const Tensor& log_prob, const AwrConstants& c) {
+    const at::AutoDispatchBelowADInplaceOrView below_autograd;
+    auto [loss, d_log_prob] =
+        awr_loss_forward_op().call(c.qs, c.v, log_prob, c.beta, c.clip, c.reduction);
+    context->save_for_backward({std::move(d_log_prob)});
+    return loss;
+  }
+  static variable_list backward(AutogradContext* context, variable_list d_loss) {
+    const variable_list saved = context->get_saved_variables();
+    // torch's own operator, for a second derivative: it is linear in d_loss.
+    return {call_backward([&] { return at::mul(saved[0], d_loss[0]); }), Tensor()};
+  }
+};
 
 struct AwrLoss : torch::autograd::Function<AwrLoss> {
   static Tensor forward(AutogradContext* context, TensorList qs, const Tensor& v,
@@ -451,7 +486,8 @@ struct AwrLoss : torch::autograd::Function<AwrLoss> {
 Tensor awr_loss_autograd(TensorList qs, const Tensor& v, const Tensor& log_prob, double beta,
                          double clip, std::int64_t reduction) {
   if (c10::GradMode::is_enabled() && log_prob.requires_grad()) {
-    return AwrLoss::apply(qs, v, log_prob, beta, clip, reduction);
+    return v.is_cpu() ? CpuAwrLoss::apply(log_prob, AwrConstants{qs, v, beta, clip, reduction})
+                      : AwrLoss::apply(qs, v, log_prob, beta, clip, reduction);
   }
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
   return awr_loss_op().call(qs, v, log_prob, beta, clip, reduction);
@@ -902,7 +938,7 @@ TORCH_LIBRARY_IMPL(iql_fast, CPU, m) {
   m.impl("expectile_loss_backward", &iql::ops::expectile_loss_backward_cpu);
   m.impl("awr_weights", &iql::ops::awr_weights_cpu);
   m.impl("awr_loss", &iql::ops::awr_loss_cpu);
-  m.impl("awr_loss_backward", &iql::ops::awr_loss_backward_cpu);
+  m.impl("awr_loss_forward", &iql::ops::awr_loss_forward_cpu);
   m.impl("gaussian_awr_loss", &iql::ops::gaussian_awr_loss_cpu);
   m.impl("gaussian_awr_loss_backward", &iql::ops::gaussian_awr_loss_backward_cpu);
   m.impl("twin_q_loss", &iql::ops::twin_q_loss_cpu);
@@ -928,6 +964,7 @@ TORCH_LIBRARY_IMPL(iql_fast, Meta, m) {
   m.impl("expectile_loss_backward", &iql::ops::expectile_loss_backward_meta);
   m.impl("awr_weights", &iql::ops::awr_weights_meta);
   m.impl("awr_loss", &iql::ops::awr_loss_meta);
+  m.impl("awr_loss_forward", &iql::ops::awr_loss_forward_meta);
   m.impl("awr_loss_backward", &iql::ops::awr_loss_backward_meta);
   m.impl("gaussian_awr_loss", &iql::ops::gaussian_awr_loss_meta);
   m.impl("gaussian_awr_loss_backward", &iql::ops::gaussian_awr_loss_backward_meta);
@@ -942,6 +979,7 @@ TORCH_LIBRARY_IMPL(iql_fast, Autograd, m) {
   m.impl("gaussian_awr_loss", &iql::ops::gaussian_awr_loss_autograd);
   m.impl("twin_q_loss", &iql::ops::twin_q_loss_autograd);
   // A second derivative is an error that names the operator.
+  m.impl("awr_loss_forward", torch::autograd::autogradNotImplementedFallback());
   m.impl("awr_loss_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("expectile_loss_backward", torch::autograd::autogradNotImplementedFallback());
   m.impl("gaussian_awr_loss_backward", torch::autograd::autogradNotImplementedFallback());

@@ -1,6 +1,7 @@
 // The extension module iql_fast._C.
 #include <pybind11/pybind11.h>
 
+#include "torch/direct_binding.h"
 #include "torch/engine_binding.h"
 
 namespace py = pybind11;
@@ -28,6 +29,8 @@ PYBIND11_MODULE(_C, module) {
         return config;
       },
       "How this module was built; cuda_architectures is empty where the CUDA code was left out.");
+  pybind11::module_ operators = module.def_submodule("ops", "torch.ops.iql_fast, called directly.");
+  iql::bind_operators(operators);
   iql::bind_engine(module);
   iql::bind_cuda_engine(module);
 }

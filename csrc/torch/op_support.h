@@ -98,8 +98,12 @@ struct DenseList {
     }
   }
   template <class T>
+  const T* const* each() const {
+    return reinterpret_cast<const T* const*>(pointers.data());
+  }
+  template <class T>
   cpu::Critics<T> critics() const {
-    return {reinterpret_cast<const T* const*>(pointers.data()), static_cast<int>(pointers.size())};
+    return {each<T>(), static_cast<int>(pointers.size())};
   }
 };
 

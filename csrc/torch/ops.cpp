@@ -17,6 +17,10 @@ TORCH_LIBRARY(iql_fast, m) {
       " -> Tensor",
       tags);
   m.def(
+      "awr_loss_forward(Tensor[] qs, Tensor v, Tensor log_prob, float beta, float clip,"
+      " int reduction) -> (Tensor loss, Tensor d_log_prob)",
+      tags);
+  m.def(
       "awr_loss_backward(Tensor d_loss, Tensor[] qs, Tensor v, float beta, float clip,"
       " int reduction) -> Tensor d_log_prob",
       tags);
@@ -53,5 +57,15 @@ TORCH_LIBRARY(iql_fast, m) {
   m.def(
       "stacked_linear_backward(Tensor d_out, Tensor x, Tensor weight, Tensor out, bool relu,"
       " bool need_x) -> (Tensor d_x, Tensor d_weight, Tensor d_bias)",
+      tags);
+
+  m.def("stacked_mlp(Tensor x, Tensor[] weights, Tensor[] biases) -> Tensor", tags);
+  m.def(
+      "stacked_mlp_forward(Tensor x, Tensor[] weights, Tensor[] biases)"
+      " -> (Tensor out, Tensor[] hidden)",
+      tags);
+  m.def(
+      "stacked_mlp_backward(Tensor d_out, Tensor x, Tensor[] weights, Tensor[] hidden, bool need_x,"
+      " bool need_weights) -> (Tensor d_x, Tensor[] d_weights, Tensor[] d_biases)",
       tags);
 }

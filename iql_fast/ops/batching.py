@@ -73,6 +73,16 @@ def _stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tens
     return out.reshape(S, E, *out.shape[1:])
 
 
+def _stacked_mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    S, E = biases[0].shape[:2]
+    if x.dim() == 3:  # [S, rows, in], for all E
+        x = x.unsqueeze(1).expand(S, E, *x.shape[1:])
+    out: Tensor = torch.ops.iql_fast.stacked_mlp(
+        x.flatten(0, 1), [w.flatten(0, 1) for w in weights], [b.flatten(0, 1) for b in biases]
+    )
+    return out.reshape(S, E, *out.shape[1:])
+
+
 def _gather_rows(columns: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     own = torch.arange(len(rows), device=rows.device)[:, None]
     return [column[own, rows] for column in columns]
@@ -120,6 +130,7 @@ if native.AVAILABLE:
         "gaussian_awr_loss": _rule(_gaussian_awr_loss),
         "twin_q_loss": _rule(_twin_q_loss),
         "stacked_linear": _rule(_stacked_linear),
+        "stacked_mlp": _rule(_stacked_mlp),
         "gather_rows": _rule(_gather_rows),
     }
     _RULES |= {name: _refused(name) for name in ("polyak_update_", "adam_", "batch_rows_")}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from iql_fast.ops import native as _native
 from iql_fast.ops import plain
 
-_stacked_linear = _native.operator("stacked_linear")
+_stacked_mlp = _native.operator("stacked_mlp")
 
 
 class EnsembleMLP(nn.Module):
@@ -89,11 +89,9 @@ class EnsembleMLP(nn.Module):
         Args:
             x: [B, sizes[0]] for all MLPs, or [E, B, sizes[0]].
         """
-        layer = _stacked_linear if self.native and _native.AVAILABLE else plain.stacked_linear
-        last = len(self.sizes) - 2
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = layer(x, weight, bias, i < last)
-        return x
+        mlp = _stacked_mlp if self.native and _native.AVAILABLE else plain.stacked_mlp
+        out: Tensor = mlp(x, list(self.weights), list(self.biases))
+        return out
 
 
 def _sequential(sizes: Sequence[int]) -> nn.Sequential:

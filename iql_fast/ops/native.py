@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +20,31 @@ if not AVAILABLE:
     )
 
 
-def operator(name: str) -> Any:
-    """``torch.ops.iql_fast.NAME``; None where the extension is missing."""
-    return getattr(torch.ops.iql_fast, name).default if AVAILABLE else None
+def operator(name: str) -> Callable[..., Any]:
+    """``torch.ops.iql_fast.NAME``; an operator that writes in place is called without gradient.
+
+    It raises NotImplementedError where the extension is missing.
+    """
+    if not AVAILABLE:
+        return functools.partial(_missing, name)
+    operator = getattr(torch.ops.iql_fast, name).default
+    directly = getattr(extension.load().ops, name)
+    in_place = name.endswith("_")
+
+    def call(*arguments: Any) -> Any:
+        # torch.compile traces torch.ops alone, and so do proxies of tensors; it takes longer.
+        if not torch.compiler.is_compiling():
+            try:
+                return directly(*arguments)
+            except TypeError:
+                pass
+        if in_place:
+            with torch.no_grad():
+                return operator(*arguments)
+        return operator(*arguments)
+
+    return call
+
+
+def _missing(name: str, *_: Any) -> Any:
+    raise NotImplementedError(f"{name}: {extension.unavailable_reason()}")

@@ -115,3 +115,10 @@ def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tenso
     """``x weight + bias`` of E layers, and a ReLU where one follows."""
     out = _computed(torch.matmul(x, weight)) + _computed(bias).unsqueeze(1)
     return (torch.relu(out) if relu else out).to(x.dtype)
+
+
+def stacked_mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    """E MLPs, with a ReLU after every layer but the last."""
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        x = stacked_linear(x, weight, bias, i + 1 < len(weights))
+    return x

@@ -31,13 +31,17 @@ def polyak_update_(
     Raises:
         RuntimeError: lists, shapes, dtypes or devices that differ.
     """
-    to = [targets] if isinstance(targets, Tensor) else list(targets)
-    of = [params] if isinstance(params, Tensor) else list(params)
+    to, of = _listed(targets), _listed(params)
     if not to and not of:
         return
-    update = _polyak_update_ if native and _native.AVAILABLE else plain.polyak_update_
-    if torch.is_grad_enabled():  # entering no_grad takes as long as updating a small network
-        with torch.no_grad():
-            update(to, of, alpha)
+    if native and _native.AVAILABLE:
+        _polyak_update_(to, of, alpha)
     else:
-        update(to, of, alpha)
+        with torch.no_grad():
+            plain.polyak_update_(to, of, alpha)
+
+
+def _listed(tensors: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    if type(tensors) is list:  # asked first, since isinstance(..., Tensor) is slow
+        return tensors
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)

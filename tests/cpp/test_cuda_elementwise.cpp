@@ -82,7 +82,10 @@ void check_losses(std::int64_t n) {
                                          nullptr) == 0);
   equal();
   check_loss<T>(
-      n, [&](T* terms) { return loops.awr(q, v.data(), given.data(), 3.0, 10.0, terms, all); },
+      n,
+      [&](T* terms) {
+        return loops.awr(q, v.data(), given.data(), 3.0, 10.0, terms, nullptr, 1, all);
+      },
       [&](auto loss) {
         return iql::cuda::launch_awr<T>(device_q, v.data(), given.data(), 3.0, 10.0, loss, n,
                                         nullptr);
@@ -102,7 +105,11 @@ void check_losses(std::int64_t n) {
     CHECK(iql::cuda::launch_expectile_backward<T>(device_q, v.data(), 0.7, upstream, found.data(),
                                                   n, nullptr) == 0);
     equal();
-    loops.awr_backward(q, v.data(), 3.0, 10.0, upstream, expected.data(), all);
+    loops.awr_weights(q, v.data(), 3.0, 10.0, expected.data(), all);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const double d_loss = double(upstream.data[upstream.each ? i : 0]) * upstream.scale;
+      expected[i] = T(-double(expected[i]) * d_loss);
+    }
     CHECK(iql::cuda::launch_awr_backward<T>(device_q, v.data(), 3.0, 10.0, upstream, found.data(),
                                             n, nullptr) == 0);
     equal();

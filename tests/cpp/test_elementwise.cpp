@@ -115,12 +115,14 @@ void loops_equal_the_formulas(const Elementwise<T>& loops, double tolerance) {
     }
 
     loops.awr_weights({critics, 2}, v.data(), 3, 100, weight.data(), all);
-    sum = loops.awr({critics, 2}, v.data(), fit.data(), 3, 100, out.data(), all);
+    std::vector<T> d_fit(n);
+    sum = loops.awr({critics, 2}, v.data(), fit.data(), 3, 100, out.data(), d_fit.data(), 0.5, all);
     expected = 0;
     for (int i = 0; i < n; ++i) {
       const double w = iql::awr_weight(u(i), 3.0, 100.0);
       CHECK_NEAR(double(weight[i]), w, tolerance * 100);
       CHECK_NEAR(double(out[i]), -w * double(fit[i]), tolerance * 400);
+      CHECK_NEAR(double(d_fit[i]), -0.5 * w, tolerance * 100);
       expected -= w * double(fit[i]);
     }
     CHECK_NEAR(sum, expected, 1e-9 * (1 + 200.0 * n));

@@ -1,0 +1,418 @@
+#include "cpu/stacked_mlp.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <utility>
+
+namespace iql::cpu {
+
+namespace {
+
+// Rows of the backward pass that are in memory at a time: their gradients and lists.
+constexpr std::int64_t kChunkRows = 1024;
+
+std::int64_t ceiling(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Memory on a cache line, with whatever numbers are in it.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(std::size_t size)
+      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64 + 64))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  T* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+// Memory for the lists of a matrix's lines.
+template <class T>
+struct ListScratch {
+  ListScratch(std::size_t lines, int pieces)
+      : value(lines * pieces * kListCapacity),
+        offset(lines * pieces * kListCapacity),
+        count(lines * pieces),
+        pieces(pieces) {}
+  Lists<T> lists() const { return in_pieces(pieces); }
+  Lists<T> in_pieces(int fewer) const { return {value.data(), offset.data(), count.data(), fewer}; }
+
+  Scratch<T> value;
+  Scratch<std::uint16_t> offset;
+  Scratch<int> count;
+  int pieces;
+};
+
+int pieces_of(int length) { return static_cast<int>(ceiling(length, kPiece)); }
+
+// Some rows of a matrix [rows, columns] into a panel matrix; and back.
+template <class T>
+void to_panels(const T* from, std::int64_t rows, int columns, int P, Rows<T> to) {
+  for (int c = 0; c < columns; c += P) {
+    const int width = std::min(P, columns - c);
+    T* panel = to.data + c / P * to.panel_stride;
+    for (std::int64_t r = 0; r < rows; ++r, panel += P) {
+      std::memcpy(panel, from + r * columns + c, width * sizeof(T));
+      if (width < P) std::memset(panel + width, 0, (P - width) * sizeof(T));
+    }
+  }
+}
+
+// `add`: to what is there.
+template <class T>
+void from_panels(Rows<const T> from, std::int64_t rows, int columns, int P, bool add, T* to) {
+  for (int c = 0; c < columns; c += P) {
+    const int width = std::min(P, columns - c);
+    const T* panel = from.data + c / P * from.panel_stride;
+    for (std::int64_t r = 0; r < rows; ++r, panel += P) {
+      T* row = to + r * columns + c;
+      if (add) {
+        for (int i = 0; i < width; ++i) row[i] += panel[i];
+      } else {
+        std::memcpy(row, panel, width * sizeof(T));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+StackedMlp<T>::StackedMlp(int nets, std::vector<int> sizes, std::int64_t rows, int threads,
+                          ShareOut share_out)
+    : nets_(nets),
+      sizes_(std::move(sizes)),
+      rows_(rows),
+      threads_(threads),
+      share_out_(std::move(share_out)),
+      kernels_(kernels<T>()) {}
+
+template <class T>
+std::size_t StackedMlp<T>::padded(int columns) const {
+  return ceiling(columns, kernels_.panel) * kernels_.panel;
+}
+
+// Rows that go through all layers together: few enough that their activations stay in the L2 cache
+// and that there is a block for each thread.
+template <class T>
+int StackedMlp<T>::block_rows(std::int64_t rows) const {
+  const std::int64_t each = ceiling(rows * nets_, threads_);
+  return static_cast<int>(std::clamp<std::int64_t>(ceiling(each, 16) * 16, 32, kPiece));
+}
+
+template <class T>
+bool StackedMlp<T>::sparse(std::size_t nonzero, std::int64_t elements) const {
+  return double(nonzero) <= kernels_.list_density * double(elements);
+}
+
+// Every net's weights as the kernels read them.
+template <class T>
+struct StackedMlp<T>::Packed {
+  std::vector<std::size_t> weight, bias;  // of layer l within a net; the last is the head
+  std::size_t net = 0;                    // elements of a net
+  std::unique_ptr<Scratch<T>> values;
+
+  const T* weights_of(int e, int l) const { return values->data() + e * net + weight[l]; }
+  const T* biases_of(int e, int l) const { return values->data() + e * net + bias[l]; }
+};
+
+// For the forward pass weights and biases, for the backward pass transposed weights; of the first
+// layer only where its input has a gradient.
+template <class T>
+typename StackedMlp<T>::Packed StackedMlp<T>::pack(Layers<T> layers, bool forward,
+                                                   bool input_gradient) const {
+  const int P = kernels_.panel, head = hidden_layers();
+  Packed packed;
+  std::vector<std::int64_t> first_panel{0};  // of each hidden layer, then of the head
+  for (int l = 0; l <= head; ++l) {
+    const int k = sizes_[l], n = sizes_[l + 1];
+    packed.weight.push_back(packed.net);
+    // Transposed they are [n, k].
+    packed.net += l == head ? n * padded(k) : forward ? k * padded(n) : padded(n) * padded(k);
+    packed.bias.push_back(packed.net);
+    packed.net += padded(n);
+    first_panel.push_back(first_panel.back() + (l == head ? 1 : panels(n)));
+  }
+  packed.values = std::make_unique<Scratch<T>>(nets_ * packed.net);
+  share_out_(nets_ * first_panel.back(), [&](Range range) {
+    const Scratch<T> panel(forward ? 0 : *std::max_element(sizes_.begin(), sizes_.end()) * P);
+    for (std::int64_t i = range.begin; i < range.end; ++i) {
+      const std::int64_t e = i / first_panel.back(), place = i % first_panel.back();
+      const int l =
+          static_cast<int>(std::upper_bound(first_panel.begin(), first_panel.end(), place) -
+                           first_panel.begin() - 1);
+      const int p = static_cast<int>(place - first_panel[l]), k = sizes_[l], n = sizes_[l + 1];
+      const T* weight = layers.weight[l] + e * k * n;
+      T* to = packed.values->data() + e * packed.net + packed.weight[l];
+      if (forward && p == 0) {
+        T* bias = packed.values->data() + e * packed.net + packed.bias[l];
+        std::memcpy(bias, layers.bias[l] + e * n, n * sizeof(T));
+        std::fill(bias + n, bias + padded(n), T(0));
+      }
+      if (l == head) {
+        for (int j = 0; j < n; ++j) {
+          T* row = to + j * padded(k);
+          for (int c = 0; c < k; ++c) row[c] = weight[std::int64_t(c) * n + j];
+          std::fill(row + k, row + padded(k), T(0));
+        }
+        continue;
+      }
+      if (!forward && l == 0 && !input_gradient) continue;
+      T* into = forward ? to + std::size_t(p) * k * P : panel.data();
+      const int width = std::min(P, n - p * P);
+      for (int r = 0; r < k; ++r) {
+        std::memcpy(into + r * P, weight + std::int64_t(r) * n + p * P, width * sizeof(T));
+        std::fill(into + r * P + width, into + (r + 1) * P, T(0));
+      }
+      if (!forward) kernels_.transpose_panel(into, k, p, n, to);
+    }
+  });
+  return packed;
+}
+
+template <class T>
+Rows<const T> StackedMlp<T>::hidden_rows(const T* const* hidden, int layer, int net,
+                                         std::int64_t row) const {
+  const std::size_t P = kernels_.panel;
+  return {hidden[layer] + net * rows_ * kept_columns(sizes_[layer + 1]) + row * P, rows_ * P};
+}
+
+template <class T>
+void StackedMlp<T>::layer_forward(const T* weight, const T* bias, Rows<const T> in, int m, int k,
+                                  int n, bool after_relu, Lists<T> lists, Rows<T> out) const {
+  if (after_relu && sparse(kernels_.list_rows(in, m, k, lists), std::int64_t(m) * k)) {
+    kernels_.forward_lists(lists, m, k, weight, bias, n, out);
+  } else {
+    kernels_.forward(in, m, k, weight, bias, n, out);
+  }
+}
+
+template <class T>
+void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const* hidden,
+                            T* out) const {
+  const Packed packed = pack(layers, true, false);
+  const int P = kernels_.panel, head = hidden_layers(), inputs = sizes_[0], outputs = sizes_.back();
+  const int most = block_rows(rows_), widest = *std::max_element(sizes_.begin(), sizes_.end() - 1);
+  const std::int64_t blocks = ceiling(rows_, most);
+  const std::size_t stride = std::size_t(most) * P;
+  share_out_(nets_ * blocks, [&](Range range) {
+    const Scratch<T> first(stride * panels(inputs));
+    const Scratch<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0);
+    const ListScratch<T> lists(most, pieces_of(widest));
+    for (std::int64_t i = range.begin; i < range.end; ++i) {
+      const int e = static_cast<int>(i / blocks);
+      const std::int64_t row = i % blocks * most;
+      const int m = static_cast<int>(std::min<std::int64_t>(most, rows_ - row));
+      to_panels<T>(x + ((shared ? 0 : e * rows_) + row) * inputs, m, inputs, P,
+                   {first.data(), stride});
+      Rows<const T> in{first.data(), stride};
+      for (int l = 0; l < head; ++l) {
+        Rows<T> result{turns.data() + l % 2 * stride * panels(widest), stride};
+        if (hidden != nullptr) {
+          const Rows<const T> kept = hidden_rows(hidden, l, e, row);
+          result = {const_cast<T*>(kept.data), kept.panel_stride};
+        }
+        layer_forward(packed.weights_of(e, l), packed.biases_of(e, l), in, m, sizes_[l],
+                      sizes_[l + 1], l > 0, lists.in_pieces(pieces_of(sizes_[l])), result);
+        in = {result.data, result.panel_stride};
+      }
+      kernels_.head_forward(in, m, sizes_[head], packed.weights_of(e, head),
+                            packed.biases_of(e, head), outputs, out + (e * rows_ + row) * outputs);
+    }
+  });
+}
+
+// Some rows of the backward pass, of all nets: `gradient` of each hidden layer, and the lists of
+// the columns of what goes into it, a piece for each block of rows.
+template <class T>
+struct StackedMlp<T>::Chunk {
+  std::int64_t begin, rows;
+  int block, blocks;  // rows of a block; blocks of a net
+  std::size_t stride;
+
+  std::vector<std::unique_ptr<Scratch<T>>> gradient;  // [layer]: [E][panels][chunk rows][P]
+  std::vector<std::size_t> gradient_net;              // elements of a net in each
+  std::unique_ptr<Scratch<T>> input;                  // x: the same, [E]
+  std::size_t input_net;
+  std::vector<std::unique_ptr<ListScratch<T>>> columns;  // [net][layer], of the layer's input
+  std::vector<char> listed;                              // [net][layer][block]
+
+  Rows<T> gradient_rows(int l, int e, std::int64_t row, int P) const {
+    return {gradient[l]->data() + e * gradient_net[l] + row * P, stride};
+  }
+  Rows<T> input_rows(int e, std::int64_t row, int P) const {
+    return {input->data() + e * input_net + row * P, stride};
+  }
+};
+
+template <class T>
+void StackedMlp<T>::backward(const T* d_out, const T* x, bool shared, Layers<T> layers,
+                             const T* const* hidden, T* d_x, T* const* d_weight,
+                             T* const* d_bias) const {
+  const Packed packed = pack(layers, false, d_x != nullptr);
+  const int P = kernels_.panel, head = hidden_layers();
+  const std::int64_t most = std::min(kChunkRows, rows_);
+  Chunk chunk{};
+  chunk.block = block_rows(most);
+  chunk.stride = std::size_t(most) * P;
+  const int most_blocks = static_cast<int>(ceiling(most, chunk.block));
+  for (int l = 0; l < head; ++l) {
+    chunk.gradient_net.push_back(most * padded(sizes_[l + 1]));
+    chunk.gradient.push_back(std::make_unique<Scratch<T>>(nets_ * chunk.gradient_net[l]));
+  }
+  chunk.input_net = most * padded(sizes_[0]);
+  chunk.input = std::make_unique<Scratch<T>>(nets_ * chunk.input_net);
+  for (int i = 0; i < nets_ * head && d_weight != nullptr; ++i) {
+    const int l = i % head;
+    chunk.columns.push_back(
+        l == 0 ? nullptr : std::make_unique<ListScratch<T>>(padded(sizes_[l]), most_blocks));
+  }
+  chunk.listed.resize(std::size_t(nets_) * head * most_blocks);
+  for (chunk.begin = 0; chunk.begin < rows_; chunk.begin += most) {
+    chunk.rows = std::min(most, rows_ - chunk.begin);
+    chunk.blocks = static_cast<int>(ceiling(chunk.rows, chunk.block));
+    chunk_backward(d_out, x, shared, packed, hidden, d_x, chunk);
+    if (d_weight != nullptr) chunk_gradients(d_out, hidden, chunk, d_weight, d_bias);
+  }
+}
+
+// From the gradients of the outputs to those of every hidden layer, and of x.
+template <class T>
+void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, const Packed& packed,
+                                   const T* const* hidden, T* d_x, Chunk& chunk) const {
+  const int P = kernels_.panel, head = hidden_layers(), inputs = sizes_[0], outputs = sizes_.back();
+  const int widest = *std::max_element(sizes_.begin() + 1, sizes_.end() - 1);
+  const std::size_t block_stride = std::size_t(chunk.block) * P;
+  share_out_(std::int64_t(nets_) * chunk.blocks, [&](Range range) {
+    const ListScratch<T> lists(chunk.block, pieces_of(widest));
+    // The kernel passes a gradient where the layer's input is positive: of x, everywhere.
+    const std::size_t input_block = d_x == nullptr ? 0 : block_stride * panels(inputs);
+    const Scratch<T> everywhere(input_block), d_input(input_block);
+    std::fill(everywhere.data(), everywhere.data() + input_block, T(1));
+    for (std::int64_t i = range.begin; i < range.end; ++i) {
+      const int e = static_cast<int>(i / chunk.blocks), block = static_cast<int>(i % chunk.blocks);
+      const std::int64_t first = std::int64_t(block) * chunk.block, row = chunk.begin + first;
+      const int m = static_cast<int>(std::min<std::int64_t>(chunk.block, chunk.rows - first));
+      const auto gradient = [&](int l) { return chunk.gradient_rows(l, e, first, P); };
+      const auto pass = [&](int l, Rows<const T> in, Rows<T> d_in) {
+        const Rows<T> d = gradient(l);
+        const int k = sizes_[l], n = sizes_[l + 1];
+        const Lists<T> nonzero = lists.in_pieces(pieces_of(n));
+        if (sparse(kernels_.list_rows({d.data, d.panel_stride}, m, n, nonzero),
+                   std::int64_t(m) * n)) {
+          kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), d_in);
+        } else {
+          kernels_.backward({d.data, d.panel_stride}, m, n, packed.weights_of(e, l), in, k, T(1),
+                            d_in);
+        }
+      };
+      kernels_.head_backward(d_out + (e * rows_ + row) * outputs, m, outputs,
+                             packed.weights_of(e, head), hidden_rows(hidden, head - 1, e, row),
+                             sizes_[head], T(1), gradient(head - 1));
+      for (int l = head - 1; l > 0; --l) {
+        const Rows<const T> in = hidden_rows(hidden, l - 1, e, row);
+        pass(l, in, gradient(l - 1));
+        if (chunk.columns.empty()) continue;
+        // Listed here, while they are in the cache.
+        const Lists<T> columns = chunk.columns[e * head + l]->in_pieces(chunk.blocks);
+        chunk.listed[(e * head + l) * chunk.blocks + block] = sparse(
+            kernels_.list_columns(in, m, sizes_[l], columns, block), std::int64_t(m) * sizes_[l]);
+      }
+      if (d_x != nullptr) {
+        pass(0, {everywhere.data(), block_stride}, {d_input.data(), block_stride});
+        from_panels<T>({d_input.data(), block_stride}, m, inputs, P, false,
+                       d_x + (e * rows_ + row) * inputs);
+      }
+      if (!chunk.columns.empty()) {
+        to_panels<T>(x + ((shared ? 0 : e * rows_) + row) * inputs, m, inputs, P,
+                     chunk.input_rows(e, first, P));
+      }
+    }
+  });
+}
+
+// What the chunk's rows add to the gradients of the weights and biases.
+template <class T>
+void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, const Chunk& chunk,
+                                    T* const* d_weight, T* const* d_bias) const {
+  const int P = kernels_.panel, head = hidden_layers(), outputs = sizes_.back();
+  const int m = static_cast<int>(chunk.rows), together = kernels_.list_panels;
+  const bool add = chunk.begin > 0;
+  std::vector<int> piece_rows;
+  for (int block = 0; block < chunk.blocks; ++block) piece_rows.push_back(block * chunk.block);
+  std::vector<int> first_group{0};  // of each hidden layer's panels, `together` a group; the head
+  std::size_t largest = outputs * (padded(sizes_[head]) + 1);
+  for (int l = 0; l < head; ++l) {
+    first_group.push_back(first_group.back() +
+                          static_cast<int>(ceiling(panels(sizes_[l + 1]), together)));
+    largest = std::max(largest, std::size_t(sizes_[l]) * P * together);
+  }
+  const int groups = first_group.back() + 1;
+  const auto give = [add](const T* from, int count, T* to) {
+    for (int i = 0; i < count; ++i) to[i] = add ? to[i] + from[i] : from[i];
+  };
+  share_out_(std::int64_t(nets_) * groups, [&](Range range) {
+    const Scratch<T> gradient(largest), bias(std::max(P, outputs));
+    for (std::int64_t i = range.begin; i < range.end; ++i) {
+      const int e = static_cast<int>(i / groups), group = static_cast<int>(i % groups);
+      const int l =
+          static_cast<int>(std::upper_bound(first_group.begin(), first_group.end(), group) -
+                           first_group.begin() - 1);
+      const int k = sizes_[l], n = sizes_[l + 1];
+      T* d_w = d_weight[l] + std::int64_t(e) * k * n;
+      T* d_b = d_bias[l] + std::int64_t(e) * n;
+      if (l == head) {
+        const std::size_t stride = padded(k);
+        kernels_.head_gradient(hidden_rows(hidden, l - 1, e, chunk.begin), m, k,
+                               d_out + (e * rows_ + chunk.begin) * n, n, gradient.data(),
+                               bias.data());
+        for (int c = 0; c < k; ++c) {
+          for (int j = 0; j < n; ++j) {
+            T& to = d_w[std::int64_t(c) * n + j];
+            to = add ? to + gradient.data()[j * stride + c] : gradient.data()[j * stride + c];
+          }
+        }
+        give(bias.data(), n, d_b);
+        continue;
+      }
+      const int p = (group - first_group[l]) * together, count = std::min(together, panels(n) - p);
+      const std::size_t panel_size = std::size_t(k) * P;
+      const Rows<T> all = chunk.gradient_rows(l, e, 0, P);
+      const Rows<const T> d{all.data + p * all.panel_stride, all.panel_stride};
+      const char* listed = chunk.listed.data() + std::size_t(e * head + l) * chunk.blocks;
+      if (l > 0 && std::all_of(listed, listed + chunk.blocks, [](char b) { return b != 0; })) {
+        kernels_.weight_gradient_lists(chunk.columns[e * head + l]->in_pieces(chunk.blocks),
+                                       piece_rows.data(), k, d, count, gradient.data());
+      } else {
+        const Rows<T> x = chunk.input_rows(e, 0, P);
+        const Rows<const T> in = l == 0 ? Rows<const T>{x.data, x.panel_stride}
+                                        : hidden_rows(hidden, l - 1, e, chunk.begin);
+        for (int q = 0; q < count; ++q) {
+          kernels_.weight_gradient(in, m, k, d.data + q * d.panel_stride,
+                                   gradient.data() + q * panel_size);
+        }
+      }
+      for (int q = 0; q < count; ++q) {
+        const int c = (p + q) * P, width = std::min(P, n - c);
+        kernels_.bias_gradient(d.data + q * d.panel_stride, m, bias.data());
+        give(bias.data(), width, d_b + c);
+        for (int r = 0; r < k; ++r) {
+          give(gradient.data() + q * panel_size + std::size_t(r) * P, width,
+               d_w + std::int64_t(r) * n + c);
+        }
+      }
+    }
+  });
+}
+
+template class StackedMlp<float>;
+template class StackedMlp<double>;
+
+}  // namespace iql::cpu
