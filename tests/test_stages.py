@@ -250,12 +250,12 @@ def test_an_engine_that_trains_all_networks_only_says_so_first(monkeypatch):
     monkeypatch.setattr(cuda.extension, "unavailable_reason", lambda: "")
     monkeypatch.setattr(cuda.extension, "load", Native)
     assert cuda.unavailable_reason("fp32") == ""
-    assert (
-        cuda.unavailable_reason("fp32", None, Hyperparameters(stages=(Stage(steps=4), Stage())))
-        == ""
-    )
+    all_nets = Hyperparameters(stages=(Stage(steps=4), Stage()))
+    assert cuda.unavailable_reason("fp32", None, all_nets) == ""
     assert "--extraction after" in cuda.unavailable_reason("fp32", None, ONLY_POLICY)
-    monkeypatch.setattr(engines, "available", lambda *_: {"cuda": "no", "cpu": "", "reference": ""})
+    monkeypatch.setattr(
+        engines, "available", lambda *_: dict.fromkeys(engines.NAMES, "") | {"cuda": "no"}
+    )
     with pytest.raises(UserError, match="'cuda' cannot be used here: no"):
         engines.choose("cuda", hyper=ONLY_POLICY)
 
