@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iql_fast import ops
-from iql_fast.ops import plain
+from iql_fast.ops import plain as plain_ops
 from tests.ops_cases import DEVICES, EPSILON, NATIVE, needs_extension
 
 SIZES = [11, 65, 33, 2]
@@ -212,7 +212,7 @@ def test_whole_networks_equal_their_layers(
     weights, biases = layers_of(sizes, ensemble)
     x = torch.randn(*([] if shared else [ensemble]), rows, sizes[0], dtype=torch.float64)
     ours = results_of(torch.ops.iql_fast.stacked_mlp, x, weights, biases)
-    theirs = results_of(plain.stacked_mlp, x, weights, biases)
+    theirs = results_of(plain_ops.stacked_mlp, x, weights, biases)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
     with torch.no_grad():
@@ -228,10 +228,10 @@ def test_networks_err_at_most_twice_as_much_as_torch() -> None:
         cast = [[p.detach().to(dtype).requires_grad_() for p in ps] for ps in (weights, biases)]
         return results_of(mlp, x.to(dtype), *cast)
 
-    truth = run(plain.stacked_mlp, torch.float64)
+    truth = run(plain_ops.stacked_mlp, torch.float64)
     for ours, theirs, exact in zip(
         run(torch.ops.iql_fast.stacked_mlp, torch.float32),
-        run(plain.stacked_mlp, torch.float32),
+        run(plain_ops.stacked_mlp, torch.float32),
         truth,
         strict=True,
     ):

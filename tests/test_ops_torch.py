@@ -249,4 +249,5 @@ def test_an_operator_called_directly_takes_what_torch_ops_takes() -> None:
         native.operator("gather_rows")([q], torch.tensor([7]))
     target = torch.zeros(3, requires_grad=True)
     ops.polyak_update_(target, torch.ones(3), 0.5)
-    assert target.tolist() == [0.5] * 3 and target._version == 1
+    assert target.tolist() == [0.5] * 3
+    assert target._version == 1
