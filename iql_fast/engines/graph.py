@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iql_fast import extension, ops
+from iql_fast import extension
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import philox
 from iql_fast.engines.base import (
@@ -41,7 +41,6 @@ from iql_fast.engines.record import Record
 from iql_fast.engines.reference import expectile_loss
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.errors import NonFiniteLoss, UserError
-from iql_fast.ops import plain
 from iql_fast.policy import LOG_STD_RANGE, Policy, policy_from_state
 
 GRAPH_STEPS = 50
@@ -95,6 +94,11 @@ class GraphEngine:
         device: torch.device | str | None = None,
         data_on_host: bool | None = None,
     ) -> None:
+        # Not above: where the extension is missing its import warns, and the mere question whether
+        # this engine can be used must not.
+        from iql_fast import ops
+
+        self._ops = ops
         if not hyper.trains_all:
             raise UserError(f"The graph engine cannot be used: {TRAINS_ALL}.")
         self.network, self.hyper, self.data, self.seeds = network, hyper, data, tuple(seeds)
@@ -102,7 +106,7 @@ class GraphEngine:
         self.device = torch.device(device or f"cuda:{torch.cuda.current_device()}")
         self.on_cuda = self.device.type == "cuda"
         self.native = native_kernels(self.device)
-        self._layer = torch.ops.iql_fast.stacked_linear if self.native else plain.stacked_linear
+        self._layer = torch.ops.iql_fast.stacked_linear if self.native else ops.plain.stacked_linear
         self._stream: Any = None
         if self.on_cuda:
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -311,14 +315,14 @@ class GraphEngine:
         log_std = self.nets["actor"].leaves[-1].clamp(*LOG_STD_RANGE)[:, None].expand_as(mean)
         if self.hyper.deterministic_policy:
             fit = -((mean - a) ** 2).sum(-1)
-            actor_loss = ops.awr_loss(
+            actor_loss = self._ops.awr_loss(
                 exponent, self.zeros, fit, 1.0, math.inf, "none", native=self.native
             )
         else:
-            actor_loss = ops.gaussian_awr_loss(
+            actor_loss = self._ops.gaussian_awr_loss(
                 exponent, self.zeros, mean, log_std, a, 1.0, math.inf, "none", native=self.native
             )
-        critic_loss = ops.twin_q_loss(
+        critic_loss = self._ops.twin_q_loss(
             self._mlp("critic", sa).view(E, S, -1),
             *(r, mask, h["discount"] * v_next, 1.0, "none"),
             native=self.native,

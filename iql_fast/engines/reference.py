@@ -118,21 +118,27 @@ class ReferenceEngine:
         sa = torch.cat([s, a], -1)
         losses: dict[str, Tensor] = {}
 
+        reads_old = "value" not in trains or self.hyper.value_order == "old"
+
         with torch.no_grad():
             q = self._critics("target", sa).amin(1)  # [S, B]
-            value = v = self._value(s)
-            v_next = self._value(s_next)
+            if reads_old:
+                value, v_next = self._value(s), self._value(s_next)
 
         # V: expectile regression on the target critics (equation 5).
         if "value" in trains:
+            values = []
 
             def value_objective() -> Tensor:
-                return expectile_loss(q - self._value(s), h["expectile"]).mean(-1)
+                values.append(self._value(s))
+                return expectile_loss(q - values[0], h["expectile"]).mean(-1)
 
             losses["value"] = self._descend("value", value_objective, h["value_lr"])
-            if self.hyper.value_order == "new":
-                with torch.no_grad():
-                    v, v_next = self._value(s), self._value(s_next)
+            value = values[0].detach()
+        v = value
+        if not reads_old:
+            with torch.no_grad():
+                v, v_next = self._value(s), self._value(s_next)
 
         # Actor: advantage-weighted regression with the V just updated (equation 7).
         weight = awr_weights(q - v, h["temperature"], h["weight_clip"])
