@@ -41,7 +41,7 @@ build() { # without isolation: there may be no network
 }
 
 tests() {
-  mapfile -t few < <(rehearsed tests/test_cuda_engine.py -k 'one_layer or equals_the_cpu_engine and batch_1')
+  mapfile -t few < <(rehearsed tests/test_cuda_engine.py -k 'sizes or adroit or dropout')
   "$python" -c 'from iql_fast.engines import cuda; reason = cuda.unavailable_reason(); \
 assert not reason, reason' && "$python" -m pytest -m gpu -rs --durations=5 "${few[@]}"
 }
