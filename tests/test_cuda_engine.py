@@ -30,8 +30,10 @@ def on_device(test: Callable[..., None]) -> Any:
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
 # Of a gradient, and of what training makes of it within ten steps. The gradient of bf16x3 is right
 # to about 1e-4; but a unit whose input is all but zero may be active in one engine and not in the
-# other, and in these small batches one unit of one row is much.
-GRADIENT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 2e-3}
+# other, and in these small batches one unit of one row is much: 3e-3 with adroit's sizes, where one
+# of 1,536 is. The output layer, which only sees that unit's value, does not notice.
+GRADIENT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 5e-3}
+OUTPUT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 2e-4}
 WEIGHT_TOLERANCE = {"fp32": 2e-5, "bf16x3": 2e-4}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -87,6 +89,8 @@ def test_equals_the_cpu_engine(name: str, precision: Precision) -> None:
     for net in ("value", "actor", "critic"):
         difference = largest_difference(state, expected_state, f"adam.m.{net}")
         assert difference < GRADIENT_TOLERANCE[precision], net
+        output = f"adam.m.{net}.layers.{len(network.hidden)}"
+        assert largest_difference(state, expected_state, output) < OUTPUT_TOLERANCE[precision], net
     metrics, expected_metrics = engine.run(9), expected.run(9)
     state, expected_state = engine.state_dict(), expected.state_dict()
     for net in ("value", "actor", "critic", "target"):
