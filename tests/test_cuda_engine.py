@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from iql_fast import engines, extension
+from iql_fast.data.dataset import Transitions
 from iql_fast.engines import Hyperparameters, NetworkSpec, Precision, create, cuda
 from iql_fast.errors import UserError
 
@@ -28,13 +30,13 @@ def on_device(test: Callable[..., None]) -> Any:
 
 
 PRECISIONS = pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
-# Of a gradient, and of what training makes of it within ten steps. The gradient of bf16x3 is right
-# to about 1e-4; but a unit whose input is all but zero may be active in one engine and not in the
-# other, and in these small batches one unit of one row is much: 3e-3 with adroit's sizes, where one
-# of 1,536 is. The output layer, which only sees that unit's value, does not notice.
-GRADIENT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 5e-3}
-OUTPUT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 2e-4}
+# Of a gradient: the largest error that either precision is known for at the paper's sizes, as in
+# tests/cpp/test_cuda_engine.cpp; and of what training makes of it within ten steps.
+GRADIENT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 1.2e-4}
 WEIGHT_TOLERANCE = {"fp32": 2e-5, "bf16x3": 2e-4}
+# By how much the input of a ReLU may be wrong, whose terms are about 1 together: by rounding to 24
+# bits, and to the 16 that two bf16 numbers hold.
+EDGE = {"fp32": 2.0**-22, "bf16x3": 2.0**-16}
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "authors": ({}, {}),
@@ -64,33 +66,71 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 State = dict[str, torch.Tensor]
 
 
-def largest_difference(a: State, b: State, prefix: str, suffix: str = "") -> float:
+def largest_difference(
+    a: State, b: State, prefix: str, suffix: str = "", spread: tuple[State, State] | None = None
+) -> float:
     """Of the tensors with that prefix and suffix: the largest difference in the Frobenius norm,
-    relative to the tensor's own or, where its terms cancel, a tenth of its network's largest."""
+    relative to the tensor's own or, where its terms cancel, a tenth of its network's largest. What
+    two other states lie apart there is not counted as a difference."""
     keys = [key for key in a if key.startswith(prefix) and key.endswith(suffix)]
     scale = max(float(b[key].norm()) for key in keys) / 10
-    return max(float((a[key] - b[key]).norm()) / max(float(b[key].norm()), scale) for key in keys)
+    found = []
+    for key in keys:
+        apart = float((spread[0][key] - spread[1][key]).norm()) if spread else 0.0
+        difference = max(0.0, float((a[key] - b[key]).norm()) - apart)
+        found.append(difference / max(float(b[key].norm()), scale))
+    return max(found)
+
+
+class MovedEdge(TorchFunctionMode):
+    """Every ReLU opens a little sooner or later."""
+
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        self.edge = edge
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.relu:
+            return torch.where(args[0] > self.edge, args[0], 0)
+        return func(*args, **(kwargs or {}))
+
+
+def on_either_side(name: str, edge: float) -> tuple[State, State]:
+    """What a first step makes of a case whose ReLUs open later and sooner. Between the two lie the
+    units whose input is all but zero, one row of which is active in one engine and not in another:
+    with N rows and units that is about 1 / sqrt(N) of a gradient."""
+    states = []
+    for moved in (edge, -edge):
+        network, hyper, data, seeds = problem(name)
+        engine = create("reference", network, hyper, data, seeds, precision="fp64")
+        with MovedEdge(moved):
+            engine.run(1)
+        states.append(engine.state_dict())
+    return states[0], states[1]
+
+
+def problem(name: str) -> tuple[NetworkSpec, Hyperparameters, Transitions, list[int]]:
+    hyper_changes, sizes = CASES[name]
+    hyper = Hyperparameters(**{"batch_size": 48, **hyper_changes})
+    network = NetworkSpec(**{"obs_dim": 11, "act_dim": 3, "hidden": (48, 40), **sizes})
+    return network, hyper, random_transitions(500, network.obs_dim, network.act_dim), [0, 1, 9]
 
 
 @on_device
 @PRECISIONS
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_cpu_engine(name: str, precision: Precision) -> None:
-    hyper_changes, sizes = CASES[name]
-    hyper = Hyperparameters(**{"batch_size": 48, **hyper_changes})
-    network = NetworkSpec(**{"obs_dim": 11, "act_dim": 3, "hidden": (48, 40), **sizes})
-    data, seeds = random_transitions(500, network.obs_dim, network.act_dim), [0, 1, 9]
+    network, hyper, data, seeds = problem(name)
     expected = create("cpu", network, hyper, data, seeds, precision="fp64")
     engine = create("cuda", network, hyper, data, seeds, precision=precision)
     engine.run(1)
     expected.run(1)
     state, expected_state = engine.state_dict(), expected.state_dict()
+    spread = on_either_side(name, EDGE[precision])
     # The first moment after one step is a tenth of the gradient.
     for net in ("value", "actor", "critic"):
-        difference = largest_difference(state, expected_state, f"adam.m.{net}")
+        difference = largest_difference(state, expected_state, f"adam.m.{net}", spread=spread)
         assert difference < GRADIENT_TOLERANCE[precision], net
-        output = f"adam.m.{net}.layers.{len(network.hidden)}"
-        assert largest_difference(state, expected_state, output) < OUTPUT_TOLERANCE[precision], net
     metrics, expected_metrics = engine.run(9), expected.run(9)
     state, expected_state = engine.state_dict(), expected.state_dict()
     for net in ("value", "actor", "critic", "target"):

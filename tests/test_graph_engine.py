@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from iql_fast.engines import Hyperparameters, NetworkSpec, create, graph
+from iql_fast.engines import Hyperparameters, NetworkSpec, Stage, create, graph
 from iql_fast.engines.graph import GraphEngine
+from iql_fast.errors import UserError
 
 from .conftest import random_transitions
 from .test_cuda_engine import CASES, largest_difference
@@ -115,6 +116,14 @@ def test_batches_from_the_hosts_memory_are_the_same(device: str) -> None:
         states.append(engine.state_dict())
     for key, tensor in states[0].items():
         assert torch.equal(tensor, states[1][key]), key
+
+
+def test_stages_that_train_some_networks_only_are_refused() -> None:
+    network, _, data = problem("authors")
+    hyper = Hyperparameters(stages=(Stage(("value", "critic"), 5), Stage(("actor",))))
+    with pytest.raises(UserError, match="trains all networks in every step"):
+        GraphEngine(network, hyper, data, SEEDS, device="cpu")
+    assert "--extraction after" in graph.unavailable_reason("fp32", hyper)
 
 
 def test_a_dataset_that_does_not_fit_stays_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

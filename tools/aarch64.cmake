@@ -2,7 +2,7 @@
 # g++-aarch64-linux-gnu and qemu-user):
 #
 #   cmake -S . -B build/aarch64 --toolchain tools/aarch64.cmake && cmake --build build/aarch64
-#   ctest --test-dir build/aarch64 -E cuda   # the CUDA emulator switches stacks: hours under QEMU
+#   ctest --test-dir build/aarch64 -E cuda   # the emulator of CUDA crawls under QEMU
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
