@@ -1,11 +1,11 @@
 #include "cpu/stacked_mlp.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <utility>
+
+#include "cpu/memory.h"
 
 namespace iql::cpu {
 
@@ -15,42 +15,6 @@ namespace {
 constexpr std::int64_t kChunkRows = 1024;
 
 std::int64_t ceiling(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-// Memory on a cache line, with whatever numbers are in it.
-template <class T>
-class Scratch {
- public:
-  explicit Scratch(std::size_t size)
-      : data_(static_cast<T*>(std::aligned_alloc(64, (size * sizeof(T) + 63) / 64 * 64 + 64))) {
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
-  T* data() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-};
-
-// Memory for the lists of a matrix's lines.
-template <class T>
-struct ListScratch {
-  ListScratch(std::size_t lines, int pieces)
-      : value(lines * pieces * kListCapacity),
-        offset(lines * pieces * kListCapacity),
-        count(lines * pieces),
-        pieces(pieces) {}
-  Lists<T> lists() const { return in_pieces(pieces); }
-  Lists<T> in_pieces(int fewer) const { return {value.data(), offset.data(), count.data(), fewer}; }
-
-  Scratch<T> value;
-  Scratch<std::uint16_t> offset;
-  Scratch<int> count;
-  int pieces;
-};
-
-int pieces_of(int length) { return static_cast<int>(ceiling(length, kPiece)); }
 
 // Some rows of a matrix [rows, columns] into a panel matrix; and back.
 template <class T>
@@ -117,7 +81,7 @@ template <class T>
 struct StackedMlp<T>::Packed {
   std::vector<std::size_t> weight, bias;  // of layer l within a net; the last is the head
   std::size_t net = 0;                    // elements of a net
-  std::unique_ptr<Scratch<T>> values;
+  std::unique_ptr<Buffer<T>> values;
 
   const T* weights_of(int e, int l) const { return values->data() + e * net + weight[l]; }
   const T* biases_of(int e, int l) const { return values->data() + e * net + bias[l]; }
@@ -140,9 +104,10 @@ typename StackedMlp<T>::Packed StackedMlp<T>::pack(Layers<T> layers, bool forwar
     packed.net += padded(n);
     first_panel.push_back(first_panel.back() + (l == head ? 1 : panels(n)));
   }
-  packed.values = std::make_unique<Scratch<T>>(nets_ * packed.net);
+  packed.values = std::make_unique<Buffer<T>>(nets_ * packed.net, Contents::kAny);
   share_out_(nets_ * first_panel.back(), [&](Range range) {
-    const Scratch<T> panel(forward ? 0 : *std::max_element(sizes_.begin(), sizes_.end()) * P);
+    Buffer<T> panel(forward ? 0 : *std::max_element(sizes_.begin(), sizes_.end()) * P,
+                    Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const std::int64_t e = i / first_panel.back(), place = i % first_panel.back();
       const int l =
@@ -203,9 +168,9 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
   const std::int64_t blocks = ceiling(rows_, most);
   const std::size_t stride = std::size_t(most) * P;
   share_out_(nets_ * blocks, [&](Range range) {
-    const Scratch<T> first(stride * panels(inputs));
-    const Scratch<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0);
-    const ListScratch<T> lists(most, pieces_of(widest));
+    Buffer<T> first(stride * panels(inputs), Contents::kAny);
+    Buffer<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0, Contents::kAny);
+    ListBuffer<T> lists(most, pieces_of(widest), Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / blocks);
       const std::int64_t row = i % blocks * most;
@@ -237,12 +202,12 @@ struct StackedMlp<T>::Chunk {
   int block, blocks;  // rows of a block; blocks of a net
   std::size_t stride;
 
-  std::vector<std::unique_ptr<Scratch<T>>> gradient;  // [layer]: [E][panels][chunk rows][P]
-  std::vector<std::size_t> gradient_net;              // elements of a net in each
-  std::unique_ptr<Scratch<T>> input;                  // x: the same, [E]
+  std::vector<std::unique_ptr<Buffer<T>>> gradient;  // [layer]: [E][panels][chunk rows][P]
+  std::vector<std::size_t> gradient_net;             // elements of a net in each
+  std::unique_ptr<Buffer<T>> input;                  // x: the same, [E]
   std::size_t input_net;
-  std::vector<std::unique_ptr<ListScratch<T>>> columns;  // [net][layer], of the layer's input
-  std::vector<char> listed;                              // [net][layer][block]
+  std::vector<std::unique_ptr<ListBuffer<T>>> columns;  // [net][layer], of the layer's input
+  std::vector<char> listed;                             // [net][layer][block]
 
   Rows<T> gradient_rows(int l, int e, std::int64_t row, int P) const {
     return {gradient[l]->data() + e * gradient_net[l] + row * P, stride};
@@ -265,14 +230,16 @@ void StackedMlp<T>::backward(const T* d_out, const T* x, bool shared, Layers<T> 
   const int most_blocks = static_cast<int>(ceiling(most, chunk.block));
   for (int l = 0; l < head; ++l) {
     chunk.gradient_net.push_back(most * padded(sizes_[l + 1]));
-    chunk.gradient.push_back(std::make_unique<Scratch<T>>(nets_ * chunk.gradient_net[l]));
+    chunk.gradient.push_back(
+        std::make_unique<Buffer<T>>(nets_ * chunk.gradient_net[l], Contents::kAny));
   }
   chunk.input_net = most * padded(sizes_[0]);
-  chunk.input = std::make_unique<Scratch<T>>(nets_ * chunk.input_net);
+  chunk.input = std::make_unique<Buffer<T>>(nets_ * chunk.input_net, Contents::kAny);
   for (int i = 0; i < nets_ * head && d_weight != nullptr; ++i) {
     const int l = i % head;
     chunk.columns.push_back(
-        l == 0 ? nullptr : std::make_unique<ListScratch<T>>(padded(sizes_[l]), most_blocks));
+        l == 0 ? nullptr
+               : std::make_unique<ListBuffer<T>>(padded(sizes_[l]), most_blocks, Contents::kAny));
   }
   chunk.listed.resize(std::size_t(nets_) * head * most_blocks);
   for (chunk.begin = 0; chunk.begin < rows_; chunk.begin += most) {
@@ -291,10 +258,10 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
   const int widest = *std::max_element(sizes_.begin() + 1, sizes_.end() - 1);
   const std::size_t block_stride = std::size_t(chunk.block) * P;
   share_out_(std::int64_t(nets_) * chunk.blocks, [&](Range range) {
-    const ListScratch<T> lists(chunk.block, pieces_of(widest));
+    ListBuffer<T> lists(chunk.block, pieces_of(widest), Contents::kAny);
     // The kernel passes a gradient where the layer's input is positive: of x, everywhere.
     const std::size_t input_block = d_x == nullptr ? 0 : block_stride * panels(inputs);
-    const Scratch<T> everywhere(input_block), d_input(input_block);
+    Buffer<T> everywhere(input_block, Contents::kAny), d_input(input_block, Contents::kAny);
     std::fill(everywhere.data(), everywhere.data() + input_block, T(1));
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / chunk.blocks), block = static_cast<int>(i % chunk.blocks);
@@ -359,7 +326,7 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
     for (int i = 0; i < count; ++i) to[i] = add ? to[i] + from[i] : from[i];
   };
   share_out_(std::int64_t(nets_) * groups, [&](Range range) {
-    const Scratch<T> gradient(largest), bias(std::max(P, outputs));
+    Buffer<T> gradient(largest, Contents::kAny), bias(std::max(P, outputs), Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / groups), group = static_cast<int>(i % groups);
       const int l =

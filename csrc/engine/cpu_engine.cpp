@@ -27,25 +27,6 @@ std::size_t padded(int n, int multiple) {
   return std::size_t(n + multiple - 1) / multiple * multiple;
 }
 
-// Memory for the lists of a matrix's lines.
-template <class Operand>
-struct ListBuffer {
-  ListBuffer() = default;
-  ListBuffer(std::size_t lines, int pieces)
-      : value(lines * pieces * cpu::kListCapacity),
-        offset(lines * pieces * cpu::kListCapacity),
-        count(lines * pieces) {}
-  cpu::Lists<Operand> in_pieces(int pieces) {
-    return {value.data(), offset.data(), count.data(), pieces};
-  }
-
-  Buffer<Operand> value;
-  Buffer<std::uint16_t> offset;
-  Buffer<int> count;
-};
-
-int pieces_of(int length) { return (length + cpu::kPiece - 1) / cpu::kPiece; }
-
 }  // namespace
 
 // What training changes in one seed.
@@ -68,19 +49,19 @@ struct CpuEngine<T, Operand>::Workspace {
     std::vector<Buffer<Operand>> rounded_gradient;  // past the first layer, if kRounded
     // The columns of each activation that another hidden layer reads, and the blocks of rows in
     // which they are listed.
-    std::vector<ListBuffer<Operand>> columns;
+    std::vector<cpu::ListBuffer<Operand>> columns;
     std::vector<std::vector<char>> listed;
     Buffer<T> out, d_out;  // [B][outputs]
   };
-  Buffer<T> input, next_input;     // observation ++ action; next observation
-  Buffer<T> reward, mask;          // [B]
-  Buffer<T> q, v, v_next;          // [B]: min of the targets; V that the losses read
-  Buffer<T> target_q;              // [B]: one target critic
-  std::vector<Saved> saved;        // by NetworkId
-  std::vector<Buffer<T>> scratch;  // [layer] of kBlockRows rows: a forward that keeps nothing
-  ListBuffer<Operand> row_lists;   // of kBlockRows rows: the operand of one product
-  Buffer<T> gradient;              // of the weights and biases of one update
-  Buffer<T> d_log_std;             // [B][A]
+  Buffer<T> input, next_input;         // observation ++ action; next observation
+  Buffer<T> reward, mask;              // [B]
+  Buffer<T> q, v, v_next;              // [B]: min of the targets; V that the losses read
+  Buffer<T> target_q;                  // [B]: one target critic
+  std::vector<Saved> saved;            // by NetworkId
+  std::vector<Buffer<T>> scratch;      // [layer] of kBlockRows rows: a forward that keeps nothing
+  cpu::ListBuffer<Operand> row_lists;  // of kBlockRows rows: the operand of one product
+  Buffer<T> gradient;                  // of the weights and biases of one update
+  Buffer<T> d_log_std;                 // [B][A]
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
   std::vector<char> clipped;                                         // [B]
   std::vector<std::int64_t> rows;                                    // [B]
@@ -278,7 +259,7 @@ void CpuEngine<T, Operand>::make_workspace(int blocks) {
     w->scratch.emplace_back(kBlockRows * padded(width, P));
     widest = std::max(widest, width);
   }
-  w->row_lists = ListBuffer<Operand>(kBlockRows, pieces_of(widest));
+  w->row_lists = cpu::ListBuffer<Operand>(kBlockRows, cpu::pieces_of(widest));
   w->gradient = Buffer<T>(largest);
   w->d_log_std = Buffer<T>(B * A);
   w->clipped.resize(B);
@@ -462,7 +443,7 @@ bool CpuEngine<T, Operand>::forward_layer(const HiddenLayer& layer, Weights weig
                                           Workspace& scratch, Rows<T> out) const {
   const T* bias = weights.values + layer.bias;
   if (after_relu) {
-    const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(pieces_of(layer.inputs));
+    const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.inputs));
     if (sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs)) {
       kernels_.forward_lists(lists, m, layer.inputs, weights.operands + layer.weight, bias,
                              layer.outputs, out);
@@ -581,7 +562,7 @@ void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const
       const HiddenLayer& layer = layout.hidden[l];
       const Rows<const T> d_out = rows(std::as_const(saved.gradient[l]), row);
       const Rows<T> d_in = rows(saved.gradient[l - 1], row);
-      const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(pieces_of(layer.outputs));
+      const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.outputs));
       const bool by_lists =
           sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs);
       const Operand* weight_t = net.transposed + layer.transposed;

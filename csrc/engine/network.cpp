@@ -1,14 +1,10 @@
 #include "engine/network.h"
 
 #include <cstdint>
-#include <cstring>
-#include <new>
 #include <type_traits>
 
 namespace iql::engine {
 namespace {
-
-constexpr std::size_t kLine = 64;  // bytes
 
 std::size_t round_up(std::size_t n, std::size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -42,14 +38,6 @@ void for_elements(const NetworkLayout& layout, int piece, const Visit& visit) {
 }
 
 }  // namespace
-
-template <class T>
-Buffer<T>::Buffer(std::size_t size) : size_(size) {
-  const std::size_t bytes = round_up(size * sizeof(T) + 1, kLine);
-  data_.reset(static_cast<T*>(std::aligned_alloc(kLine, bytes)));
-  if (!data_) throw std::bad_alloc();
-  std::memset(static_cast<void*>(data_.get()), 0, bytes);
-}
 
 NetworkLayout::NetworkLayout(int inputs, const std::vector<int>& widths, int outputs_,
                              int log_stds_, int panel_, int alignment)
@@ -115,11 +103,6 @@ std::size_t piece_size(const NetworkLayout& layout, int piece) {
   return count;
 }
 
-template class Buffer<BFloat16>;
-template class Buffer<int>;
-template class Buffer<std::uint16_t>;
-template class Buffer<float>;
-template class Buffer<double>;
 template struct Network<float>;
 template struct Network<double>;
 template struct Network<float, BFloat16>;

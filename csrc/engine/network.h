@@ -3,33 +3,14 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/memory.h"
 
 namespace iql::engine {
 
-// Zeroed memory aligned to cache lines, which the kernels' vector loads rely on.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(std::size_t size);
-  T* data() { return data_.get(); }
-  const T* data() const { return data_.get(); }
-  std::size_t size() const { return size_; }
-  T& operator[](std::size_t i) { return data_.get()[i]; }
-  const T& operator[](std::size_t i) const { return data_.get()[i]; }
-
- private:
-  struct Free {
-    void operator()(T* p) const { std::free(p); }
-  };
-  std::unique_ptr<T, Free> data_;
-  std::size_t size_ = 0;
-};
+using cpu::Buffer;
 
 // A hidden layer: inputs -> outputs, its weights in panels (see cpu/kernels.h).
 struct HiddenLayer {

@@ -10,16 +10,18 @@
 
 #include "check.h"
 #include "cpu/kernels.h"
-#include "engine/network.h"
+#include "cpu/memory.h"
 #include "iql/philox.h"
 
 namespace {
 
 using iql::BFloat16;
+using iql::cpu::Buffer;
 using iql::cpu::Kernels;
+using iql::cpu::ListBuffer;
 using iql::cpu::Lists;
+using iql::cpu::pieces_of;
 using iql::cpu::Rows;
-using iql::engine::Buffer;
 
 std::uint32_t draw(std::uint32_t index) { return iql::draw(7, 0, 0, index).word[0]; }
 
@@ -52,20 +54,6 @@ struct Panels {
   Buffer<T> data;
 };
 
-template <class Operand>
-struct ListMemory {
-  ListMemory(int lines, int pieces)
-      : pieces(pieces),
-        value(std::size_t(lines) * pieces * iql::cpu::kListCapacity),
-        offset(value.size()),
-        count(std::size_t(lines) * pieces) {}
-  Lists<Operand> lists() { return {value.data(), offset.data(), count.data(), pieces}; }
-  int pieces;
-  Buffer<Operand> value;
-  Buffer<std::uint16_t> offset;
-  Buffer<int> count;
-};
-
 // Equal bits, but that two NaN may differ.
 template <class T>
 bool same(const Buffer<T>& a, const Buffer<T>& b) {
@@ -74,8 +62,6 @@ bool same(const Buffer<T>& a, const Buffer<T>& b) {
   }
   return true;
 }
-
-int pieces_of(int length) { return (length + iql::cpu::kPiece - 1) / iql::cpu::kPiece; }
 
 // m rows, k inputs, n outputs of a hidden layer.
 template <class T>
@@ -99,7 +85,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   }
 
   Panels<T> dense(m, n, P), listed(m, n, P);
-  ListMemory<T> rows(m, pieces_of(k));
+  ListBuffer<T> rows(m, pieces_of(k));
   CHECK(kernels.list_rows(in.read(0), m, k, rows.lists()) == nonzero);
   kernels.forward(in.read(0), m, k, weight.data.data(), bias.data.data(), n, dense.from(0));
   kernels.forward_lists(rows.lists(), m, k, weight.data.data(), bias.data.data(), n,
@@ -108,7 +94,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   if (poison) CHECK(listed.at(m / 2, 0) != listed.at(m / 2, 0));
 
   Panels<T> d_dense(m, k, P), d_listed(m, k, P);
-  ListMemory<T> d_rows(m, pieces_of(n));
+  ListBuffer<T> d_rows(m, pieces_of(n));
   kernels.list_rows(d_out.read(0), m, n, d_rows.lists());
   kernels.backward(d_out.read(0), m, n, weight_t.data.data(), in.read(0), k, T(1.25),
                    d_dense.from(0));
@@ -120,7 +106,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   std::vector<int> bounds = {0, m > iql::cpu::kPiece ? m - iql::cpu::kPiece : m};
   if (bounds.back() < m) bounds.push_back(m);
   const int pieces = static_cast<int>(bounds.size()) - 1, panels = d_out.padded / P;
-  ListMemory<T> columns(in.padded, pieces);
+  ListBuffer<T> columns(in.padded, pieces);
   std::size_t total = 0;
   for (int piece = 0; piece < pieces; ++piece) {
     total += kernels.list_columns(in.read(bounds[piece]), bounds[piece + 1] - bounds[piece], k,
@@ -173,7 +159,7 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
   bias.fill(1, 3);
   d_out.fill(density, 4);
   const Buffer<BFloat16> weights = operands(kernels, weight), d_outs = operands(kernels, d_out);
-  ListMemory<BFloat16> rows(m, pieces_of(k)), d_rows(m, pieces_of(n)), columns(in.padded, 2);
+  ListBuffer<BFloat16> rows(m, pieces_of(k)), d_rows(m, pieces_of(n)), columns(in.padded, 2);
   if (poison) in.at(m / 2, k - 1) = std::numeric_limits<float>::quiet_NaN();
   const std::size_t nonzero = kernels.list_rows(in.read(0), m, k, rows.lists());
   kernels.list_rows(d_out.read(0), m, n, d_rows.lists());
@@ -229,7 +215,7 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
 
   // However the rows are cut into pieces, and so however elements are paired.
   if (m <= iql::cpu::kPiece) {
-    ListMemory<BFloat16> whole(in.padded, 1);
+    ListBuffer<BFloat16> whole(in.padded, 1);
     kernels.list_columns(in.read(0), m, k, whole.lists(), 0);
     Buffer<float> g_whole(g_dense.size());
     kernels.weight_gradient_lists(whole.lists(), bounds, k, {d_outs.data(), std::size_t(m) * P},
