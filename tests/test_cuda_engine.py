@@ -36,8 +36,8 @@ GRADIENT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 1.2e-4}
 WEIGHT_TOLERANCE = {"fp32": 2e-5, "bf16x3": 2e-4}
 # By how much the input of a ReLU, whose terms are about 1 together, may be wrong in bf16x3: by
 # rounding to the 16 bits that two bf16 numbers hold. What units at that edge make of a gradient is
-# allowed for, up to a limit, so that it cannot hide a fault; the output layer only sees the value of
-# such a unit.
+# allowed for, but only up to a limit, so that it cannot hide a fault. The output layer needs no
+# allowance, since it only sees the value of such a unit.
 EDGE = 2.0**-16
 GRADIENT_LIMIT = {"fp32": 9e-6, "bf16x3": 5e-3}
 OUTPUT_TOLERANCE = {"fp32": 9e-6, "bf16x3": 2e-4}
