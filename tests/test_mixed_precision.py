@@ -18,36 +18,48 @@ def rounded(x):
     return x.to(torch.bfloat16).to(x.dtype)
 
 
-class RoundedProduct(torch.autograd.Function):
-    """``x @ weight^T`` with every operand rounded to bf16, in the gradients too."""
+class RoundedWeight(torch.autograd.Function):
+    """A weight as bf16 holds it; its gradient passes as it is."""
 
     @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
-        return rounded(x) @ rounded(weight).transpose(-1, -2)
+    def forward(ctx, weight):
+        return rounded(weight)
 
     @staticmethod
     def backward(ctx, d_out):
-        x, weight = (rounded(saved) for saved in ctx.saved_tensors)
-        d_weight = rounded(d_out).transpose(-1, -2) @ x
-        return rounded(d_out) @ weight, d_weight.sum_to_size(weight.shape)
+        return d_out
+
+
+class RoundedUnits(torch.autograd.Function):
+    """What a hidden layer puts out, and the gradient of what goes into its ReLU, as bf16 hold them.
+
+    Dropout's ``factor`` multiplies numbers that are rounded already.
+    """
+
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.save_for_backward(x > 0, factor)
+        return rounded(rounded(torch.relu(x)) * factor)
+
+    @staticmethod
+    def backward(ctx, d_out):
+        positive, factor = ctx.saved_tensors
+        return rounded(d_out * factor * positive), None
 
 
 class RoundedReference(ReferenceEngine):
-    """The specification in fp64, but for the products between hidden layers."""
+    """The specification in fp64 but for what mixed precision rounds."""
 
     def _mlp(self, net, x, dropout=0.0):
         last = len(self.network.hidden)
         for i in range(last + 1):
             weight, bias = (self.state[f"{net}.layers.{i}.{part}"] for part in ("weight", "bias"))
             if 0 < i < last:
-                x = RoundedProduct.apply(x, weight) + bias.unsqueeze(-2)
-            else:
-                x = x @ weight.transpose(-1, -2) + bias.unsqueeze(-2)
+                weight = RoundedWeight.apply(weight)
+            x = x @ weight.transpose(-1, -2) + bias.unsqueeze(-2)
             if i < last:
-                x = torch.relu(x)
-                if dropout > 0:
-                    x = x * self._dropout_mask(i, x, dropout)
+                factor = self._dropout_mask(i, x, dropout) if dropout > 0 else torch.ones_like(x)
+                x = RoundedUnits.apply(x, factor)
         return x
 
 
@@ -59,7 +71,7 @@ CASES = {
     "old value": ({"value_order": "old"}, {}, 1e-3),
     "odd sizes": ({"batch_size": 129}, {"hidden": (70, 130, 33), "critics": 3}, 1e-3),
     "batch 1": ({"batch_size": 1}, {"hidden": (40, 40)}, 1e-2),
-    "one layer": ({}, {"hidden": (40,)}, 1e-5),
+    "one layer": ({}, {"hidden": (40,)}, 2e-3),
 }
 
 
@@ -67,8 +79,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_equals_the_reference_with_the_same_operands_rounded(name):
     """Step for step from equal weights. Where fp32 and fp64 fall on different sides of a boundary
-    of bf16, one operand of thousands differs by 2^-8; the rest is fp32's rounding. Measured: 1e-4
-    to 5e-4, where no rounding at all makes a difference of 9e-2."""
+    of bf16, one operand of thousands differs by 2^-8; the rest is fp32's rounding. Measured: 3e-4
+    to 7e-4, where no rounding at all makes a difference of 5e-2 to 1.3e-1; with a single hidden
+    layer, 1e-3 and 9e-3."""
     hyper, sizes, tolerance = CASES[name]
     hyper = Hyperparameters(**{"batch_size": 96, **hyper})
     network = NetworkSpec(11, 3, **{"hidden": (64, 96), **sizes})
@@ -91,8 +104,7 @@ def test_equals_the_reference_with_the_same_operands_rounded(name):
                 difference = float((after[key].double() - expected).norm() / change)
                 worst[kind] = max(worst[kind], difference)
     assert worst["mixed"] < tolerance
-    if len(network.hidden) > 1:
-        assert worst["plain"] > 4 * tolerance  # rounding shows: the comparison could have failed
+    assert worst["plain"] > 4 * tolerance  # rounding shows: the comparison could have failed
 
 
 @needs_mixed

@@ -6,8 +6,9 @@
 // gradients is then one contiguous stream for the matrix product, and stays in the L1 cache while
 // it is used. Columns past the last are zero and stay zero.
 //
-// Products by lists can take operands of another type than T: half as many bytes to load, and two
-// products an instruction. The operands are rounded, products and sums are T. In a panel of bf16,
+// What a hidden layer puts out (activations, and the gradients of its outputs), and the weights
+// between hidden layers, can be operands of another type than T: half as many bytes to load, and
+// two products an instruction. They are rounded, products and sums are T. In a panel of bf16,
 // groups of four columns of its left and of its right vector alternate: rows that are interleaved
 // pair by pair then come out as the left and the right vector of the result.
 //
@@ -46,6 +47,22 @@ struct Lists {
 constexpr int kPiece = 128;  // elements of a line that a piece covers at most
 constexpr int kListCapacity = kPiece + 16;
 
+// Where column c of a matrix lies in its panel of P columns.
+template <class T, class Operand>
+constexpr int place_in_panel(int c, int P) {
+  const int at = c % P;
+  if (sizeof(Operand) == sizeof(T)) return at;
+  const int half = at / (P / 2), within = at % (P / 2);
+  return within / 4 * 8 + half * 4 + within % 4;
+}
+
+// What Adam goes through; nullptr: there is none.
+template <class T, class Operand>
+struct AdamArrays {
+  T *weight, *m, *v, *target;
+  Operand *weight_operands, *target_operands;  // copies for products
+};
+
 template <class T, class Operand = T>
 struct Kernels {
   const char* name;  // "portable", "avx2", "avx512", "avx512bf16"
@@ -57,32 +74,35 @@ struct Kernels {
 
   // out = relu(in * weight + bias), for m rows. in [m, k], weight [k, n], bias [n padded].
   void (*forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
-                  Rows<T> out);
+                  Rows<Operand> out);
 
   // d_in = (d_out * weight^T) where `in` > 0, times scale. d_out [m, n], transposed weight [n, k],
-  // in [m, k] (the ReLU's output, which tells where its input was positive), d_in [m, k].
+  // in [m, k] (the ReLU's output, which tells where its input was positive), d_in [m, k]. None
+  // where operands are of another type: their products always go by lists.
   void (*backward)(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
                    T scale, Rows<T> d_in);
 
   // The gradient of one panel of weights: d_weight [k, P] = in^T * d_out, over m rows. d_out points
   // at the panel, contiguous rows of P.
-  void (*weight_gradient)(Rows<const T> in, int m, int k, const T* d_out, T* d_weight);
+  void (*weight_gradient)(Rows<const T> in, int m, int k, const Operand* d_out, T* d_weight);
 
   // The gradient of one panel of biases: d_bias [P] = the column sums of d_out, over m rows.
-  void (*bias_gradient)(const T* d_out, int m, T* d_bias);
+  void (*bias_gradient)(const Operand* d_out, int m, T* d_bias);
 
   // The lists of m rows of in [m, k], in pieces of kPiece; returns how many elements they hold.
-  std::size_t (*list_rows)(Rows<const T> in, int m, int k, Lists<Operand> lists);
+  std::size_t (*list_rows)(Rows<const Operand> in, int m, int k, Lists<Operand> lists);
 
   // Piece `piece` of the lists of the columns of in [m, k]: these m rows, at most kPiece; returns
   // how many elements it holds.
-  std::size_t (*list_columns)(Rows<const T> in, int m, int k, Lists<Operand> lists, int piece);
+  std::size_t (*list_columns)(Rows<const Operand> in, int m, int k, Lists<Operand> lists,
+                              int piece);
 
-  // `forward` and `backward` whose first operand is given by the lists of its rows.
+  // `forward` and `backward` whose first operand is given by the lists of its rows. `sums`: room
+  // for list_panels panels of m rows.
   void (*forward_lists)(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias,
-                        int n, Rows<T> out);
+                        int n, T* sums, Rows<Operand> out);
   void (*backward_lists)(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
-                         Rows<const T> in, int k, T scale, Rows<T> d_in);
+                         Rows<const Operand> in, int k, T scale, T* sums, Rows<Operand> d_in);
 
   // `weight_gradient` of `panels` panels, [panels][k, P], with the lists of the columns of `in`;
   // piece p of them covers rows from piece_rows[p] on. d_out points at the first panel.
@@ -90,26 +110,27 @@ struct Kernels {
                                 Rows<const Operand> d_out, int panels, T* d_weight);
 
   // out[r * n + j] = dot(in[r], weight[j]) + bias[j]. in [m, k], weight [n][k padded].
-  void (*head_forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
+  void (*head_forward)(Rows<const Operand> in, int m, int k, const T* weight, const T* bias, int n,
                        T* out);
 
   // d_in = (d_out * weight) where `in` > 0, times scale. d_out [m][n].
-  void (*head_backward)(const T* d_out, int m, int n, const T* weight, Rows<const T> in, int k,
-                        T scale, Rows<T> d_in);
+  void (*head_backward)(const T* d_out, int m, int n, const T* weight, Rows<const Operand> in,
+                        int k, T scale, Rows<Operand> d_in);
 
   // d_weight [n][k padded] = d_out^T * in, d_bias [n] = the column sums of d_out, over m rows.
-  void (*head_gradient)(Rows<const T> in, int m, int k, const T* d_out, int n, T* d_weight,
+  void (*head_gradient)(Rows<const Operand> in, int m, int k, const T* d_out, int n, T* d_weight,
                         T* d_bias);
 
-  // Adam on n parameters; then target += alpha * (weight - target) where there is a target.
-  void (*adam)(T* weight, T* m, T* v, T* target, const T* gradient, std::size_t n,
+  // Adam on n parameters; then target += alpha * (weight - target) where there is a target. The
+  // parameters are whole rows of panels where they are also to be written as operands.
+  void (*adam)(AdamArrays<T, Operand> arrays, const T* gradient, std::size_t n,
                const AdamStep<T>& step, T alpha);
 
   // Some rows of a panel as operands.
   void (*operands)(const T* panel, int rows, Operand* out);
 
   // Writes panel p (columns p*P ...) of a weight matrix [k, n] into its transpose [n, k].
-  void (*transpose_panel)(const T* weight_panel, int k, int p, int n, Operand* weight_t);
+  void (*transpose_panel)(const Operand* weight_panel, int k, int p, int n, Operand* weight_t);
 };
 
 // The best set that this machine can run; the environment variable IQL_FAST_CPU_KERNELS names

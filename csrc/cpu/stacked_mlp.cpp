@@ -151,9 +151,10 @@ Rows<const T> StackedMlp<T>::hidden_rows(const T* const* hidden, int layer, int 
 
 template <class T>
 void StackedMlp<T>::layer_forward(const T* weight, const T* bias, Rows<const T> in, int m, int k,
-                                  int n, bool after_relu, Lists<T> lists, Rows<T> out) const {
+                                  int n, bool after_relu, Lists<T> lists, T* sums,
+                                  Rows<T> out) const {
   if (after_relu && sparse(kernels_.list_rows(in, m, k, lists), std::int64_t(m) * k)) {
-    kernels_.forward_lists(lists, m, k, weight, bias, n, out);
+    kernels_.forward_lists(lists, m, k, weight, bias, n, sums, out);
   } else {
     kernels_.forward(in, m, k, weight, bias, n, out);
   }
@@ -171,6 +172,7 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
     Buffer<T> first(stride * panels(inputs), Contents::kAny);
     Buffer<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0, Contents::kAny);
     ListBuffer<T> lists(most, pieces_of(widest), Contents::kAny);
+    Buffer<T> sums(stride * kernels_.list_panels, Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / blocks);
       const std::int64_t row = i % blocks * most;
@@ -185,7 +187,8 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
           result = {const_cast<T*>(kept.data), kept.panel_stride};
         }
         layer_forward(packed.weights_of(e, l), packed.biases_of(e, l), in, m, sizes_[l],
-                      sizes_[l + 1], l > 0, lists.in_pieces(pieces_of(sizes_[l])), result);
+                      sizes_[l + 1], l > 0, lists.in_pieces(pieces_of(sizes_[l])), sums.data(),
+                      result);
         in = {result.data, result.panel_stride};
       }
       kernels_.head_forward(in, m, sizes_[head], packed.weights_of(e, head),
@@ -259,6 +262,7 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
   const std::size_t block_stride = std::size_t(chunk.block) * P;
   share_out_(std::int64_t(nets_) * chunk.blocks, [&](Range range) {
     ListBuffer<T> lists(chunk.block, pieces_of(widest), Contents::kAny);
+    Buffer<T> sums(block_stride * kernels_.list_panels, Contents::kAny);
     // The kernel passes a gradient where the layer's input is positive: of x, everywhere.
     const std::size_t input_block = d_x == nullptr ? 0 : block_stride * panels(inputs);
     Buffer<T> everywhere(input_block, Contents::kAny), d_input(input_block, Contents::kAny);
@@ -274,7 +278,8 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
         const Lists<T> nonzero = lists.in_pieces(pieces_of(n));
         if (sparse(kernels_.list_rows({d.data, d.panel_stride}, m, n, nonzero),
                    std::int64_t(m) * n)) {
-          kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), d_in);
+          kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), sums.data(),
+                                  d_in);
         } else {
           kernels_.backward({d.data, d.panel_stride}, m, n, packed.weights_of(e, l), in, k, T(1),
                             d_in);

@@ -27,6 +27,11 @@ std::size_t padded(int n, int multiple) {
   return std::size_t(n + multiple - 1) / multiple * multiple;
 }
 
+template <class T>
+Rows<const T> constant(Rows<T> rows) {
+  return {rows.data, rows.panel_stride};
+}
+
 }  // namespace
 
 // What training changes in one seed.
@@ -45,23 +50,23 @@ struct CpuEngine<T, Operand>::Seed {
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Workspace {
   struct Saved {  // a trained network's activations and their gradients, layer by layer
-    std::vector<Buffer<T>> activation, gradient;
-    std::vector<Buffer<Operand>> rounded_gradient;  // past the first layer, if kRounded
+    std::vector<Buffer<Operand>> activation, gradient;
     // The columns of each activation that another hidden layer reads, and the blocks of rows in
     // which they are listed.
     std::vector<cpu::ListBuffer<Operand>> columns;
     std::vector<std::vector<char>> listed;
     Buffer<T> out, d_out;  // [B][outputs]
   };
-  Buffer<T> input, next_input;         // observation ++ action; next observation
-  Buffer<T> reward, mask;              // [B]
-  Buffer<T> q, v, v_next;              // [B]: min of the targets; V that the losses read
-  Buffer<T> target_q;                  // [B]: one target critic
-  std::vector<Saved> saved;            // by NetworkId
-  std::vector<Buffer<T>> scratch;      // [layer] of kBlockRows rows: a forward that keeps nothing
-  cpu::ListBuffer<Operand> row_lists;  // of kBlockRows rows: the operand of one product
-  Buffer<T> gradient;                  // of the weights and biases of one update
-  Buffer<T> d_log_std;                 // [B][A]
+  Buffer<T> input, next_input;           // observation ++ action; next observation
+  Buffer<T> reward, mask;                // [B]
+  Buffer<T> q, v, v_next;                // [B]: min of the targets; V that the losses read
+  Buffer<T> target_q;                    // [B]: one target critic
+  std::vector<Saved> saved;              // by NetworkId
+  std::vector<Buffer<Operand>> scratch;  // [layer] of kBlockRows rows: a forward that keeps nothing
+  cpu::ListBuffer<Operand> row_lists;    // of kBlockRows rows: the operand of one product
+  Buffer<T> sums;                        // of that product
+  Buffer<T> gradient;                    // of the weights and biases of one update
+  Buffer<T> d_log_std;                   // [B][A]
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
   std::vector<char> clipped;                                         // [B]
   std::vector<std::int64_t> rows;                                    // [B]
@@ -244,9 +249,6 @@ void CpuEngine<T, Operand>::make_workspace(int blocks) {
     for (std::size_t l = 1; l < layout.hidden.size(); ++l) {
       saved.columns.emplace_back(padded(layout.hidden[l].inputs, P), blocks);
       saved.listed.emplace_back(blocks);
-      if constexpr (kRounded) {
-        saved.rounded_gradient.emplace_back(saved.gradient[l].size());
-      }
     }
     saved.out = Buffer<T>(B * layout.outputs);
     saved.d_out = Buffer<T>(B * layout.outputs);
@@ -260,6 +262,7 @@ void CpuEngine<T, Operand>::make_workspace(int blocks) {
     widest = std::max(widest, width);
   }
   w->row_lists = cpu::ListBuffer<Operand>(kBlockRows, cpu::pieces_of(widest));
+  w->sums = Buffer<T>(kBlockRows * P * kernels_.list_panels);
   w->gradient = Buffer<T>(largest);
   w->d_log_std = Buffer<T>(B * A);
   w->clipped.resize(B);
@@ -435,28 +438,40 @@ void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t ste
   for (int r = begin; r < end; ++r) take(data_, w.rows[r], r);
 }
 
-// One hidden layer for m rows; `after_relu` says that many elements of `in` may be zero. Returns
-// whether there were enough of them for the product to go by lists.
+// The first hidden layer for m rows.
 template <class T, class Operand>
-bool CpuEngine<T, Operand>::forward_layer(const HiddenLayer& layer, Weights weights,
-                                          Rows<const T> in, int m, bool after_relu,
-                                          Workspace& scratch, Rows<T> out) const {
-  const T* bias = weights.values + layer.bias;
-  if (after_relu) {
-    const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.inputs));
-    if (sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs)) {
-      kernels_.forward_lists(lists, m, layer.inputs, weights.operands + layer.weight, bias,
-                             layer.outputs, out);
-      return true;
-    }
-  }
-  kernels_.forward(in, m, layer.inputs, weights.values + layer.weight, bias, layer.outputs, out);
-  return false;
+void CpuEngine<T, Operand>::first_layer(const NetworkLayout& layout, Weights weights,
+                                        Rows<const T> in, int m, Rows<Operand> out) const {
+  const HiddenLayer& layer = layout.hidden[0];
+  kernels_.forward(in, m, layer.inputs, weights.values + layer.weight, weights.values + layer.bias,
+                   layer.outputs, out);
 }
 
+// Another one. Returns whether enough elements of `in` were zero for the product to go by lists.
+template <class T, class Operand>
+bool CpuEngine<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weights,
+                                        Rows<const Operand> in, int m, Workspace& scratch,
+                                        Rows<Operand> out) const {
+  const T* bias = weights.values + layer.bias;
+  const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.inputs));
+  const bool by_lists = sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs);
+  if constexpr (!kRounded) {
+    if (!by_lists) {
+      kernels_.forward(in, m, layer.inputs, weights.values + layer.weight, bias, layer.outputs,
+                       out);
+      return false;
+    }
+  }
+  kernels_.forward_lists(lists, m, layer.inputs, weights.operands + layer.weight, bias,
+                         layer.outputs, scratch.sums.data(), out);
+  return true;
+}
+
+// Whether products of a matrix with so many nonzero elements go by lists. Those of rounded operands
+// always do.
 template <class T, class Operand>
 bool CpuEngine<T, Operand>::sparse(std::size_t nonzero, int rows, int columns) const {
-  return double(nonzero) <= kernels_.list_density * rows * columns;
+  return kRounded || double(nonzero) <= kernels_.list_density * rows * columns;
 }
 
 // The least of the target critics' values.
@@ -481,15 +496,16 @@ void CpuEngine<T, Operand>::forward(const NetworkLayout& layout, Weights weights
   const std::size_t block_stride = std::size_t(kBlockRows) * kernels_.panel;
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
-    Rows<const T> in = rows(input, row);
-    for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
-      const Rows<T> result{scratch.scratch[l].data(), block_stride};
-      forward_layer(layout.hidden[l], weights, in, m, l > 0, scratch, result);
-      in = {result.data, block_stride};
+    Rows<Operand> hidden{scratch.scratch[0].data(), block_stride};
+    first_layer(layout, weights, rows(input, row), m, hidden);
+    for (std::size_t l = 1; l < layout.hidden.size(); ++l) {
+      const Rows<Operand> result{scratch.scratch[l].data(), block_stride};
+      inner_layer(layout.hidden[l], weights, constant(hidden), m, scratch, result);
+      hidden = result;
     }
-    kernels_.head_forward(in, m, layout.head_inputs, weights.values + layout.head_weight,
-                          weights.values + layout.head_bias, layout.outputs,
-                          out + std::size_t(row) * layout.outputs);
+    kernels_.head_forward(constant(hidden), m, layout.head_inputs,
+                          weights.values + layout.head_weight, weights.values + layout.head_bias,
+                          layout.outputs, out + std::size_t(row) * layout.outputs);
   }
 }
 
@@ -499,27 +515,31 @@ void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w,
                                           const RowShare& share, Workspace& scratch,
                                           const Seed* dropout, std::int64_t step) const {
   const NetworkLayout& layout = *net.layout;
+  const int last = static_cast<int>(layout.hidden.size()) - 1;
   auto& saved = w.saved[id];
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
-    Rows<const T> in = rows(std::as_const(w.input), row);
-    for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
+    const auto finish = [&](int l) {
+      if (dropout == nullptr || config_.actor_dropout == 0) return;
+      drop(*dropout, step, l, layout.hidden[l].outputs, rows(saved.activation[l], row), row, m);
+    };
+    first_layer(layout, net.trained, rows(std::as_const(w.input), row), m,
+                rows(saved.activation[0], row));
+    finish(0);
+    for (int l = 1; l <= last; ++l) {
       const HiddenLayer& layer = layout.hidden[l];
-      const Rows<T> result = rows(saved.activation[l], row);
-      const bool listed = forward_layer(layer, net.trained, in, m, l > 0, scratch, result);
-      if (l > 0) {
-        saved.listed[l - 1][block] = listed;
-        if (listed) {
-          const cpu::Lists<Operand> columns = saved.columns[l - 1].in_pieces(share.blocks);
-          kernels_.list_columns(in, m, layer.inputs, columns, block);
-        }
+      const Rows<const Operand> in = rows(std::as_const(saved.activation[l - 1]), row);
+      const bool listed =
+          inner_layer(layer, net.trained, in, m, scratch, rows(saved.activation[l], row));
+      saved.listed[l - 1][block] = listed;
+      if (listed) {
+        const cpu::Lists<Operand> columns = saved.columns[l - 1].in_pieces(share.blocks);
+        kernels_.list_columns(in, m, layer.inputs, columns, block);
       }
-      if (dropout != nullptr && config_.actor_dropout > 0) {
-        drop(*dropout, step, static_cast<int>(l), layer.outputs, result, row, m);
-      }
-      in = {result.data, result.panel_stride};
+      finish(l);
     }
-    kernels_.head_forward(in, m, layout.head_inputs, net.trained.values + layout.head_weight,
+    kernels_.head_forward(rows(std::as_const(saved.activation[last]), row), m, layout.head_inputs,
+                          net.trained.values + layout.head_weight,
                           net.trained.values + layout.head_bias, layout.outputs,
                           saved.out.data() + std::size_t(row) * layout.outputs);
   }
@@ -528,7 +548,7 @@ void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w,
 // Dropout of one layer's activations: batch rows begin ... begin + count.
 template <class T, class Operand>
 void CpuEngine<T, Operand>::drop(const Seed& seed, std::int64_t step, int layer, int units,
-                                 Rows<T> rows, int begin, int count) const {
+                                 Rows<Operand> rows, int begin, int count) const {
   const int P = kernels_.panel;
   const std::uint32_t threshold = dropout_threshold(config_.actor_dropout);
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
@@ -537,8 +557,9 @@ void CpuEngine<T, Operand>::drop(const Seed& seed, std::int64_t step, int layer,
     for (int c = 0; c < units; ++c) {
       const std::uint32_t unit = std::uint32_t(begin + r) * units + c;
       if (c == 0 || unit % 4 == 0) words = draw(seed.key, step, kDropoutStream + layer, unit / 4);
-      T& x = rows.data[(c / P) * rows.panel_stride + std::size_t(r) * P + c % P];
-      x = words.word[unit % 4] >= threshold ? x * kept : T(0);
+      Operand& x = rows.data[(c / P) * rows.panel_stride + std::size_t(r) * P +
+                             cpu::place_in_panel<T, Operand>(c, P)];
+      x = Operand(words.word[unit % 4] >= threshold ? T(x) * kept : T(0));
     }
   }
 }
@@ -560,25 +581,21 @@ void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const
                            rows(saved.gradient[last], row));
     for (int l = last; l > 0; --l) {
       const HiddenLayer& layer = layout.hidden[l];
-      const Rows<const T> d_out = rows(std::as_const(saved.gradient[l]), row);
-      const Rows<T> d_in = rows(saved.gradient[l - 1], row);
+      const Rows<const Operand> d_out = rows(std::as_const(saved.gradient[l]), row);
+      const Rows<Operand> d_in = rows(saved.gradient[l - 1], row);
       const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.outputs));
       const bool by_lists =
           sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs);
       const Operand* weight_t = net.transposed + layer.transposed;
-      if constexpr (kRounded) {
-        const Rows<Operand> rounded = rows(saved.rounded_gradient[l - 1], row);
-        for (int p = 0; p * kernels_.panel < layer.outputs; ++p) {
-          kernels_.operands(d_out.data + p * d_out.panel_stride, m,
-                            rounded.data + p * rounded.panel_stride);
+      if constexpr (!kRounded) {
+        if (!by_lists) {
+          kernels_.backward(d_out, m, layer.outputs, weight_t, activation(l - 1), layer.inputs,
+                            scale, d_in);
+          continue;
         }
-      } else if (!by_lists) {
-        kernels_.backward(d_out, m, layer.outputs, weight_t, activation(l - 1), layer.inputs, scale,
-                          d_in);
-        continue;
       }
       kernels_.backward_lists(lists, m, layer.outputs, weight_t, activation(l - 1), layer.inputs,
-                              scale, d_in);
+                              scale, scratch.sums.data(), d_in);
     }
   }
 }
@@ -677,54 +694,45 @@ void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const 
     matrix.data += update.panel * matrix.panel_stride;
     return matrix;
   };
-  const Rows<const T> d_out = from_panel(rows(std::as_const(saved.gradient[l]), 0));
+  const Rows<const Operand> d_out = from_panel(rows(std::as_const(saved.gradient[l]), 0));
   const auto listed = [&](const std::vector<char>& blocks) {
     return std::all_of(blocks.begin(), blocks.begin() + team.blocks(), [](char b) { return b; });
   };
   if (l > 0 && listed(saved.listed[l - 1])) {
-    const auto& operands = [&]() -> const Buffer<Operand>& {
-      if constexpr (kRounded) {
-        return saved.rounded_gradient[l - 1];
-      } else {
-        return saved.gradient[l];
-      }
-    }();
     kernels_.weight_gradient_lists(saved.columns[l - 1].in_pieces(team.blocks()),
-                                   team.bounds.data(), layer.inputs, from_panel(rows(operands, 0)),
-                                   update.panels, gradient);
+                                   team.bounds.data(), layer.inputs, d_out, update.panels,
+                                   gradient);
   } else {
-    const Buffer<T>& input = l == 0 ? w.input : saved.activation[l - 1];
-    for (int p = 0; p < update.panels; ++p) {
-      kernels_.weight_gradient(rows(input, 0), B, layer.inputs, d_out.data + p * d_out.panel_stride,
-                               gradient + p * count);
+    const auto dense = [&](Rows<const T> input) {
+      for (int p = 0; p < update.panels; ++p) {
+        kernels_.weight_gradient(input, B, layer.inputs, d_out.data + p * d_out.panel_stride,
+                                 gradient + p * count);
+      }
+    };
+    if (l == 0) dense(rows(std::as_const(w.input), 0));
+    if constexpr (!kRounded) {
+      if (l > 0) dense(rows(std::as_const(saved.activation[l - 1]), 0));
     }
   }
   for (int p = 0; p < update.panels; ++p) {
     kernels_.bias_gradient(d_out.data + p * d_out.panel_stride, B, d_bias + p * P);
   }
-  const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
-    T* target = net.target.values != nullptr ? net.target.values + at : nullptr;
-    kernels_.adam(net.trained.values + at, net.m + at, net.v + at, target, g, n, adam, alpha);
-  };
-  descend(layer.weight + update.panel * count, gradient, update.panels * count);
-  descend(layer.bias + update.panel * P, d_bias, update.panels * P);
-  for (int p = update.panel; p < update.panel + update.panels; ++p) copy_operands(net, l, p);
+  kernels_.adam(net.arrays(layer.weight + update.panel * count, l > 0), gradient,
+                update.panels * count, adam, alpha);
+  kernels_.adam(net.arrays(layer.bias + update.panel * P, false), d_bias, update.panels * P, adam,
+                alpha);
+  for (int p = update.panel; l > 0 && p < update.panel + update.panels; ++p) {
+    transpose_panel(net, l, p);
+  }
 }
 
-// Brings what products by lists read of a panel of weights up to date.
+// Brings the transposed copy of a panel of weights up to date.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::copy_operands(Net& net, int l, int panel) const {
-  if (l == 0) return;  // the first layer is in no such product
+void CpuEngine<T, Operand>::transpose_panel(Net& net, int l, int panel) const {
   const HiddenLayer& layer = net.layout->hidden[l];
-  const std::size_t at = layer.weight + std::size_t(panel) * kernels_.panel * layer.inputs;
-  kernels_.transpose_panel(net.trained.values + at, layer.inputs, panel, layer.outputs,
-                           net.transposed + layer.transposed);
-  if constexpr (kRounded) {
-    kernels_.operands(net.trained.values + at, layer.inputs, net.trained.operands + at);
-    if (net.target.values != nullptr) {
-      kernels_.operands(net.target.values + at, layer.inputs, net.target.operands + at);
-    }
-  }
+  kernels_.transpose_panel(
+      net.trained.operands + layer.weight + std::size_t(panel) * kernels_.panel * layer.inputs,
+      layer.inputs, panel, layer.outputs, net.transposed + layer.transposed);
 }
 
 template <class T, class Operand>
@@ -737,8 +745,7 @@ void CpuEngine<T, Operand>::update_head(Net& net, int id, const AdamStep<T>& ada
   kernels_.head_gradient(rows(std::as_const(saved.activation.back()), 0), config_.batch_size,
                          layout.head_inputs, saved.d_out.data(), layout.outputs, gradient, d_bias);
   const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
-    T* target = net.target.values != nullptr ? net.target.values + at : nullptr;
-    kernels_.adam(net.trained.values + at, net.m + at, net.v + at, target, g, n, adam, alpha);
+    kernels_.adam(net.arrays(at, false), g, n, adam, alpha);
   };
   descend(layout.head_weight, gradient, count);
   descend(layout.head_bias, d_bias, layout.outputs);
@@ -860,10 +867,19 @@ void CpuEngine<T, Operand>::refresh() {
     seed->failure.reset();
     for (Net& net : seed->networks) {
       const std::vector<HiddenLayer>& hidden = net.layout->hidden;
-      for (std::size_t l = 0; l < hidden.size(); ++l) {
-        for (int p = 0; p * kernels_.panel < hidden[l].outputs; ++p) {
-          copy_operands(net, static_cast<int>(l), p);
+      for (std::size_t l = 1; l < hidden.size(); ++l) {
+        const int panels =
+            static_cast<int>(padded(hidden[l].outputs, kernels_.panel)) / kernels_.panel;
+        if constexpr (kRounded) {
+          const auto copy = [&](const Weights& of) {
+            if (of.values == nullptr) return;
+            kernels_.operands(of.values + hidden[l].weight, panels * hidden[l].inputs,
+                              of.operands + hidden[l].weight);
+          };
+          copy(net.trained);
+          copy(net.target);
         }
+        for (int p = 0; p < panels; ++p) transpose_panel(net, static_cast<int>(l), p);
       }
     }
   }

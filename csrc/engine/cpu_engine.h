@@ -82,10 +82,12 @@ class CpuEngine {
                const RowShare& share, Workspace& scratch, T* out) const;
   void forward_saved(const Net& net, int id, Workspace& w, const RowShare& share,
                      Workspace& scratch, const Seed* dropout, std::int64_t step) const;
-  bool forward_layer(const HiddenLayer& layer, Weights weights, cpu::Rows<const T> in, int m,
-                     bool after_relu, Workspace& scratch, cpu::Rows<T> out) const;
-  void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<T> rows, int begin,
-            int count) const;
+  void first_layer(const NetworkLayout& layout, Weights weights, cpu::Rows<const T> in, int m,
+                   cpu::Rows<Operand> out) const;
+  bool inner_layer(const HiddenLayer& layer, Weights weights, cpu::Rows<const Operand> in, int m,
+                   Workspace& scratch, cpu::Rows<Operand> out) const;
+  void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<Operand> rows,
+            int begin, int count) const;
   void backward(const Net& net, int id, Workspace& w, const RowShare& share, Workspace& scratch,
                 T scale) const;
   void value_head(const Seed& seed, Workspace& w, int begin, int end) const;
@@ -95,7 +97,7 @@ class CpuEngine {
   // By panels: a member's share of the weights.
   void update(Seed& seed, const std::vector<Update>& share, const Moment& now, Workspace& w,
               const Team& team, Workspace& scratch) const;
-  void copy_operands(Net& net, int layer, int panel) const;
+  void transpose_panel(Net& net, int layer, int panel) const;
   void update_panels(Net& net, const Update& update, const AdamStep<T>& adam, T alpha, Workspace& w,
                      const Team& team, Workspace& scratch) const;
   void update_head(Net& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,

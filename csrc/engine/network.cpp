@@ -83,6 +83,18 @@ Network<T, Operand>::Network(const NetworkLayout& l, bool has_target)
   }
 }
 
+template <class T, class Operand>
+cpu::AdamArrays<T, Operand> Network<T, Operand>::arrays(std::size_t at, bool in_products) const {
+  const bool copies = in_products && !std::is_same_v<T, Operand>;
+  const auto from = [at](auto* array) { return array != nullptr ? array + at : nullptr; };
+  return {trained.values + at,
+          m + at,
+          v + at,
+          from(target.values),
+          copies ? from(trained.operands) : nullptr,
+          copies ? from(target.operands) : nullptr};
+}
+
 template <class T>
 void read_piece(const NetworkLayout& layout, const T* values, int piece, T* natural) {
   for_elements(layout, piece, [&](std::size_t i, std::size_t at) { natural[i] = values[at]; });

@@ -47,6 +47,9 @@ template <class T, class Operand = T>
 struct Network {
   Network(const NetworkLayout& layout, bool has_target);
 
+  // The parameters from offset `at` on, with the copies that products take if these are in any.
+  cpu::AdamArrays<T, Operand> arrays(std::size_t at, bool in_products) const;
+
   const NetworkLayout* layout;
   Buffer<T> arena;
   Buffer<Operand> operand_arena;

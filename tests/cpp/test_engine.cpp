@@ -195,10 +195,45 @@ void products_equal_plain_loops() {
   }
 }
 
+// Every fp32 kernel set, for moments from nothing to far beyond any that training sees.
+void adam_follows_its_formula() {
+  constexpr int n = 167;
+  for (const auto* const* set = iql::cpu::all_kernels<float>(); *set != nullptr; ++set) {
+    if (!iql::cpu::can_run((*set)->name)) continue;
+    Buffer<float> weight(n), m(n), v(n), target(n), gradient(n);
+    std::vector<double> weights(n), targets(n);
+    const iql::AdamStep<float> step = iql::adam_step<float>(3e-4, 5);
+    for (int i = 0; i < n; ++i) {
+      const double size = i == 0 ? 0 : std::pow(10.0, i % 30 - 18);
+      weight[i] = std::sin(float(i));
+      target[i] = std::cos(float(i));
+      gradient[i] = float(size * std::sin(3.0 * i));
+      m[i] = float(size * std::cos(5.0 * i));
+      v[i] = float(size * size * (1 + std::sin(7.0 * i)));
+      double first = m[i], second = v[i];
+      weights[i] = weight[i];
+      first += step.one_minus_beta1 * (gradient[i] - first);
+      second += step.one_minus_beta2 * (double(gradient[i]) * gradient[i] - second);
+      // What fp32 cannot hold is zero.
+      if (second < std::numeric_limits<float>::min()) second = 0;
+      weights[i] -= step.rate * first / (std::sqrt(second) * step.inverse_root + step.epsilon);
+      targets[i] = target[i] + 0.005 * (weights[i] - target[i]);
+    }
+    const iql::cpu::FlushDenormals flush;
+    (*set)->adam({weight.data(), m.data(), v.data(), target.data(), nullptr, nullptr},
+                 gradient.data(), n, step, 0.005f);
+    for (int i = 0; i < n; ++i) {
+      CHECK_NEAR(weight[i], weights[i], 2e-7);
+      CHECK_NEAR(target[i], targets[i], 2e-7);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   products_equal_plain_loops();
+  adam_follows_its_formula();
   threads_change_nothing<float>();
   threads_change_nothing<double>();
   interruption_ends_between_steps();

@@ -88,7 +88,8 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   ListBuffer<T> rows(m, pieces_of(k));
   CHECK(kernels.list_rows(in.read(0), m, k, rows.lists()) == nonzero);
   kernels.forward(in.read(0), m, k, weight.data.data(), bias.data.data(), n, dense.from(0));
-  kernels.forward_lists(rows.lists(), m, k, weight.data.data(), bias.data.data(), n,
+  Buffer<T> sums(std::size_t(kernels.list_panels) * m * P);
+  kernels.forward_lists(rows.lists(), m, k, weight.data.data(), bias.data.data(), n, sums.data(),
                         listed.from(0));
   CHECK(same(dense.data, listed.data));
   if (poison) CHECK(listed.at(m / 2, 0) != listed.at(m / 2, 0));
@@ -99,7 +100,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   kernels.backward(d_out.read(0), m, n, weight_t.data.data(), in.read(0), k, T(1.25),
                    d_dense.from(0));
   kernels.backward_lists(d_rows.lists(), m, n, weight_t.data.data(), in.read(0), k, T(1.25),
-                         d_listed.from(0));
+                         sums.data(), d_listed.from(0));
   CHECK(same(d_dense.data, d_listed.data));
 
   // The rows in two uneven pieces where there are enough, else in one.
@@ -126,101 +127,174 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
 // Every number of a matrix as a bf16 holds it.
 void round(Panels<float>& matrix) {
   for (std::size_t i = 0; i < matrix.data.size(); ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, &matrix.data[i], sizeof bits);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-    std::memcpy(&matrix.data[i], &bits, sizeof bits);
+    matrix.data[i] = static_cast<float>(BFloat16(matrix.data[i]));
   }
 }
 
-Buffer<BFloat16> operands(const Kernels<float, BFloat16>& kernels, const Panels<float>& matrix) {
-  Buffer<BFloat16> rounded(matrix.data.size());
-  kernels.operands(matrix.data.data(), static_cast<int>(matrix.data.size()) / kernels.panel,
-                   rounded.data());
-  return rounded;
-}
-
-bool near(const Buffer<float>& a, const Buffer<float>& b, float tolerance) {
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    if (!(std::fabs(a[i] - b[i]) <= tolerance)) return false;
+// Panels of operands, of the same shape.
+struct Operands {
+  Operands(const Kernels<float, BFloat16>& kernels, const Panels<float>& of)
+      : rows(of.rows), panel(of.panel), data(of.data.size()) {
+    const int all = static_cast<int>(of.data.size()) / panel;
+    kernels.operands(of.data.data(), all, data.data());
   }
-  return true;
-}
+  Rows<BFloat16> from(int row) {
+    return {data.data() + std::size_t(row) * panel, panel * std::size_t(rows)};
+  }
+  Rows<const BFloat16> read(int row) {
+    return {data.data() + std::size_t(row) * panel, panel * std::size_t(rows)};
+  }
+  float at(int r, int c) const {
+    const std::size_t place = iql::cpu::place_in_panel<float, BFloat16>(c, panel);
+    return static_cast<float>(data[(std::size_t(c / panel) * rows + r) * panel + place]);
+  }
+  int rows, panel;
+  Buffer<BFloat16> data;
+};
 
-// The same layer with operands of bf16: as fp32 products of the rounded numbers, but for the order
-// of the sums. A NaN stays one.
+// The same layer with operands of bf16: the products of the rounded numbers, in fp64, rounded once
+// more where the result is an operand, by which it may differ by one unit of bf16. A NaN stays one.
 void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, double density,
                  bool poison) {
   const int P = kernels.panel;
-  const float tolerance = 2e-5f;  // sums of at most 290 numbers below 1
-  Panels<float> in(m, k, P), weight(k, n, P), weight_t(n, k, P), d_out(m, n, P), bias(1, n, P);
+  const auto near = [](double sum, double result, double unit) {
+    // Sums in fp32 of at most 290 numbers below 1, and what is left of a unit.
+    return std::fabs(sum - result) <= 2e-5 + unit * std::fabs(sum);
+  };
+  const double unit = 1.0 / 256;
+  Panels<float> in(m, k, P), weight(k, n, P), d_out(m, n, P), bias(1, n, P), empty_n(m, n, P);
   in.fill(density, 1);
   weight.fill(1, 2);
   bias.fill(1, 3);
   d_out.fill(density, 4);
-  const Buffer<BFloat16> weights = operands(kernels, weight), d_outs = operands(kernels, d_out);
-  ListBuffer<BFloat16> rows(m, pieces_of(k)), d_rows(m, pieces_of(n)), columns(in.padded, 2);
   if (poison) in.at(m / 2, k - 1) = std::numeric_limits<float>::quiet_NaN();
-  const std::size_t nonzero = kernels.list_rows(in.read(0), m, k, rows.lists());
-  kernels.list_rows(d_out.read(0), m, n, d_rows.lists());
+  Operands ins(kernels, in), weights(kernels, weight), d_outs(kernels, d_out),
+      outs(kernels, empty_n), d_ins(kernels, in);
+  round(in);
+  round(weight);
+  round(d_out);
+  for (int r = 0; r < m; ++r) {
+    for (int c = 0; c < k && !poison; ++c) CHECK(ins.at(r, c) == in.at(r, c));
+  }
+
+  ListBuffer<BFloat16> rows(m, pieces_of(k)), d_rows(m, pieces_of(n)), columns(in.padded, 2);
+  const std::size_t nonzero = kernels.list_rows(ins.read(0), m, k, rows.lists());
+  kernels.list_rows(d_outs.read(0), m, n, d_rows.lists());
   const int bounds[] = {0, m / 2, m};
   std::size_t total = 0;
   for (int piece = 0; piece < 2; ++piece) {
-    total += kernels.list_columns(in.read(bounds[piece]), bounds[piece + 1] - bounds[piece], k,
+    total += kernels.list_columns(ins.read(bounds[piece]), bounds[piece + 1] - bounds[piece], k,
                                   columns.lists(), piece);
   }
   CHECK(total == nonzero);
-  Buffer<BFloat16> weights_t(weight_t.data.size());
-  for (int p = 0; p * P < n; ++p) {
-    kernels.transpose_panel(weight.data.data() + std::size_t(p) * k * P, k, p, n, weights_t.data());
-  }
 
-  round(weight);
-  round(d_out);
-  Panels<float> rounded(m, k, P);
-  rounded.data = Buffer<float>(in.data.size());
-  for (std::size_t i = 0; i < in.data.size(); ++i) rounded.data[i] = in.data[i];
-  if (poison) rounded.at(m / 2, k - 1) = 0;
-  round(rounded);
-  for (int i = 0; i < k; ++i) {
-    for (int j = 0; j < n; ++j) weight_t.at(j, i) = weight.at(i, j);
-  }
-
-  Panels<float> dense(m, n, P), listed(m, n, P);
-  kernels.forward(rounded.read(0), m, k, weight.data.data(), bias.data.data(), n, dense.from(0));
-  kernels.forward_lists(rows.lists(), m, k, weights.data(), bias.data.data(), n, listed.from(0));
+  Buffer<float> sums(std::size_t(kernels.list_panels) * m * P);
+  kernels.forward_lists(rows.lists(), m, k, weights.data.data(), bias.data.data(), n, sums.data(),
+                        outs.from(0));
   if (poison) {
-    CHECK(listed.at(m / 2, 0) != listed.at(m / 2, 0));
+    CHECK(outs.at(m / 2, 0) != outs.at(m / 2, 0));
     return;
   }
-  CHECK(near(dense.data, listed.data, tolerance));
+  for (int r = 0; r < m; ++r) {
+    for (int c = 0; c < n; ++c) {
+      double sum = bias.at(0, c);
+      for (int i = 0; i < k; ++i) sum += double(in.at(r, i)) * weight.at(i, c);
+      CHECK(near(sum > 0 ? sum : 0, outs.at(r, c), unit));
+    }
+  }
 
-  Panels<float> d_dense(m, k, P), d_listed(m, k, P);
-  kernels.backward(d_out.read(0), m, n, weight_t.data.data(), in.read(0), k, 1.25f,
-                   d_dense.from(0));
-  kernels.backward_lists(d_rows.lists(), m, n, weights_t.data(), in.read(0), k, 1.25f,
-                         d_listed.from(0));
-  CHECK(near(d_dense.data, d_listed.data, tolerance));
+  Buffer<BFloat16> weights_t(std::size_t(n) * in.padded);
+  for (int p = 0; p * P < n; ++p) {
+    kernels.transpose_panel(weights.data.data() + std::size_t(p) * k * P, k, p, n,
+                            weights_t.data());
+  }
+  kernels.backward_lists(d_rows.lists(), m, n, weights_t.data(), ins.read(0), k, 1.25f, sums.data(),
+                         d_ins.from(0));
+  for (int r = 0; r < m; ++r) {
+    for (int i = 0; i < k; ++i) {
+      double sum = 0;
+      for (int c = 0; c < n; ++c) sum += double(d_out.at(r, c)) * weight.at(i, c);
+      CHECK(near(in.at(r, i) > 0 ? 1.25 * sum : 0, d_ins.at(r, i), unit));
+    }
+  }
 
   const int panels = d_out.padded / P;
-  Buffer<float> g_dense(std::size_t(panels) * k * P), g_listed(g_dense.size());
-  for (int p = 0; p < panels; ++p) {
-    kernels.weight_gradient(rounded.read(0), m, k,
-                            d_out.read(0).data + p * d_out.read(0).panel_stride,
-                            g_dense.data() + std::size_t(p) * k * P);
-  }
-  kernels.weight_gradient_lists(columns.lists(), bounds, k, {d_outs.data(), std::size_t(m) * P},
-                                panels, g_listed.data());
-  CHECK(near(g_dense, g_listed, tolerance));
+  Buffer<float> gradient(std::size_t(panels) * k * P);
+  kernels.weight_gradient_lists(columns.lists(), bounds, k, d_outs.read(0), panels,
+                                gradient.data());
+  const auto check_gradient = [&](int p) {
+    for (int i = 0; i < k; ++i) {
+      for (int c = 0; c < P; ++c) {
+        double sum = 0;
+        for (int r = 0; r < m; ++r) sum += double(in.at(r, i)) * d_out.at(r, p * P + c);
+        CHECK(near(sum, gradient[(std::size_t(p) * k + i) * P + c], 0));
+      }
+    }
+  };
+  for (int p = 0; p < panels; ++p) check_gradient(p);
 
   // However the rows are cut into pieces, and so however elements are paired.
   if (m <= iql::cpu::kPiece) {
     ListBuffer<BFloat16> whole(in.padded, 1);
-    kernels.list_columns(in.read(0), m, k, whole.lists(), 0);
-    Buffer<float> g_whole(g_dense.size());
-    kernels.weight_gradient_lists(whole.lists(), bounds, k, {d_outs.data(), std::size_t(m) * P},
-                                  panels, g_whole.data());
-    CHECK(same(g_whole, g_listed));
+    kernels.list_columns(ins.read(0), m, k, whole.lists(), 0);
+    Buffer<float> in_one(gradient.size());
+    kernels.weight_gradient_lists(whole.lists(), bounds, k, d_outs.read(0), panels, in_one.data());
+    CHECK(same(in_one, gradient));
+  }
+
+  // The first layer's, whose input is not rounded, and the biases'.
+  for (int p = 0; p < panels; ++p) {
+    const BFloat16* panel = d_outs.read(0).data + p * d_outs.read(0).panel_stride;
+    kernels.weight_gradient(in.read(0), m, k, panel, gradient.data() + std::size_t(p) * k * P);
+    check_gradient(p);
+    Buffer<float> d_bias(P);
+    kernels.bias_gradient(panel, m, d_bias.data());
+    for (int c = 0; c < P; ++c) {
+      double sum = 0;
+      for (int r = 0; r < m; ++r) sum += d_out.at(r, p * P + c);
+      CHECK(near(sum, d_bias[c], 0));
+    }
+  }
+}
+
+// A head of two outputs on operands of bf16.
+void check_mixed_head(const Kernels<float, BFloat16>& kernels, int m, int k) {
+  constexpr int n = 2;
+  const int P = kernels.panel;
+  Panels<float> in(m, k, P), weight(n, k, P);
+  in.fill(0.5, 1);
+  weight.fill(1, 2);
+  Operands ins(kernels, in), d_ins(kernels, in);
+  round(in);
+  Buffer<float> head(std::size_t(n) * in.padded), out(m * n), d_out(m * n), d_head(head.size()),
+      d_bias(n);
+  for (int j = 0; j < n; ++j) {
+    for (int c = 0; c < k; ++c) head[std::size_t(j) * in.padded + c] = weight.at(j, c);
+  }
+  for (int i = 0; i < m * n; ++i) d_out[i] = std::sin(float(i));
+  const float bias[n] = {0.5f, -1};
+  kernels.head_forward(ins.read(0), m, k, head.data(), bias, n, out.data());
+  kernels.head_backward(d_out.data(), m, n, head.data(), ins.read(0), k, 2, d_ins.from(0));
+  kernels.head_gradient(ins.read(0), m, k, d_out.data(), n, d_head.data(), d_bias.data());
+  for (int r = 0; r < m; ++r) {
+    for (int j = 0; j < n; ++j) {
+      double sum = bias[j];
+      for (int c = 0; c < k; ++c) sum += double(in.at(r, c)) * weight.at(j, c);
+      CHECK_NEAR(out[r * n + j], sum, 2e-5);
+    }
+    for (int c = 0; c < k; ++c) {
+      double sum = 0;
+      for (int j = 0; j < n; ++j) sum += 2.0 * d_out[r * n + j] * weight.at(j, c);
+      if (!(in.at(r, c) > 0)) sum = 0;
+      CHECK_NEAR(d_ins.at(r, c), sum, 1e-5 + std::fabs(sum) / 256);
+    }
+  }
+  for (int j = 0; j < n; ++j) {
+    for (int c = 0; c < k; ++c) {
+      double sum = 0;
+      for (int r = 0; r < m; ++r) sum += double(d_out[r * n + j]) * in.at(r, c);
+      CHECK_NEAR(d_head[std::size_t(j) * in.padded + c], sum, 2e-5);
+    }
   }
 }
 
@@ -238,6 +312,7 @@ void check_all_mixed() {
     }
     for (const double density : {0.0, 0.05, 1.0}) check_mixed(**sets, 70, 140, 70, density, false);
     check_mixed(**sets, 70, 140, 70, 0.5, true);
+    check_mixed_head(**sets, 37, 70);
   }
 }
 

@@ -30,11 +30,27 @@ IQL_HD inline AdamStep<T> adam_step(double learning_rate, double t, double beta1
   return step;
 }
 
+// x divided by what Adam divides its first moment by.
 template <class T>
-IQL_HD inline void adam_update(T& weight, T& m, T& v, T gradient, const AdamStep<T>& step) {
+struct AdamQuotient {
+  const AdamStep<T>& step;
+  IQL_HD inline T operator()(T x, T v) const {
+    return x / (std::sqrt(v) * step.inverse_root + step.epsilon);
+  }
+};
+
+// Of numbers, or of vectors of them with a `quotient` of their own.
+template <class V, class T, class Quotient>
+IQL_HD inline void adam_update(V& weight, V& m, V& v, V gradient, const AdamStep<T>& step,
+                               const Quotient& quotient) {
   m += step.one_minus_beta1 * (gradient - m);
   v += step.one_minus_beta2 * (gradient * gradient - v);
-  weight -= step.rate * m / (std::sqrt(v) * step.inverse_root + step.epsilon);
+  weight -= quotient(step.rate * m, v);
+}
+
+template <class T>
+IQL_HD inline void adam_update(T& weight, T& m, T& v, T gradient, const AdamStep<T>& step) {
+  adam_update(weight, m, v, gradient, step, AdamQuotient<T>{step});
 }
 
 // Cosine from `initial` to 0 over `steps` steps (authors' code: the actor's); constant where
