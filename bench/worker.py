@@ -21,8 +21,9 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an install
 if TYPE_CHECKING:
     from bench.contenders import Runner
 
-#: A call of ``run`` is to take about this long, so that neither the call nor the clock counts.
-CALL_SECONDS = 0.05
+#: A call of ``run`` is to take about this long, so that neither the call nor the clock counts, nor
+#: that the threads of a call wait for the last of them.
+CALL_SECONDS = 0.25
 WARM_UP_SECONDS = 0.5
 
 

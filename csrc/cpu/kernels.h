@@ -47,13 +47,12 @@ struct Lists {
 constexpr int kPiece = 128;  // elements of a line that a piece covers at most
 constexpr int kListCapacity = kPiece + 16;
 
-// Where column c of a matrix lies in its panel of P columns.
+// Where column c of a panel, of its P, lies in a row of it.
 template <class T, class Operand>
 constexpr int place_in_panel(int c, int P) {
-  const int at = c % P;
-  if (sizeof(Operand) == sizeof(T)) return at;
-  const int half = at / (P / 2), within = at % (P / 2);
-  return within / 4 * 8 + half * 4 + within % 4;
+  if (sizeof(Operand) == sizeof(T)) return c;
+  const int right = c >= P / 2, within = c - right * (P / 2);
+  return within / 4 * 8 + right * 4 + within % 4;
 }
 
 // What Adam goes through; nullptr: there is none.

@@ -277,17 +277,18 @@ template <class T, class Operand>
 std::int64_t CpuEngine<T, Operand>::run(std::int64_t steps,
                                         const std::function<bool()>& interrupted) {
   using Clock = std::chrono::steady_clock;
-  std::int64_t done = 0, chunk = 1;
+  std::int64_t done = 0;
   while (done < steps && !failure_) {
-    const std::int64_t now = std::min(chunk, steps - done);
+    const std::int64_t now = std::min(chunk_, steps - done);
     const Clock::time_point start = Clock::now();
     train(now, nullptr);
     done += now;
     if (interrupted()) break;
-    // Chunks of about a fifth of a second: long enough to cost nothing, short enough for Ctrl-C.
+    // Chunks of about half a second: short enough for Ctrl-C, and long enough that threads with
+    // seeds of their own, which wait for each other after each, seldom do.
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    if (seconds < 0.1) chunk *= 2;
-    if (seconds > 0.4 && chunk > 1) chunk /= 2;
+    if (seconds < 0.25 && now == chunk_) chunk_ *= 2;
+    if (seconds > 1.0 && chunk_ > 1) chunk_ /= 2;
   }
   return done;
 }
@@ -408,9 +409,13 @@ void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t ste
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const std::int64_t B = config_.batch_size;
   const auto copy = [&](const auto* from, int count, Buffer<T>& matrix, int row, int column) {
-    for (int i = 0; i < count; ++i) {
-      const std::size_t c = column + i;
-      matrix[((c / P) * B + row) * P + c % P] = static_cast<T>(from[i]);
+    T* panel_row = matrix.data() + (std::size_t(column / P) * B + row) * P;
+    for (int i = 0, c = column % P; i < count; ++i) {
+      panel_row[c] = static_cast<T>(from[i]);
+      if (++c == P) {
+        c = 0;
+        panel_row += B * P;
+      }
     }
   };
   const auto take = [&](const auto& source, std::int64_t from, int row) {
@@ -554,11 +559,15 @@ void CpuEngine<T, Operand>::drop(const Seed& seed, std::int64_t step, int layer,
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
   for (int r = 0; r < count; ++r) {
     PhiloxWords words{};
-    for (int c = 0; c < units; ++c) {
+    Operand* panel_row = rows.data + std::size_t(r) * P;
+    for (int c = 0, column = 0; c < units; ++c, ++column) {
       const std::uint32_t unit = std::uint32_t(begin + r) * units + c;
       if (c == 0 || unit % 4 == 0) words = draw(seed.key, step, kDropoutStream + layer, unit / 4);
-      Operand& x = rows.data[(c / P) * rows.panel_stride + std::size_t(r) * P +
-                             cpu::place_in_panel<T, Operand>(c, P)];
+      if (column == P) {
+        column = 0;
+        panel_row += rows.panel_stride;
+      }
+      Operand& x = panel_row[cpu::place_in_panel<T, Operand>(column, P)];
       x = Operand(words.word[unit % 4] >= threshold ? T(x) * kept : T(0));
     }
   }
@@ -619,13 +628,17 @@ void CpuEngine<T, Operand>::actor_head(const Seed& seed, Workspace& w, int begin
   const T B = T(config_.batch_size), beta = T(seed.hyper.temperature),
           clip = T(seed.hyper.weight_clip);
   auto& actor = w.saved[kActor];
+  std::vector<const T*> actions;  // column by column
+  for (int column = O; column < O + A; ++column) {
+    const std::size_t panel = std::size_t(column / P) * config_.batch_size;
+    actions.push_back(w.input.data() + panel * P + column % P);
+  }
   for (int r = begin; r < end; ++r) {
     const T advantage = w.q[r] - w.v[r];
     const T weight = awr_weight(advantage, beta, clip);
     T fit = 0;
     for (int a = 0; a < A; ++a) {
-      const std::size_t column = O + a;
-      const T action = w.input[((column / P) * config_.batch_size + r) * P + column % P];
+      const T action = actions[a][std::size_t(r) * P];
       const T output = actor.out[r * A + a];
       const GaussianTerm<T> term =
           config_.deterministic_policy

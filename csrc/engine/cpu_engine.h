@@ -32,7 +32,7 @@ class CpuEngine {
   CpuEngine(Config config, Dataset data);
   ~CpuEngine();
 
-  // Does `steps` steps, or fewer when `interrupted`, asked a few times a second on the calling
+  // Does `steps` steps, or fewer when `interrupted`, asked about twice a second on the calling
   // thread, says so. All seeds have then done the same number of steps. Returns the steps done.
   std::int64_t run(std::int64_t steps, const std::function<bool()>& interrupted);
   void step_on(const GivenBatch<T>& batch);
@@ -122,6 +122,7 @@ class CpuEngine {
   int whole_seeds_ = 0;                                 // seeds that have a thread of their own
   std::unique_ptr<cpu::Workers> workers_;
   std::int64_t step_ = 0;
+  std::int64_t chunk_ = 1;  // steps between two questions whether to go on
   std::int64_t metric_steps_ = 0;
   std::optional<Failure> failure_;
 };

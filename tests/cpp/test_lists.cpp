@@ -145,7 +145,7 @@ struct Operands {
     return {data.data() + std::size_t(row) * panel, panel * std::size_t(rows)};
   }
   float at(int r, int c) const {
-    const std::size_t place = iql::cpu::place_in_panel<float, BFloat16>(c, panel);
+    const std::size_t place = iql::cpu::place_in_panel<float, BFloat16>(c % panel, panel);
     return static_cast<float>(data[(std::size_t(c / panel) * rows + r) * panel + place]);
   }
   int rows, panel;
