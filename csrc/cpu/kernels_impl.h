@@ -166,15 +166,21 @@ inline void for_tiles(int rows, const Body& body) {
   smaller_tile<IQL_TILE_ROWS - 1>(rows - first, first, body);
 }
 
-// What follows the product in a hidden layer: bias and ReLU, two vectors at a time. Written so that
-// a NaN stays a NaN: it must reach the loss, not vanish in the ReLU.
+// Written so that a NaN stays a NaN: it must reach the loss, not vanish in the ReLU.
+template <class T>
+inline Vec<T> relu(Vec<T> x) {
+  const Vec<T> zero{};
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_max_ps((__m512)zero, (__m512)x);
+#endif
+  return x < zero ? zero : x;
+}
+
+// What follows the product in a hidden layer: bias and ReLU, two vectors at a time.
 template <class T, class Operand>
 inline void finish_forward(Vec<T> left, Vec<T> right, const T* bias, Operand* out) {
   constexpr int W = Vector<T>::kWidth;
-  const Vec<T> zero{};
-  left += load(bias);
-  right += load(bias + W);
-  store_operands<T>(left < zero ? zero : left, right < zero ? zero : right, out);
+  store_operands<T>(relu<T>(left + load(bias)), relu<T>(right + load(bias + W)), out);
 }
 
 // And in its backward pass: the gradient passes where the layer's input, a ReLU's output, is not
@@ -649,6 +655,15 @@ struct FourElements<float, BFloat16> {
 };
 #endif
 
+template <class T>
+inline Vec<T> choose(bool second, Vec<T> a, Vec<T> b) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>(-int{second});
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_mask_mov_ps((__m512)a, mask, (__m512)b);
+#endif
+  return second ? b : a;
+}
+
 // out [NP panels] += lists * b, over one piece, for N lines from `line` on, which take turns as
 // long as all have elements left: the additions of one go on while those of another wait for their
 // last result.
@@ -683,12 +698,29 @@ inline void multiply_lines(Lists<Operand> a, int piece, int line, Rows<const Ope
 #pragma GCC unroll 2
     for (int l = 0; l < N; ++l) add(l, done);
   }
-#pragma GCC unroll 2
-  for (int l = 0; l < N; ++l) {
-    for (int done = common; done < count[l]; done += 4) add(l, done);
+  // What is left of the longer: chosen without a branch, as nobody foresees which it is.
+  const bool longer = N == 2 && count[N - 1] > count[0];
+  Tile<T, NP> rest = sum[0], other;
+  if constexpr (N == 2) {
 #pragma GCC unroll 4
-    for (int p = 0; p < NP; ++p) finish(line + l, p, sum[l].left[p], sum[l].right[p]);
+    for (int p = 0; p < NP; ++p) {
+      rest.left[p] = choose<T>(longer, sum[0].left[p], sum[1].left[p]);
+      rest.right[p] = choose<T>(longer, sum[0].right[p], sum[1].right[p]);
+      other.left[p] = choose<T>(longer, sum[1].left[p], sum[0].left[p]);
+      other.right[p] = choose<T>(longer, sum[1].right[p], sum[0].right[p]);
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < NP; ++p) finish(line + !longer, p, other.left[p], other.right[p]);
   }
+  const Operand* values = longer ? value[N - 1] : value[0];
+  const std::uint16_t* offsets = longer ? offset[N - 1] : offset[0];
+  const int length = longer ? count[N - 1] : count[0];
+  for (int done = common; done < length; done += 4) {
+    const int i = Step::kDescending ? length - 4 - done : done;
+    Step::template add<NP>(values + i, offsets + i, b, rest);
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < NP; ++p) finish(line + longer, p, rest.left[p], rest.right[p]);
 }
 
 // The rows that the next pass over the lines will read, brought near by and by with each line of
@@ -912,8 +944,7 @@ struct QuickAdamQuotient {
     const Vec<float> divisor = root * step.inverse_root + step.epsilon;
     Vec<float> inverse = (Vec<float>)_mm512_rcp14_ps((__m512)divisor);
     inverse += inverse * (1.0f - divisor * inverse);
-    const Vec<float> quotient = x * inverse;
-    return quotient + inverse * (x - divisor * quotient);
+    return x * inverse;
   }
 };
 #endif

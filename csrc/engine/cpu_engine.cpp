@@ -341,6 +341,7 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t steps, const Give
   // shared.
   team.barrier.wait();
 
+  if (given == nullptr) draw_rows(seed, step_, w, begin, end);
   for (std::int64_t step = step_; step < step_ + steps && !team.stop; ++step) {
     const Moment now = moment(config_.stages, step);
     const Stage& stage = config_.stages[now.stage];
@@ -382,6 +383,8 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t steps, const Give
       add_metrics(seed, index, step, stage, w);
       team.stop = seed.failure.has_value();
     }
+    // The rows of the next step arrive during this one's last phase.
+    if (given == nullptr) draw_rows(seed, step + 1, w, begin, end);
     update(seed, plan.other_updates[member], now, w, team, own);
     team.barrier.wait();
   }
@@ -430,17 +433,27 @@ void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t ste
     for (int r = begin; r < end; ++r) take(*given, index * B + r, r);
     return;
   }
+  for (int r = begin; r < end; ++r) take(data_, w.rows[r], r);
+}
+
+// Draws rows of a step's batch, and has them brought near: most lie in main memory.
+template <class T, class Operand>
+void CpuEngine<T, Operand>::draw_rows(const Seed& seed, std::int64_t step, Workspace& w, int begin,
+                                      int end) const {
+  const int O = config_.obs_dim, A = config_.act_dim;
+  const auto fetch = [](const float* from, int count) {
+    for (int i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+    __builtin_prefetch(from + count - 1);
+  };
   for (int r = begin; r < end; ++r) {
     const std::int64_t from = batch_row(seed.key, step, r, data_.rows);
     w.rows[r] = from;
-    __builtin_prefetch(data_.observations + from * O);
-    __builtin_prefetch(data_.actions + from * A);
-    if (!next) continue;
-    __builtin_prefetch(data_.next_observations + from * O);
-    __builtin_prefetch(data_.rewards + from);
-    __builtin_prefetch(data_.masks + from);
+    fetch(data_.observations + from * O, O);
+    fetch(data_.actions + from * A, A);
+    fetch(data_.next_observations + from * O, O);
+    fetch(data_.rewards + from, 1);
+    fetch(data_.masks + from, 1);
   }
-  for (int r = begin; r < end; ++r) take(data_, w.rows[r], r);
 }
 
 // The first hidden layer for m rows.

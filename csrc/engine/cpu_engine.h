@@ -76,6 +76,7 @@ class CpuEngine {
   // By rows: a member's share of the batch.
   void gather(const Seed& seed, int index, std::int64_t step, const GivenBatch<T>* given, bool next,
               Workspace& w, int begin, int end) const;
+  void draw_rows(const Seed& seed, std::int64_t step, Workspace& w, int begin, int end) const;
   void least_target(const Seed& seed, Workspace& w, const RowShare& share,
                     Workspace& scratch) const;
   void forward(const NetworkLayout& layout, Weights weights, const Buffer<T>& input,
