@@ -51,8 +51,8 @@ template <class T, class Operand>
 struct CpuEngine<T, Operand>::Workspace {
   struct Saved {  // a trained network's activations and their gradients, layer by layer
     std::vector<Buffer<Operand>> activation, gradient;
-    // The columns of each activation that another hidden layer reads, and the blocks of rows in
-    // which they are listed.
+    // The columns of the gradients past the first layer's, and the blocks of rows in which they are
+    // listed.
     std::vector<cpu::ListBuffer<Operand>> columns;
     std::vector<std::vector<char>> listed;
     Buffer<T> out, d_out;  // [B][outputs]
@@ -214,11 +214,12 @@ std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updat
     const NetworkLayout& layout = *seeds_[0]->networks[id].layout;
     for (std::size_t l = 0; l < layout.hidden.size(); ++l) {
       const HiddenLayer& layer = layout.hidden[l];
-      const int panels = static_cast<int>(padded(layer.outputs, kernels_.panel)) / kernels_.panel;
+      const int lines = l == 0 ? layer.inputs : layer.outputs;
+      const int panels = this->panels(l == 0 ? layer.outputs : layer.inputs);
       const int together = std::max(1, std::min(kernels_.list_panels, panels / members));
       for (int p = 0; p < panels; p += together) {
         const int count = std::min(together, panels - p);
-        found.push_back({id, static_cast<int>(l), p, count, std::int64_t(layer.inputs) * count});
+        found.push_back({id, static_cast<int>(l), p, count, std::int64_t(lines) * count});
       }
     }
     found.push_back({id, -1, 0, 0, 16 * layout.outputs});
@@ -244,10 +245,11 @@ void CpuEngine<T, Operand>::make_workspace(int blocks) {
     for (const HiddenLayer& layer : layout.hidden) {
       saved.activation.emplace_back(B * padded(layer.outputs, P));
       saved.gradient.emplace_back(B * padded(layer.outputs, P));
-      largest = std::max(largest, std::size_t(layer.inputs + 1) * P * kernels_.list_panels);
+      const int lines = std::max(layer.inputs, layer.outputs);
+      largest = std::max(largest, lines * P * kernels_.list_panels + padded(layer.outputs, P));
     }
     for (std::size_t l = 1; l < layout.hidden.size(); ++l) {
-      saved.columns.emplace_back(padded(layout.hidden[l].inputs, P), blocks);
+      saved.columns.emplace_back(padded(layout.hidden[l].outputs, P), blocks);
       saved.listed.emplace_back(blocks);
     }
     saved.out = Buffer<T>(B * layout.outputs);
@@ -346,7 +348,7 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t steps, const Give
     const Moment now = moment(config_.stages, step);
     const Stage& stage = config_.stages[now.stage];
     const StagePlan& plan = team.plans[now.stage];
-    gather(seed, index, step, given, stage.critic, w, begin, end);
+    gather(index, given, stage.critic, w, begin, end);
     if (stage.value || stage.actor) least_target(seed, w, share, own);
     if (stage.value) {
       forward_saved(value, kValue, w, share, own, nullptr, step);
@@ -406,9 +408,8 @@ Rows<const Element> CpuEngine<T, Operand>::rows(const Buffer<Element>& matrix, i
 
 // The batch's transitions; `next`: with what follows them, which only the critics' target reads.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t step,
-                                   const GivenBatch<T>* given, bool next, Workspace& w, int begin,
-                                   int end) const {
+void CpuEngine<T, Operand>::gather(int index, const GivenBatch<T>* given, bool next, Workspace& w,
+                                   int begin, int end) const {
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const std::int64_t B = config_.batch_size;
   const auto copy = [&](const auto* from, int count, Buffer<T>& matrix, int row, int column) {
@@ -429,11 +430,13 @@ void CpuEngine<T, Operand>::gather(const Seed& seed, int index, std::int64_t ste
     w.reward[row] = static_cast<T>(source.rewards[from]);
     w.mask[row] = static_cast<T>(source.masks[from]);
   };
-  if (given != nullptr) {
-    for (int r = begin; r < end; ++r) take(*given, index * B + r, r);
-    return;
+  for (int r = begin; r < end; ++r) {
+    if (given != nullptr) {
+      take(*given, index * B + r, r);
+    } else {
+      take(data_, w.rows[r], r);
+    }
   }
-  for (int r = begin; r < end; ++r) take(data_, w.rows[r], r);
 }
 
 // Draws rows of a step's batch, and has them brought near: most lie in main memory.
@@ -465,9 +468,9 @@ void CpuEngine<T, Operand>::first_layer(const NetworkLayout& layout, Weights wei
                    layer.outputs, out);
 }
 
-// Another one. Returns whether enough elements of `in` were zero for the product to go by lists.
+// Another one.
 template <class T, class Operand>
-bool CpuEngine<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weights,
+void CpuEngine<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weights,
                                         Rows<const Operand> in, int m, Workspace& scratch,
                                         Rows<Operand> out) const {
   const T* bias = weights.values + layer.bias;
@@ -475,14 +478,13 @@ bool CpuEngine<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weight
   const bool by_lists = sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs);
   if constexpr (!kRounded) {
     if (!by_lists) {
-      kernels_.forward(in, m, layer.inputs, weights.values + layer.weight, bias, layer.outputs,
+      kernels_.forward(in, m, layer.inputs, weights.forward + layer.forward, bias, layer.outputs,
                        out);
-      return false;
+      return;
     }
   }
-  kernels_.forward_lists(lists, m, layer.inputs, weights.operands + layer.weight, bias,
+  kernels_.forward_lists(lists, m, layer.inputs, weights.forward + layer.forward, bias,
                          layer.outputs, scratch.sums.data(), out);
-  return true;
 }
 
 // Whether products of a matrix with so many nonzero elements go by lists. Those of rounded operands
@@ -545,15 +547,8 @@ void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w,
                 rows(saved.activation[0], row));
     finish(0);
     for (int l = 1; l <= last; ++l) {
-      const HiddenLayer& layer = layout.hidden[l];
-      const Rows<const Operand> in = rows(std::as_const(saved.activation[l - 1]), row);
-      const bool listed =
-          inner_layer(layer, net.trained, in, m, scratch, rows(saved.activation[l], row));
-      saved.listed[l - 1][block] = listed;
-      if (listed) {
-        const cpu::Lists<Operand> columns = saved.columns[l - 1].in_pieces(share.blocks);
-        kernels_.list_columns(in, m, layer.inputs, columns, block);
-      }
+      inner_layer(layout.hidden[l], net.trained, rows(std::as_const(saved.activation[l - 1]), row),
+                  m, scratch, rows(saved.activation[l], row));
       finish(l);
     }
     kernels_.head_forward(rows(std::as_const(saved.activation[last]), row), m, layout.head_inputs,
@@ -608,15 +603,20 @@ void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const
       const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.outputs));
       const bool by_lists =
           sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs);
-      const Operand* weight_t = net.transposed + layer.transposed;
+      saved.listed[l - 1][block] = by_lists;
+      if (by_lists) {
+        kernels_.list_columns(d_out, m, layer.outputs, saved.columns[l - 1].in_pieces(share.blocks),
+                              block);
+      }
+      const Operand* weight = net.trained.operands + layer.weight;
       if constexpr (!kRounded) {
         if (!by_lists) {
-          kernels_.backward(d_out, m, layer.outputs, weight_t, activation(l - 1), layer.inputs,
-                            scale, d_in);
+          kernels_.backward(d_out, m, layer.outputs, weight, activation(l - 1), layer.inputs, scale,
+                            d_in);
           continue;
         }
       }
-      kernels_.backward_lists(lists, m, layer.outputs, weight_t, activation(l - 1), layer.inputs,
+      kernels_.backward_lists(lists, m, layer.outputs, weight, activation(l - 1), layer.inputs,
                               scale, scratch.sums.data(), d_in);
     }
   }
@@ -711,54 +711,55 @@ void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const 
                                           T alpha, Workspace& w, const Team& team,
                                           Workspace& scratch) const {
   const HiddenLayer& layer = net.layout->hidden[update.layer];
-  const int B = config_.batch_size, l = update.layer;
-  const std::size_t P = kernels_.panel, count = P * layer.inputs;
+  const int B = config_.batch_size, l = update.layer, lines = l == 0 ? layer.inputs : layer.outputs;
+  const std::size_t P = kernels_.panel, count = P * lines;  // of a panel
   auto& saved = w.saved[update.id];
   T* gradient = scratch.gradient.data();
-  T* d_bias = gradient + update.panels * count;
-  const auto from_panel = [&](auto matrix) {
-    matrix.data += update.panel * matrix.panel_stride;
-    return matrix;
+  const auto from_panel = [&](const Buffer<Operand>& matrix) {
+    const Rows<const Operand> all = rows(matrix, 0);
+    return Rows<const Operand>{all.data + update.panel * all.panel_stride, all.panel_stride};
   };
-  const Rows<const Operand> d_out = from_panel(rows(std::as_const(saved.gradient[l]), 0));
+  // [lines, panels] = left^T * right
+  const auto dense = [&](Rows<const T> left, Rows<const Operand> right) {
+    for (int p = 0; p < update.panels; ++p) {
+      kernels_.weight_gradient(left, B, lines, right.data + p * right.panel_stride,
+                               gradient + p * count);
+    }
+  };
   const auto listed = [&](const std::vector<char>& blocks) {
     return std::all_of(blocks.begin(), blocks.begin() + team.blocks(), [](char b) { return b; });
   };
-  if (l > 0 && listed(saved.listed[l - 1])) {
+  if (l == 0) {
+    dense(rows(std::as_const(w.input), 0), from_panel(saved.gradient[0]));
+  } else if (listed(saved.listed[l - 1])) {
     kernels_.weight_gradient_lists(saved.columns[l - 1].in_pieces(team.blocks()),
-                                   team.bounds.data(), layer.inputs, d_out, update.panels,
-                                   gradient);
-  } else {
-    const auto dense = [&](Rows<const T> input) {
-      for (int p = 0; p < update.panels; ++p) {
-        kernels_.weight_gradient(input, B, layer.inputs, d_out.data + p * d_out.panel_stride,
-                                 gradient + p * count);
-      }
-    };
-    if (l == 0) dense(rows(std::as_const(w.input), 0));
-    if constexpr (!kRounded) {
-      if (l > 0) dense(rows(std::as_const(saved.activation[l - 1]), 0));
-    }
-  }
-  for (int p = 0; p < update.panels; ++p) {
-    kernels_.bias_gradient(d_out.data + p * d_out.panel_stride, B, d_bias + p * P);
+                                   team.bounds.data(), lines, from_panel(saved.activation[l - 1]),
+                                   update.panels, gradient);
+  } else if constexpr (!kRounded) {
+    dense(rows(std::as_const(saved.gradient[l]), 0), from_panel(saved.activation[l - 1]));
   }
   kernels_.adam(net.arrays(layer.weight + update.panel * count, l > 0), gradient,
                 update.panels * count, adam, alpha);
-  kernels_.adam(net.arrays(layer.bias + update.panel * P, false), d_bias, update.panels * P, adam,
-                alpha);
-  for (int p = update.panel; l > 0 && p < update.panel + update.panels; ++p) {
-    transpose_panel(net, l, p);
+  for (int p = update.panel; l > 0 && p < update.panel + update.panels; ++p) copy_panel(net, l, p);
+
+  if (update.panel > 0) return;
+  const Rows<const Operand> d_out = rows(std::as_const(saved.gradient[l]), 0);
+  for (int p = 0; p < panels(layer.outputs); ++p) {
+    kernels_.bias_gradient(d_out.data + p * d_out.panel_stride, B, gradient + p * P);
   }
+  kernels_.adam(net.arrays(layer.bias, false), gradient, panels(layer.outputs) * P, adam, alpha);
 }
 
-// Brings the transposed copy of a panel of weights up to date.
+// Brings the copies for the forward pass of a panel of weights up to date.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::transpose_panel(Net& net, int l, int panel) const {
+void CpuEngine<T, Operand>::copy_panel(Net& net, int l, int panel) const {
   const HiddenLayer& layer = net.layout->hidden[l];
-  kernels_.transpose_panel(
-      net.trained.operands + layer.weight + std::size_t(panel) * kernels_.panel * layer.inputs,
-      layer.inputs, panel, layer.outputs, net.transposed + layer.transposed);
+  const std::size_t at = layer.weight + std::size_t(panel) * kernels_.panel * layer.outputs;
+  for (const Weights& weights : {net.trained, net.target}) {
+    if (weights.values == nullptr) continue;
+    kernels_.transpose_panel(weights.operands + at, layer.outputs, panel, layer.inputs,
+                             weights.forward + layer.forward);
+  }
 }
 
 template <class T, class Operand>
@@ -894,18 +895,13 @@ void CpuEngine<T, Operand>::refresh() {
     for (Net& net : seed->networks) {
       const std::vector<HiddenLayer>& hidden = net.layout->hidden;
       for (std::size_t l = 1; l < hidden.size(); ++l) {
-        const int panels =
-            static_cast<int>(padded(hidden[l].outputs, kernels_.panel)) / kernels_.panel;
-        if constexpr (kRounded) {
-          const auto copy = [&](const Weights& of) {
-            if (of.values == nullptr) return;
-            kernels_.operands(of.values + hidden[l].weight, panels * hidden[l].inputs,
-                              of.operands + hidden[l].weight);
-          };
-          copy(net.trained);
-          copy(net.target);
+        const HiddenLayer& layer = hidden[l];
+        for (const Weights& weights : {net.trained, net.target}) {
+          if (!kRounded || weights.values == nullptr) continue;
+          kernels_.operands(weights.values + layer.weight, panels(layer.inputs) * layer.outputs,
+                            weights.operands + layer.weight);
         }
-        for (int p = 0; p < panels; ++p) transpose_panel(net, static_cast<int>(l), p);
+        for (int p = 0; p < panels(layer.inputs); ++p) copy_panel(net, static_cast<int>(l), p);
       }
     }
   }

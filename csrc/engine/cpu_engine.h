@@ -69,13 +69,14 @@ class CpuEngine {
   void make_workspace(int blocks);
   std::vector<Update> updates(const std::vector<int>& networks, int members) const;
   bool sparse(std::size_t nonzero, int rows, int columns) const;
+  int panels(int columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
   void train(std::int64_t steps, const GivenBatch<T>* given);
   void train_seed(int index, std::int64_t steps, const GivenBatch<T>* given, Team& team,
                   int member);
 
   // By rows: a member's share of the batch.
-  void gather(const Seed& seed, int index, std::int64_t step, const GivenBatch<T>* given, bool next,
-              Workspace& w, int begin, int end) const;
+  void gather(int index, const GivenBatch<T>* given, bool next, Workspace& w, int begin,
+              int end) const;
   void draw_rows(const Seed& seed, std::int64_t step, Workspace& w, int begin, int end) const;
   void least_target(const Seed& seed, Workspace& w, const RowShare& share,
                     Workspace& scratch) const;
@@ -85,7 +86,7 @@ class CpuEngine {
                      Workspace& scratch, const Seed* dropout, std::int64_t step) const;
   void first_layer(const NetworkLayout& layout, Weights weights, cpu::Rows<const T> in, int m,
                    cpu::Rows<Operand> out) const;
-  bool inner_layer(const HiddenLayer& layer, Weights weights, cpu::Rows<const Operand> in, int m,
+  void inner_layer(const HiddenLayer& layer, Weights weights, cpu::Rows<const Operand> in, int m,
                    Workspace& scratch, cpu::Rows<Operand> out) const;
   void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<Operand> rows,
             int begin, int count) const;
@@ -98,7 +99,7 @@ class CpuEngine {
   // By panels: a member's share of the weights.
   void update(Seed& seed, const std::vector<Update>& share, const Moment& now, Workspace& w,
               const Team& team, Workspace& scratch) const;
-  void transpose_panel(Net& net, int layer, int panel) const;
+  void copy_panel(Net& net, int layer, int panel) const;
   void update_panels(Net& net, const Update& update, const AdamStep<T>& adam, T alpha, Workspace& w,
                      const Team& team, Workspace& scratch) const;
   void update_head(Net& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,

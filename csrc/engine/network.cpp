@@ -22,7 +22,9 @@ void for_elements(const NetworkLayout& layout, int piece, const Visit& visit) {
     for (int out = 0; out < h.outputs; ++out) {
       if (!is_weight) visit(i++, h.bias + out);
       for (int in = 0; is_weight && in < h.inputs; ++in) {
-        visit(i++, h.weight + (std::size_t(out / P) * h.inputs + in) * P + out % P);
+        const std::size_t at = layer == 0 ? (std::size_t(out / P) * h.inputs + in) * P + out % P
+                                          : (std::size_t(in / P) * h.outputs + out) * P + in % P;
+        visit(i++, h.weight + at);
       }
     }
   } else if (layer == layers) {
@@ -49,10 +51,10 @@ NetworkLayout::NetworkLayout(int inputs, const std::vector<int>& widths, int out
   };
   for (const int width : widths) {
     const std::size_t padded = round_up(width, panel);
-    HiddenLayer layer{inputs, width, 0, 0, transposed_size};
-    layer.weight = place(padded * inputs);
+    HiddenLayer layer{inputs, width, 0, 0, forward_size};
+    layer.weight = place(hidden.empty() ? padded * inputs : round_up(inputs, panel) * width);
     layer.bias = place(padded);
-    if (!hidden.empty()) transposed_size += round_up(inputs, panel) * width;
+    if (!hidden.empty()) forward_size += padded * inputs;
     hidden.push_back(layer);
     inputs = width;
   }
@@ -67,20 +69,17 @@ template <class T, class Operand>
 Network<T, Operand>::Network(const NetworkLayout& l, bool has_target)
     : layout(&l), arena((has_target ? 4 : 3) * l.size) {
   constexpr bool kRounded = !std::is_same_v<T, Operand>;
-  operand_arena =
-      Buffer<Operand>(l.transposed_size + (kRounded ? (has_target ? 2 : 1) * l.size : 0));
-  trained.values = arena.data();
+  const std::size_t copies = l.forward_size + (kRounded ? l.size : 0);
+  operand_arena = Buffer<Operand>((has_target ? 2 : 1) * copies);
+  const auto place = [&](T* values, Operand* forward) -> Parameters<T, Operand> {
+    if constexpr (kRounded) return {values, forward + l.forward_size, forward};
+    if constexpr (!kRounded) return {values, values, forward};
+  };
+  trained = place(arena.data(), operand_arena.data());
   m = trained.values + l.size;
   v = m + l.size;
-  target.values = has_target ? v + l.size : nullptr;
-  transposed = operand_arena.data();
-  if constexpr (kRounded) {
-    trained.operands = transposed + l.transposed_size;
-    target.operands = has_target ? trained.operands + l.size : nullptr;
-  } else {
-    trained.operands = trained.values;
-    target.operands = target.values;
-  }
+  target = {};
+  if (has_target) target = place(v + l.size, operand_arena.data() + copies);
 }
 
 template <class T, class Operand>

@@ -12,12 +12,14 @@ namespace iql::engine {
 
 using cpu::Buffer;
 
-// A hidden layer: inputs -> outputs, its weights in panels (see cpu/kernels.h).
+// A hidden layer: inputs -> outputs, its weights in panels (see cpu/kernels.h). The first layer's
+// are [inputs, outputs]. Those of the others are [outputs, inputs], as the backward pass reads them
+// and as their gradient comes out of the product that has the fewest nonzero elements to list; the
+// forward pass has a transposed copy.
 struct HiddenLayer {
   int inputs, outputs;
   std::size_t weight, bias;  // offsets of the parameters
-  std::size_t transposed;    // offset in the transposed copies; none for the first layer, whose
-                             // input needs no gradient
+  std::size_t forward;       // offset in the copies for the forward pass; the first layer has none
 };
 
 // Offsets, in elements, of an MLP's parameters; every piece starts on a cache line.
@@ -29,17 +31,18 @@ struct NetworkLayout {
   std::vector<HiddenLayer> hidden;
   int head_inputs, head_inputs_padded, outputs, log_stds;
   std::size_t head_weight, head_bias, log_std;
-  std::size_t size = 0;             // of the parameters
-  std::size_t transposed_size = 0;  // of the transposed copies
+  std::size_t size = 0;          // of the parameters
+  std::size_t forward_size = 0;  // of the copies for the forward pass
 };
 
-// Parameters, and the same as products by lists take them: rounded, at the same offsets, where
-// operands are of another type, and the very same where they are not. The first layer and the head
-// are in no such product.
+// Parameters, and the same as products between hidden layers take them: `operands` rounded, at the
+// same offsets, where these are of another type, and the very same where they are not; `forward`
+// transposed besides.
 template <class T, class Operand>
 struct Parameters {
   T* values;
   Operand* operands;
+  Operand* forward;
 };
 
 // Weights, Adam's moments and, for a critic, the target, side by side in one arena.
@@ -57,8 +60,6 @@ struct Network {
   T* m;
   T* v;
   Parameters<T, Operand> target;  // nullptr where there is none
-  Operand*
-      transposed;  // of the hidden layers past the first: what the backward pass multiplies with
 };
 
 // The pieces of a network in the order and layout that torch gives them: layer by layer the weight
