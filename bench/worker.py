@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 #: A call of ``run`` is to take about this long, so that neither the call nor the clock counts, nor
 #: that the threads of a call wait for the last of them.
-CALL_SECONDS = 0.25
+CALL_SECONDS = 0.5
 WARM_UP_SECONDS = 0.5
 
 

@@ -1,5 +1,7 @@
 #include "cpu/workers.h"
 
+#include <algorithm>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -72,6 +74,24 @@ void Workers::serve(int index) {
     lock.lock();
     if (--running_ == 0) done_.notify_one();
   }
+}
+
+bool Rounds::begin(int thread, std::int64_t round) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  done_[thread] = round;
+  changed_.notify_all();
+  changed_.wait(lock, [&] {
+    return round >= count_ || round < *std::min_element(done_.begin(), done_.end()) + kLead;
+  });
+  if (round >= count_) return false;
+  begun_ = std::max(begun_, round + 1);
+  return true;
+}
+
+void Rounds::stop() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  count_ = begun_;
+  changed_.notify_all();
 }
 
 #if defined(__x86_64__)

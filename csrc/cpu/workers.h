@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -46,6 +47,27 @@ class Workers {
   int running_ = 0;
   bool quit_ = false;
   std::vector<std::thread> threads_;
+};
+
+// Rounds of work that threads go through at their own pace, a few rounds apart at most, and that
+// all end after the same one when any says so.
+class Rounds {
+ public:
+  Rounds(int threads, std::int64_t count) : count_(count), done_(threads, 0) {}
+
+  // Whether there is a round of that number (0, 1, ...) for a thread, which has done those before.
+  bool begin(int thread, std::int64_t round);
+  // No round begins that no thread has begun.
+  void stop();
+  std::int64_t count() const { return count_; }  // when all threads have ended
+
+ private:
+  static constexpr std::int64_t kLead = 8;  // rounds
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::int64_t count_, begun_ = 0;
+  std::vector<std::int64_t> done_;
 };
 
 // While it lives, this thread treats denormal numbers as zero: Adam's second moments of units that

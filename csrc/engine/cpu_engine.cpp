@@ -279,59 +279,71 @@ template <class T, class Operand>
 std::int64_t CpuEngine<T, Operand>::run(std::int64_t steps,
                                         const std::function<bool()>& interrupted) {
   using Clock = std::chrono::steady_clock;
+  constexpr double kRoundSeconds = 0.15;  // short enough for Ctrl-C, long enough to cost nothing
   std::int64_t done = 0;
   while (done < steps && !failure_) {
-    const std::int64_t now = std::min(chunk_, steps - done);
+    const std::int64_t planned = round_steps_ == 0 ? 1 : steps - done;  // the first: to be timed
     const Clock::time_point start = Clock::now();
-    train(now, nullptr);
-    done += now;
-    if (interrupted()) break;
-    // Chunks of about half a second: short enough for Ctrl-C, and long enough that threads with
-    // seeds of their own, which wait for each other after each, seldom do.
+    const std::int64_t now =
+        train(planned, std::max<std::int64_t>(1, round_steps_), nullptr, interrupted);
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    if (seconds < 0.25 && now == chunk_) chunk_ *= 2;
-    if (seconds > 1.0 && chunk_ > 1) chunk_ /= 2;
+    round_steps_ = std::max<std::int64_t>(1, std::int64_t(kRoundSeconds * double(now) / seconds));
+    done += now;
+    if (now < planned) break;
   }
   return done;
 }
 
 template <class T, class Operand>
 void CpuEngine<T, Operand>::step_on(const GivenBatch<T>& batch) {
-  train(1, &batch);
+  train(1, 1, &batch, [] { return false; });
 }
 
+// Does `steps` steps in rounds of round_steps, after each of which the calling thread asks whether
+// it is interrupted; returns the steps done.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::train(std::int64_t steps, const GivenBatch<T>* given) {
+std::int64_t CpuEngine<T, Operand>::train(std::int64_t steps, std::int64_t round_steps,
+                                          const GivenBatch<T>* given,
+                                          const std::function<bool()>& interrupted) {
   const int threads = workers_->size();
-  for (const auto* teams : {&alone_, &shared_}) {
-    for (const auto& team : *teams) team->stop = false;
-  }
+  for (const auto& team : shared_) team->stop = false;
+  cpu::Rounds rounds(threads, (steps + round_steps - 1) / round_steps);
   workers_->run([&](int thread) {
     const cpu::FlushDenormals flush;
-    for (int s = thread; s < whole_seeds_; s += threads) {
-      Team& team = *alone_[thread];
-      team.stop = false;
-      train_seed(s, steps, given, team, 0);
-    }
-    for (std::size_t i = 0; i < shared_.size(); ++i) {
-      const int member = thread - shared_[i]->first_thread;
-      if (member >= 0 && member < shared_[i]->size) {
-        train_seed(whole_seeds_ + static_cast<int>(i), steps, given, *shared_[i], member);
+    for (std::int64_t round = 0; rounds.begin(thread, round); ++round) {
+      const std::int64_t begin = round * round_steps, count = std::min(round_steps, steps - begin);
+      bool stop = false;
+      for (int s = thread; s < whole_seeds_; s += threads) {
+        alone_[thread]->stop = seeds_[s]->failure.has_value();
+        train_seed(s, step_ + begin, count, given, *alone_[thread], 0);
+        stop |= seeds_[s]->failure.has_value();
       }
+      for (std::size_t i = 0; i < shared_.size(); ++i) {
+        const int member = thread - shared_[i]->first_thread;
+        if (member >= 0 && member < shared_[i]->size) {
+          const int s = whole_seeds_ + static_cast<int>(i);
+          train_seed(s, step_ + begin, count, given, *shared_[i], member);
+          stop |= shared_[i]->stop;
+        }
+      }
+      if (thread == 0) stop |= interrupted();
+      if (stop) rounds.stop();
     }
   });
-  step_ += steps;
-  metric_steps_ += steps;
+  const std::int64_t done = std::min(steps, rounds.count() * round_steps);
+  step_ += done;
+  metric_steps_ += done;
   for (const auto& seed : seeds_) {
     if (seed->failure && (!failure_ || seed->failure->step < failure_->step)) {
       failure_ = seed->failure;
     }
   }
+  return done;
 }
 
 template <class T, class Operand>
-void CpuEngine<T, Operand>::train_seed(int index, std::int64_t steps, const GivenBatch<T>* given,
-                                       Team& team, int member) {
+void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::int64_t steps,
+                                       const GivenBatch<T>* given, Team& team, int member) {
   Seed& seed = *seeds_[index];
   Workspace& w = *workspaces_[team.first_thread];
   Workspace& own = *workspaces_[team.first_thread + member];
@@ -343,8 +355,8 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t steps, const Give
   // shared.
   team.barrier.wait();
 
-  if (given == nullptr) draw_rows(seed, step_, w, begin, end);
-  for (std::int64_t step = step_; step < step_ + steps && !team.stop; ++step) {
+  if (given == nullptr) draw_rows(seed, first_step, w, begin, end);
+  for (std::int64_t step = first_step; step < first_step + steps && !team.stop; ++step) {
     const Moment now = moment(config_.stages, step);
     const Stage& stage = config_.stages[now.stage];
     const StagePlan& plan = team.plans[now.stage];

@@ -32,7 +32,7 @@ class CpuEngine {
   CpuEngine(Config config, Dataset data);
   ~CpuEngine();
 
-  // Does `steps` steps, or fewer when `interrupted`, asked about twice a second on the calling
+  // Does `steps` steps, or fewer when `interrupted`, asked a few times a second on the calling
   // thread, says so. All seeds have then done the same number of steps. Returns the steps done.
   std::int64_t run(std::int64_t steps, const std::function<bool()>& interrupted);
   void step_on(const GivenBatch<T>& batch);
@@ -70,9 +70,10 @@ class CpuEngine {
   std::vector<Update> updates(const std::vector<int>& networks, int members) const;
   bool sparse(std::size_t nonzero, int rows, int columns) const;
   int panels(int columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
-  void train(std::int64_t steps, const GivenBatch<T>* given);
-  void train_seed(int index, std::int64_t steps, const GivenBatch<T>* given, Team& team,
-                  int member);
+  std::int64_t train(std::int64_t steps, std::int64_t round_steps, const GivenBatch<T>* given,
+                     const std::function<bool()>& interrupted);
+  void train_seed(int index, std::int64_t first_step, std::int64_t steps,
+                  const GivenBatch<T>* given, Team& team, int member);
 
   // By rows: a member's share of the batch.
   void gather(int index, const GivenBatch<T>* given, bool next, Workspace& w, int begin,
@@ -124,7 +125,7 @@ class CpuEngine {
   int whole_seeds_ = 0;                                 // seeds that have a thread of their own
   std::unique_ptr<cpu::Workers> workers_;
   std::int64_t step_ = 0;
-  std::int64_t chunk_ = 1;  // steps between two questions whether to go on
+  std::int64_t round_steps_ = 0;  // steps between two questions whether to go on; 0: not known yet
   std::int64_t metric_steps_ = 0;
   std::optional<Failure> failure_;
 };

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from iql_fast.policy import Policy
 
-#: ``mixed``: fp32, with the operands of the products between hidden layers rounded to bf16.
+#: ``mixed``: fp32, but what hidden layers put out and its gradients are rounded to bf16, and so are
+#: the weights between hidden layers where products read them.
 #: ``bf16x3``: fp32, with every product taken as three products of bf16 on tensor cores, each
 #: operand being split into two bf16; almost as exact as fp32.
 Precision = Literal["fp32", "fp64", "mixed", "bf16x3"]

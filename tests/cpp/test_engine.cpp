@@ -1,11 +1,16 @@
 // The engine without torch: threads and kernel sets agree, and a failure stops the run.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "check.h"
 #include "cpu/kernels.h"
+#include "cpu/workers.h"
 #include "engine/cpu_engine.h"
 #include "iql/philox.h"
 
@@ -127,6 +132,32 @@ void interruption_ends_between_steps() {
   CHECK(engine.step() == done);
 }
 
+void threads_stop_after_the_same_round() {
+  constexpr int kThreads = 3;
+  for (const std::int64_t asked_to_stop : {0, 1, 20, 1000}) {
+    iql::cpu::Rounds rounds(kThreads, 100);
+    iql::cpu::Workers workers(kThreads);
+    std::vector<std::int64_t> done(kThreads, 0);
+    std::atomic<std::int64_t> most_ahead{0}, slowest{0};
+    workers.run([&](int thread) {
+      for (std::int64_t round = 0; rounds.begin(thread, round); ++round) {
+        if (thread == 0) {  // the slowest
+          slowest = round;
+          std::this_thread::sleep_for(std::chrono::microseconds(200));
+        } else if (round - slowest > most_ahead) {
+          most_ahead = round - slowest;
+        }
+        if (thread == 1 && round == asked_to_stop) rounds.stop();
+        done[thread] = round + 1;
+      }
+    });
+    for (const std::int64_t rounds_of_one : done) CHECK(rounds_of_one == rounds.count());
+    CHECK(rounds.count() > std::min<std::int64_t>(asked_to_stop, 99));
+    CHECK(rounds.count() <= asked_to_stop + 10 || rounds.count() == 100);
+    CHECK(most_ahead <= 10);
+  }
+}
+
 void a_loss_that_is_not_finite_stops_the_run() {
   Columns columns;
   columns.rewards.assign(kRows, std::numeric_limits<float>::infinity());
@@ -236,6 +267,7 @@ int main() {
   adam_follows_its_formula();
   threads_change_nothing<float>();
   threads_change_nothing<double>();
+  threads_stop_after_the_same_round();
   interruption_ends_between_steps();
   a_loss_that_is_not_finite_stops_the_run();
 }
