@@ -50,16 +50,34 @@ inline Vec<T> broadcast(T x) {
   return x - Vec<T>{};  // x in every lane
 }
 
+// Numbers of lanes, for shuffles.
+template <int Bytes>
+struct Index;
+template <>
+struct Index<4> {
+  typedef std::int32_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
+};
+template <>
+struct Index<8> {
+  typedef std::int64_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
+};
+
+// Half on half, until one is left.
 template <class T>
-inline int panels(int columns) {
-  return (columns + Vector<T>::kPanel - 1) / Vector<T>::kPanel;
+inline T sum_lanes(Vec<T> v) {
+  constexpr int W = Vector<T>::kWidth;
+#pragma GCC unroll 4
+  for (int half = W / 2; half > 0; half /= 2) {
+    typename Index<sizeof(T)>::type upper{};
+    for (int i = 0; i < W; ++i) upper[i] = (i + half) % W;
+    v += __builtin_shuffle(v, upper);
+  }
+  return v[0];
 }
 
 template <class T>
-inline T sum_lanes(Vec<T> v) {
-  T sum = 0;
-  for (int i = 0; i < Vector<T>::kWidth; ++i) sum += v[i];
-  return sum;
+inline int panels(int columns) {
+  return (columns + Vector<T>::kPanel - 1) / Vector<T>::kPanel;
 }
 
 #if defined(__AVX512BF16__)
@@ -430,17 +448,6 @@ std::size_t list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists
   }
   return total;
 }
-
-template <int Bytes>
-struct Index;
-template <>
-struct Index<4> {
-  typedef std::int32_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
-};
-template <>
-struct Index<8> {
-  typedef std::int64_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
-};
 
 // W x W elements: log2(W) rounds of interleaving row i with row i + W/2 (a perfect shuffle each).
 template <class T>
