@@ -70,19 +70,24 @@ def kernel_uses(ptxas: str) -> list[KernelUse]:
 
 def readable(kernel: str) -> str:
     """A mangled kernel's name with its template arguments, as far as ours have any."""
-    # The last name that ends so: names are their length, then themselves.
-    for match in re.finditer(r"(?=(\d+)([a-z]\w*))", kernel):
-        name = match[2][: int(match[1])]
-        if name.endswith("_kernel") and len(name) == int(match[1]):
-            rest = kernel[match.start(2) + len(name) :]
-            arguments = re.match(r"I(.*?E)E", rest)
-            listed = (
-                re.findall(r"NS\d*_\d+([A-Z][a-z]+\d+(?:x\d+)?)|Li(\d+)", arguments[1])
-                if (arguments)
-                else []
-            )
-            inner = ", ".join(kind or number for kind, number in listed)
-            return name + (f"<{inner}>" if inner else "")
+    # Names are their length, then themselves. The last that ends so: nvcc names the namespaces of
+    # kernels by a hash of the path, which may by chance hold a number that fits.
+    found = [
+        match
+        for match in re.finditer(r"(?=(\d+)([a-z]\w*))", kernel)
+        if match[2][: int(match[1])].endswith("_kernel") and len(match[2]) >= int(match[1])
+    ]
+    if found:
+        name = found[-1][2][: int(found[-1][1])]
+        rest = kernel[found[-1].start(2) + len(name) :]
+        arguments = re.match(r"I(.*?E)E", rest)
+        listed = (
+            re.findall(r"NS\d*_\d+([A-Z][a-z]+\d+(?:x\d+)?)|Li(\d+)", arguments[1])
+            if arguments
+            else []
+        )
+        inner = ", ".join(kind or number for kind, number in listed)
+        return name + (f"<{inner}>" if inner else "")
     return kernel
 
 
