@@ -40,8 +40,8 @@ struct Rows {
 template <class Operand>
 struct Lists {
   Operand* value;
-  std::uint16_t* offset;  // place within the piece, times P
-  int* count;             // [lines][pieces]
+  std::uint8_t* place;  // of each within its piece
+  int* count;           // [lines][pieces]
   int pieces;
 };
 constexpr int kPiece = 128;  // elements of a line that a piece covers at most

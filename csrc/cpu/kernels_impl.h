@@ -315,113 +315,105 @@ struct LaneTable {
 constexpr LaneTable kLanes;
 #endif
 
-// Writes the nonzero elements of x, whose offsets are first, first + P, ..., at the end of a list
-// of n elements; returns the new n. NaN counts as nonzero: it must reach the loss.
+// Writes the nonzero elements of x, whose places are first, first + 1, ..., at the end of a list of
+// n elements; returns the new n. NaN counts as nonzero: it must reach the loss.
 template <class T>
-inline int append(Vec<T> x, int first, T* value, std::uint16_t* offset, int n) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+inline int append(Vec<T> x, int first, T* value, std::uint8_t* place, int n) {
+  constexpr int W = Vector<T>::kWidth;
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4 && W == 16) {
     const __m512 lanes = (__m512)x;
     const __mmask16 keep = _mm512_cmp_ps_mask(lanes, _mm512_setzero_ps(), _CMP_NEQ_UQ);
     const __m512i numbers = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m512i places =
-        _mm512_add_epi32(_mm512_slli_epi32(numbers, 5), _mm512_set1_epi32(first));
-    static_assert(P == 32, "the shift above multiplies with P");
+    const __m512i places = _mm512_add_epi32(numbers, _mm512_set1_epi32(first));
     _mm512_storeu_ps(value + n, _mm512_maskz_compress_ps(keep, lanes));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(offset + n),
-                        _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(keep, places)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(place + n),
+                     _mm512_cvtepi32_epi8(_mm512_maskz_compress_epi32(keep, places)));
     // The conversion is not for show: GCC 12 may keep the 16 bits of a mask in memory and count 32.
     return n + __builtin_popcount(_cvtmask16_u32(keep));
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {
-    static_assert(P == 16, "the shift below multiplies with P");
     const __m256 lanes = (__m256)x;
     const int keep = _mm256_movemask_ps(_mm256_cmp_ps(lanes, _mm256_setzero_ps(), _CMP_NEQ_UQ));
-    const __m256i order =
-        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kLanes.lane[keep])));
-    const __m256i places = _mm256_add_epi32(_mm256_slli_epi32(order, 4), _mm256_set1_epi32(first));
-    _mm256_storeu_ps(value + n, _mm256_permutevar8x32_ps(lanes, order));
-    _mm_storeu_si128(
-        reinterpret_cast<__m128i*>(offset + n),
-        _mm_packus_epi32(_mm256_castsi256_si128(places), _mm256_extracti128_si256(places, 1)));
+    const __m128i order = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kLanes.lane[keep]));
+    const __m128i places = _mm_add_epi8(order, _mm_set1_epi8(static_cast<char>(first)));
+    _mm256_storeu_ps(value + n, _mm256_permutevar8x32_ps(lanes, _mm256_cvtepu8_epi32(order)));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(place + n), places);
     return n + __builtin_popcount(keep);
   }
 #endif
   for (int i = 0; i < W; ++i) {
     value[n] = x[i];
-    offset[n] = static_cast<std::uint16_t>(first + i * P);
+    place[n] = static_cast<std::uint8_t>(first + i);
     n += x[i] != T(0);
   }
   return n;
 }
 
 #if defined(__AVX512BF16__)
-// Offsets of the elements of a vector of bf16: in order, and as they lie in a row of a panel.
-struct alignas(64) Offsets {
-  std::uint16_t of[32];
+// Places of the elements of a vector of bf16: in order, and as they lie in a row of a panel.
+struct alignas(32) Places {
+  std::uint8_t of[32];
 };
-constexpr Offsets kInOrder = [] {
-  Offsets offsets{};
-  for (int i = 0; i < 32; ++i) offsets.of[i] = static_cast<std::uint16_t>(i * 32);
-  return offsets;
+constexpr Places kInOrder = [] {
+  Places places{};
+  for (int i = 0; i < 32; ++i) places.of[i] = static_cast<std::uint8_t>(i);
+  return places;
 }();
-constexpr Offsets kColumns = [] {
-  Offsets offsets{};
+constexpr Places kColumns = [] {
+  Places places{};
   for (int c = 0; c < 32; ++c) {
-    offsets.of[place_in_panel<float, BFloat16>(c, 32)] = static_cast<std::uint16_t>(c * 32);
+    places.of[place_in_panel<float, BFloat16>(c, 32)] = static_cast<std::uint8_t>(c);
   }
-  return offsets;
+  return places;
 }();
 
-// The same for a vector of bf16, whose offsets are `first` past the given.
-inline int append(__m512i x, const Offsets& offsets, int first, BFloat16* value,
-                  std::uint16_t* offset, int n) {
-  static_assert(Vector<float>::kPanel == 32, "what the offsets are made for");
+// The same for a vector of bf16, whose places are `first` past the given.
+inline int append(__m512i x, const Places& places, int first, BFloat16* value, std::uint8_t* place,
+                  int n) {
   const __mmask32 keep = _mm512_test_epi16_mask(x, _mm512_set1_epi16(0x7fff));  // -0 is zero, too
-  const __m512i places =
-      _mm512_add_epi16(_mm512_load_si512(offsets.of), _mm512_set1_epi16(static_cast<short>(first)));
+  const __m256i given = _mm256_load_si256(reinterpret_cast<const __m256i*>(places.of)),
+                own = _mm256_add_epi8(given, _mm256_set1_epi8(static_cast<char>(first)));
   _mm512_storeu_si512(value + n, _mm512_maskz_compress_epi16(keep, x));
-  _mm512_storeu_si512(offset + n, _mm512_maskz_compress_epi16(keep, places));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(place + n), _mm256_maskz_compress_epi8(keep, own));
   return n + __builtin_popcount(_cvtmask32_u32(keep));
 }
 #endif
 
 // The same for P elements in order.
 template <class T, class Operand>
-inline int append_line(const Operand* line, int first, Operand* value, std::uint16_t* offset,
-                       int n) {
+inline int append_line(const Operand* line, int first, Operand* value, std::uint8_t* place, int n) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
 #if defined(__AVX512BF16__)
   if constexpr (std::is_same_v<Operand, BFloat16>) {
-    return append(_mm512_load_si512(line), kInOrder, first, value, offset, n);
+    return append(_mm512_load_si512(line), kInOrder, first, value, place, n);
   }
 #endif
   if constexpr (std::is_same_v<Operand, T>) {
-    n = append<T>(load(line), first, value, offset, n);
-    n = append<T>(load(line + W), first + W * P, value, offset, n);
+    n = append<T>(load(line), first, value, place, n);
+    n = append<T>(load(line + W), first + W, value, place, n);
   }
   return n;
 }
 
 // And for a row of a panel.
 template <class T, class Operand>
-inline int append_row(const Operand* row, int first, Operand* value, std::uint16_t* offset, int n) {
+inline int append_row(const Operand* row, int first, Operand* value, std::uint8_t* place, int n) {
 #if defined(__AVX512BF16__)
   if constexpr (std::is_same_v<Operand, BFloat16>) {
-    return append(_mm512_load_si512(row), kColumns, first, value, offset, n);
+    return append(_mm512_load_si512(row), kColumns, first, value, place, n);
   }
 #endif
-  return append_line<T>(row, first, value, offset, n);
+  return append_line<T>(row, first, value, place, n);
 }
 
 // Fills a list up to a multiple of 4; returns its length.
 template <class Operand>
-inline int fill_up(Operand* value, std::uint16_t* offset, int n) {
+inline int fill_up(Operand* value, std::uint8_t* place, int n) {
   for (int i = n; i < n + 3; ++i) {
     value[i] = Operand{};
-    offset[i] = 0;
+    place[i] = 0;
   }
   return (n + 3) / 4 * 4;
 }
@@ -434,16 +426,15 @@ std::size_t list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists
     for (int piece = 0; piece < lists.pieces; ++piece) {
       const std::size_t list = std::size_t(r) * lists.pieces + piece;
       Operand* value = lists.value + list * kListCapacity;
-      std::uint16_t* offset = lists.offset + list * kListCapacity;
+      std::uint8_t* place = lists.place + list * kListCapacity;
       const int begin = piece * kPiece, end = k < begin + kPiece ? k : begin + kPiece;
       int n = 0;
       // Columns past the last are zero, so a panel's whole row may be read.
       for (int c = begin; c < end; c += P) {
-        n = append_row<T>(in.data + (c / P) * in.panel_stride + r * P, (c - begin) * P, value,
-                          offset, n);
+        n = append_row<T>(in.data + (c / P) * in.panel_stride + r * P, c - begin, value, place, n);
       }
       total += n;
-      lists.count[list] = fill_up(value, offset, n);
+      lists.count[list] = fill_up(value, place, n);
     }
   }
   return total;
@@ -548,32 +539,34 @@ std::size_t list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> li
       alignas(IQL_VECTOR_BYTES) Operand block[W * P];
       transpose_block<T>(panel + r0 * P, c0 % P, m - r0, block);
       for (int c = 0; c < count; ++c) {
-        n[c] = append_line<T>(block + c * P, r0 * P, lists.value + first + c * next,
-                              lists.offset + first + c * next, n[c]);
+        n[c] = append_line<T>(block + c * P, r0, lists.value + first + c * next,
+                              lists.place + first + c * next, n[c]);
       }
     }
     for (int c = 0; c < count; ++c) {
       total += n[c];
       lists.count[std::size_t(c0 + c) * lists.pieces + piece] =
-          fill_up(lists.value + first + c * next, lists.offset + first + c * next, n[c]);
+          fill_up(lists.value + first + c * next, lists.place + first + c * next, n[c]);
     }
   }
   return total;
 }
 
-// Four offsets in one load: loads are what limits a product with lists.
-inline std::uint64_t four_offsets(const std::uint16_t* offset) {
-  std::uint64_t four;
-  std::memcpy(&four, offset, sizeof four);
+// Four places in one load: loads are what limits a product with lists.
+inline std::uint32_t four_places(const std::uint8_t* place) {
+  std::uint32_t four;
+  std::memcpy(&four, place, sizeof four);
   return four;
 }
 
-// The i-th of them. Which end it starts from is the machine's own affair.
-inline std::size_t offset_at(std::uint64_t four, int i) {
+// The offset of the row of a panel that the i-th of them selects. Which end it starts from is the
+// machine's own affair.
+template <class T>
+inline std::size_t row_at(std::uint32_t four, int i) {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
   i = 3 - i;
 #endif
-  return four >> 16 * i & 0xffff;
+  return std::size_t(four >> 8 * i & 0xff) * Vector<T>::kPanel;
 }
 
 // sum += what four elements of a list select of NP panels b, the elements one after the other.
@@ -582,7 +575,7 @@ struct FourElements {
   static constexpr bool kDescending = false;
 
   template <int NP>
-  static inline void add(const T* value, const std::uint16_t* offset, Rows<const T> b,
+  static inline void add(const T* value, const std::uint8_t* place, Rows<const T> b,
                          Tile<T, NP>& sum) {
     const auto add_row = [&](Vec<T> x, std::size_t where) {
 #pragma GCC unroll 4
@@ -592,11 +585,11 @@ struct FourElements {
       }
     };
     const Lanes x = lanes(value);
-    const std::uint64_t where = four_offsets(offset);
-    add_row(element<0>(x), offset_at(where, 0));
-    add_row(element<1>(x), offset_at(where, 1));
-    add_row(element<2>(x), offset_at(where, 2));
-    add_row(element<3>(x), offset_at(where, 3));
+    const std::uint32_t where = four_places(place);
+    add_row(element<0>(x), row_at<T>(where, 0));
+    add_row(element<1>(x), row_at<T>(where, 1));
+    add_row(element<2>(x), row_at<T>(where, 2));
+    add_row(element<3>(x), row_at<T>(where, 3));
   }
 
  private:
@@ -638,9 +631,9 @@ struct FourElements<float, BFloat16> {
   static constexpr bool kDescending = true;
 
   template <int NP>
-  static inline void add(const BFloat16* value, const std::uint16_t* offset, Rows<const BFloat16> b,
+  static inline void add(const BFloat16* value, const std::uint8_t* place, Rows<const BFloat16> b,
                          Tile<float, NP>& sum) {
-    const std::uint64_t where = four_offsets(offset);
+    const std::uint32_t where = four_places(place);
 #pragma GCC unroll 2
     for (int i = 2; i >= 0; i -= 2) {
       std::int32_t pair;
@@ -649,8 +642,8 @@ struct FourElements<float, BFloat16> {
 #pragma GCC unroll 4
       for (int p = 0; p < NP; ++p) {
         const BFloat16* panel = b.data + p * b.panel_stride;
-        __m512i first = _mm512_load_si512(panel + offset_at(where, i)),
-                second = _mm512_load_si512(panel + offset_at(where, i + 1));
+        __m512i first = _mm512_load_si512(panel + row_at<float>(where, i)),
+                second = _mm512_load_si512(panel + row_at<float>(where, i + 1));
         asm("" : "+v"(first), "+v"(second));  // in registers: else both unpackings load them again
         sum.left[p] = (Vec<float>)_mm512_dpbf16_ps((__m512)sum.left[p], x,
                                                    (__m512bh)_mm512_unpacklo_epi16(first, second));
@@ -681,13 +674,13 @@ inline void multiply_lines(Lists<Operand> a, int piece, int line, Rows<const Ope
   using Step = FourElements<T, Operand>;
   Tile<T, NP> sum[N];  // of each line; NP panels side by side
   const Operand* value[N];
-  const std::uint16_t* offset[N];
+  const std::uint8_t* place[N];
   int count[N], common = kListCapacity;
 #pragma GCC unroll 2
   for (int l = 0; l < N; ++l) {
     const std::size_t list = std::size_t(line + l) * a.pieces + piece;
     value[l] = a.value + list * kListCapacity;
-    offset[l] = a.offset + list * kListCapacity;
+    place[l] = a.place + list * kListCapacity;
     count[l] = a.count[list];
     common = count[l] < common ? count[l] : common;
     T* at = out.data + std::size_t(line + l) * P;
@@ -699,7 +692,7 @@ inline void multiply_lines(Lists<Operand> a, int piece, int line, Rows<const Ope
   }
   const auto add = [&](int l, int done) {
     const int i = Step::kDescending ? count[l] - 4 - done : done;
-    Step::template add<NP>(value[l] + i, offset[l] + i, b, sum[l]);
+    Step::template add<NP>(value[l] + i, place[l] + i, b, sum[l]);
   };
   for (int done = 0; done < common; done += 4) {
 #pragma GCC unroll 2
@@ -720,11 +713,11 @@ inline void multiply_lines(Lists<Operand> a, int piece, int line, Rows<const Ope
     for (int p = 0; p < NP; ++p) finish(line + !longer, p, other.left[p], other.right[p]);
   }
   const Operand* values = longer ? value[N - 1] : value[0];
-  const std::uint16_t* offsets = longer ? offset[N - 1] : offset[0];
+  const std::uint8_t* places = longer ? place[N - 1] : place[0];
   const int length = longer ? count[N - 1] : count[0];
   for (int done = common; done < length; done += 4) {
     const int i = Step::kDescending ? length - 4 - done : done;
-    Step::template add<NP>(values + i, offsets + i, b, rest);
+    Step::template add<NP>(values + i, places + i, b, rest);
   }
 #pragma GCC unroll 4
   for (int p = 0; p < NP; ++p) finish(line + longer, p, rest.left[p], rest.right[p]);
@@ -767,7 +760,7 @@ __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int pie
   for (int l = line; l < line + count; ++l) {
     const std::size_t list = (std::size_t(l) * a.pieces + piece) * kListCapacity;
     for (int i = 0; i < kUsual; i += kLine) __builtin_prefetch(a.value + list + i);
-    for (int i = 0; i < kUsual; i += 32) __builtin_prefetch(a.offset + list + i);
+    for (int i = 0; i < kUsual; i += 64) __builtin_prefetch(a.place + list + i);
   }
 }
 

@@ -51,17 +51,17 @@ class ListBuffer {
   ListBuffer() = default;
   ListBuffer(std::size_t lines, int pieces, Contents contents = Contents::kZero)
       : value_(lines * pieces * kListCapacity, contents),
-        offset_(lines * pieces * kListCapacity, contents),
+        place_(lines * pieces * kListCapacity, contents),
         count_(lines * pieces, contents),
         pieces_(pieces) {}
   Lists<Operand> lists() { return in_pieces(pieces_); }
   Lists<Operand> in_pieces(int pieces) {
-    return {value_.data(), offset_.data(), count_.data(), pieces};
+    return {value_.data(), place_.data(), count_.data(), pieces};
   }
 
  private:
   Buffer<Operand> value_;
-  Buffer<std::uint16_t> offset_;
+  Buffer<std::uint8_t> place_;
   Buffer<int> count_;
   int pieces_ = 0;
 };
