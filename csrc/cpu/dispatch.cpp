@@ -1,4 +1,6 @@
 // Which set of kernels this machine runs.
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -19,7 +21,7 @@ IQL_DECLARE_KERNELS(portable)
 IQL_DECLARE_KERNELS(avx2)
 IQL_DECLARE_KERNELS(avx512)
 namespace avx512bf16 {
-extern const Kernels<float, BFloat16> kMixed;
+extern const Kernels<float, BFloat16> kMixed, kMixedWide;
 }
 #endif
 #undef IQL_DECLARE_KERNELS
@@ -48,7 +50,7 @@ template <>
 const Kernels<float, BFloat16>* const* all_kernels<float, BFloat16>() {
   static const Kernels<float, BFloat16>* const sets[] = {
 #if defined(__x86_64__)
-      &avx512bf16::kMixed,
+      &avx512bf16::kMixedWide, &avx512bf16::kMixed,
 #endif
       nullptr};
   return sets;
@@ -59,7 +61,7 @@ bool can_run(const char* name) {
   if (std::strcmp(name, "avx2") == 0) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   }
-  if (std::strcmp(name, "avx512bf16") == 0) {
+  if (std::strcmp(name, "avx512bf16") == 0 || std::strcmp(name, "avx512bf16-wide") == 0) {
     return can_run("avx512") && __builtin_cpu_supports("avx512bf16") &&
            __builtin_cpu_supports("avx512vbmi2");
   }
@@ -71,6 +73,16 @@ bool can_run(const char* name) {
   return std::strcmp(name, "portable") == 0;
 }
 
+// Of a core's L1 data cache; 0 where the system does not tell.
+static long l1_bytes() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+  return bytes > 0 ? bytes : 0;
+#else
+  return 0;
+#endif
+}
+
 template <class T, class Operand>
 const Kernels<T, Operand>& kernels() {
   const char* wanted = std::getenv("IQL_FAST_CPU_KERNELS");
@@ -78,7 +90,7 @@ const Kernels<T, Operand>& kernels() {
   std::string names;
   for (const Kernels<T, Operand>* const* set = all_kernels<T, Operand>(); *set != nullptr; ++set) {
     if (!can_run((*set)->name)) continue;
-    if (any || std::strcmp(wanted, (*set)->name) == 0) return **set;
+    if (any ? l1_bytes() >= (*set)->l1_bytes : std::strcmp(wanted, (*set)->name) == 0) return **set;
     names += names.empty() ? "" : ", ";
     names += (*set)->name;
   }

@@ -64,7 +64,8 @@ struct AdamArrays {
 
 template <class T, class Operand = T>
 struct Kernels {
-  const char* name;  // "portable", "avx2", "avx512", "avx512bf16"
+  const char* name;  // "portable", "avx2", "avx512", "avx512bf16", "avx512bf16-wide"
+  int l1_bytes;      // it is slow where a core's L1 data cache is smaller
   int panel;         // P
   // Panels that a product with lists does at a time: it is fastest with a multiple of these.
   int list_panels;

@@ -2,13 +2,12 @@
 #define IQL_VECTOR_BYTES 32
 #define IQL_TILE_ROWS 6
 #define IQL_LIST_LINES 1
-#define IQL_LIST_PANELS 4
 #define IQL_LIST_DENSITY 0.75
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::avx2 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
-const Kernels<float> kFloat = table<float>("avx2");
-const Kernels<double> kDouble = table<double>("avx2");
+const Kernels<float> kFloat = table<float, float, 4>("avx2");
+const Kernels<double> kDouble = table<double, double, 4>("avx2");
 }  // namespace iql::cpu::avx2

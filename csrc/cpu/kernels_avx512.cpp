@@ -2,13 +2,12 @@
 #define IQL_VECTOR_BYTES 64
 #define IQL_TILE_ROWS 12
 #define IQL_LIST_LINES 2
-#define IQL_LIST_PANELS 2
 #define IQL_LIST_DENSITY 0.75
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::avx512 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
-const Kernels<float> kFloat = table<float>("avx512");
-const Kernels<double> kDouble = table<double>("avx512");
+const Kernels<float> kFloat = table<float, float, 2>("avx512");
+const Kernels<double> kDouble = table<double, double, 2>("avx512");
 }  // namespace iql::cpu::avx512

@@ -1,7 +1,6 @@
 // The kernels of kernels.h, written once over GCC/Clang vector types. The including file defines
-// IQL_ISA (a namespace), IQL_VECTOR_BYTES, IQL_TILE_ROWS, IQL_LIST_LINES and IQL_LIST_PANELS (lines
-// and panels that a product with lists has in registers) and IQL_LIST_DENSITY, and is compiled for
-// that instruction set.
+// IQL_ISA (a namespace), IQL_VECTOR_BYTES, IQL_TILE_ROWS, IQL_LIST_LINES (lines that a product with
+// lists has in registers) and IQL_LIST_DENSITY, and is compiled for that instruction set.
 //
 // Nothing here instantiates a function template that other files share (no <vector>, no
 // <algorithm>): the linker could then keep the copy that was compiled for the wrong machine.
@@ -62,16 +61,26 @@ struct Index<8> {
   typedef std::int64_t type __attribute__((vector_size(IQL_VECTOR_BYTES)));
 };
 
-// Half on half, until one is left.
-template <class T>
-inline T sum_lanes(Vec<T> v) {
+// Of a, then of b: every group of 2 * Half lanes becomes one of Half lanes, upper half added to
+// lower.
+template <class T, int Half>
+inline Vec<T> halve(Vec<T> a, Vec<T> b) {
   constexpr int W = Vector<T>::kWidth;
-#pragma GCC unroll 4
-  for (int half = W / 2; half > 0; half /= 2) {
-    typename Index<sizeof(T)>::type upper{};
-    for (int i = 0; i < W; ++i) upper[i] = (i + half) % W;
-    v += __builtin_shuffle(v, upper);
+  typename Index<sizeof(T)>::type lower{}, upper{};
+  for (int i = 0; i < W; ++i) {
+    lower[i] = i / Half * 2 * Half + i % Half;
+    upper[i] = lower[i] + Half;
   }
+  return __builtin_shuffle(a, b, lower) + __builtin_shuffle(a, b, upper);
+}
+
+// In lane i the sum of v[i]'s lanes, added half on half until one is left, for N vectors, a power
+// of two up to their width. v is used up.
+template <class T, int N, int Half = Vector<T>::kWidth / 2>
+inline Vec<T> sums_of_lanes(Vec<T>* v) {
+  constexpr int kLeft = N > 1 ? N / 2 : 1;
+  for (int i = 0; i < kLeft; ++i) v[i] = halve<T, Half>(v[2 * i % N], v[(2 * i + 1) % N]);
+  if constexpr (Half > 1) return sums_of_lanes<T, kLeft, Half / 2>(v);
   return v[0];
 }
 
@@ -384,7 +393,7 @@ inline int append(__m512i x, const Places& places, int first, BFloat16* value, s
 // The same for P elements in order.
 template <class T, class Operand>
 inline int append_line(const Operand* line, int first, Operand* value, std::uint8_t* place, int n) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  constexpr int W = Vector<T>::kWidth;
 #if defined(__AVX512BF16__)
   if constexpr (std::is_same_v<Operand, BFloat16>) {
     return append(_mm512_load_si512(line), kInOrder, first, value, place, n);
@@ -779,13 +788,13 @@ inline void multiply_piece(Lists<Operand> a, int piece, int m, Rows<const Operan
   for (; line < m; ++line) multiply_lines<T, NP, 1>(a, piece, line, b, first, out, finish);
 }
 
-// finish(lists * b), m lines of `count` panels. Piece p of the lists meets the rows of b from
-// first_row(p) on; sums(p) is where the sums of panels from p on wait for the next piece.
-template <class T, Made kMade, class Operand, class FirstRow, class Sums, class Finish>
+// finish(lists * b), m lines of `count` panels, NP at a time. Piece p of the lists meets the rows
+// of b from first_row(p) on; sums(p) is where the sums of panels from p on wait for the next piece.
+template <class T, int NP, Made kMade, class Operand, class FirstRow, class Sums, class Finish>
 inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
                            const FirstRow& first_row, int count, const Sums& sums,
                            const Finish& finish) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, NP = IQL_LIST_PANELS;
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const auto piece_at = [&](int i) {
     return FourElements<T, Operand>::kDescending ? a.pieces - 1 - i : i;
   };
@@ -820,16 +829,19 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
   };
   int p = 0;
   for (; p + NP <= count; p += NP) group(RowCount<NP>{}, p);
+  if constexpr (NP > 2) {
+    for (; p + 2 <= count; p += 2) group(RowCount<2>{}, p);
+  }
   for (; p < count; ++p) group(RowCount<1>{}, p);
 }
 
 inline int whole_pieces(int piece) { return piece * kPiece; }
 
-template <class T, class Operand>
+template <class T, class Operand, int NP>
 void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
                    T* sums, Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
-  multiply_lists<T, Made::kNow>(
+  multiply_lists<T, NP, Made::kNow>(
       in, m, Rows<const Operand>{weight, std::size_t(k) * P}, whole_pieces, panels<T>(n),
       [=](int) { return sums; },
       [&](int line, int p, Vec<T> left, Vec<T> right) {
@@ -837,11 +849,11 @@ void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const
       });
 }
 
-template <class T, class Operand>
+template <class T, class Operand, int NP>
 void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
                     Rows<const Operand> in, int k, T scale, T* sums, Rows<Operand> d_in) {
   constexpr int P = Vector<T>::kPanel;
-  multiply_lists<T, Made::kNow>(
+  multiply_lists<T, NP, Made::kNow>(
       d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, whole_pieces, panels<T>(k),
       [=](int) { return sums; },
       [&](int line, int p, Vec<T> left, Vec<T> right) {
@@ -850,12 +862,12 @@ void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
       });
 }
 
-template <class T, class Operand>
+template <class T, class Operand, int NP>
 void weight_gradient_lists(Lists<Operand> in, const int* piece_rows, int k,
                            Rows<const Operand> d_out, int count, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const auto panel = [=](int p) { return d_weight + std::size_t(p) * k * P; };
-  multiply_lists<T, Made::kBefore>(
+  multiply_lists<T, NP, Made::kBefore>(
       in, k, d_out, [&](int piece) { return piece_rows[piece]; }, count, panel,
       [&](int line, int p, Vec<T> left, Vec<T> right) {
         T* at = panel(p) + std::size_t(line) * P;
@@ -864,23 +876,42 @@ void weight_gradient_lists(Lists<Operand> in, const int* piece_rows, int k,
       });
 }
 
+template <class T, int N, class Operand>
+inline void head_rows(Rows<const Operand> in, int count, const T* weight, T bias, int n, T* out) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  Vec<T> left[N]{}, right[N]{}, sum[N];
+  for (int p = 0; p < count; ++p) {
+    const Vec<T> w_left = load(weight + p * P), w_right = load(weight + p * P + W);
+#pragma GCC unroll 4
+    for (int r = 0; r < N; ++r) {
+      const Row<T> x = load_row<T>(in.data + p * in.panel_stride + r * P);
+      left[r] += x.left * w_left;
+      right[r] += x.right * w_right;
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < N; ++r) sum[r] = left[r] + right[r];
+  const Vec<T> sums = sums_of_lanes<T, N>(sum) + bias;
+  for (int r = 0; r < N; ++r) out[r * n] = sums[r];
+}
+
 template <class T, class Operand>
 void head_forward(Rows<const Operand> in, int m, int k, const T* weight, const T* bias, int n,
                   T* out) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  constexpr int P = Vector<T>::kPanel, N = Vector<T>::kWidth < 4 ? Vector<T>::kWidth : 4;
   const int count = panels<T>(k);
-  for (int r = 0; r < m; ++r) {
-    for (int j = 0; j < n; ++j) {
-      const T* w = weight + std::size_t(j) * count * P;
-      Vec<T> left{}, right{};
-      for (int p = 0; p < count; ++p) {
-        const Row<T> x = load_row<T>(in.data + p * in.panel_stride + r * P);
-        left += x.left * load(w + p * P);
-        right += x.right * load(w + p * P + W);
+  const auto at = [&](int r) { return Rows<const Operand>{in.data + r * P, in.panel_stride}; };
+  int r = 0;
+  const auto rows = [&](auto together) {
+    for (constexpr int R = decltype(together)::value; r + R <= m; r += R) {
+      for (int j = 0; j < n; ++j) {
+        head_rows<T, R>(at(r), count, weight + std::size_t(j) * count * P, bias[j], n,
+                        out + r * n + j);
       }
-      out[r * n + j] = sum_lanes<T>(left + right) + bias[j];
     }
-  }
+  };
+  rows(RowCount<N>{});
+  rows(RowCount<1>{});
 }
 
 template <class T, class Operand>
@@ -903,26 +934,44 @@ void head_backward(const T* d_out, int m, int n, const T* weight, Rows<const Ope
   }
 }
 
+template <class T, int NP, class Operand>
+inline void head_gradient_panels(Rows<const Operand> in, int m, const T* d_out, int n,
+                                 T* d_weight) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  Tile<T, NP> sum;
+  sum.clear();
+  for (int r = 0; r < m; ++r) {
+    const Vec<T> g = broadcast(d_out[r * n]);
+#pragma GCC unroll 4
+    for (int p = 0; p < NP; ++p) {
+      const Row<T> x = load_row<T>(in.data + p * in.panel_stride + r * P);
+      sum.add(p, g, x.left, x.right);
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < NP; ++p) {
+    store(d_weight + p * P, sum.left[p]);
+    store(d_weight + p * P + W, sum.right[p]);
+  }
+}
+
 template <class T, class Operand>
 void head_gradient(Rows<const Operand> in, int m, int k, const T* d_out, int n, T* d_weight,
                    T* d_bias) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  constexpr int P = Vector<T>::kPanel;
   const int count = panels<T>(k);
-  for (int p = 0; p < count; ++p) {
-    const Operand* panel = in.data + p * in.panel_stride;
-    for (int j = 0; j < n; ++j) {
-      Vec<T> left{}, right{};
-      for (int r = 0; r < m; ++r) {
-        const Vec<T> g = broadcast(d_out[r * n + j]);
-        const Row<T> x = load_row<T>(panel + r * P);
-        left += g * x.left;
-        right += g * x.right;
+  int p = 0;
+  const auto panels = [&](auto together) {
+    for (constexpr int N = decltype(together)::value; p + N <= count; p += N) {
+      const Rows<const Operand> from{in.data + p * in.panel_stride, in.panel_stride};
+      for (int j = 0; j < n; ++j) {
+        head_gradient_panels<T, N>(from, m, d_out + j, n,
+                                   d_weight + (std::size_t(j) * count + p) * P);
       }
-      T* d = d_weight + (std::size_t(j) * count + p) * P;
-      store(d, left);
-      store(d + W, right);
     }
-  }
+  };
+  panels(RowCount<4>{});
+  panels(RowCount<1>{});
   for (int j = 0; j < n; ++j) {
     T sum = 0;
     for (int r = 0; r < m; ++r) sum += d_out[r * n + j];
@@ -1006,11 +1055,13 @@ void transpose_panel(const Operand* panel, int k, int p, int n, Operand* weight_
   }
 }
 
-template <class T, class Operand = T>
-constexpr Kernels<T, Operand> table(const char* name) {
+// The set whose products with lists have NP panels in registers.
+template <class T, class Operand, int NP>
+constexpr Kernels<T, Operand> table(const char* name, int l1_bytes = 0) {
   return {name,
+          l1_bytes,
           Vector<T>::kPanel,
-          IQL_LIST_PANELS,
+          NP,
           IQL_LIST_DENSITY,
           forward<T, Operand>,
           std::is_same_v<T, Operand> ? backward<T> : nullptr,
@@ -1018,9 +1069,9 @@ constexpr Kernels<T, Operand> table(const char* name) {
           bias_gradient<T, Operand>,
           list_rows<T, Operand>,
           list_columns<T, Operand>,
-          forward_lists<T, Operand>,
-          backward_lists<T, Operand>,
-          weight_gradient_lists<T, Operand>,
+          forward_lists<T, Operand, NP>,
+          backward_lists<T, Operand, NP>,
+          weight_gradient_lists<T, Operand, NP>,
           head_forward<T, Operand>,
           head_backward<T, Operand>,
           head_gradient<T, Operand>,

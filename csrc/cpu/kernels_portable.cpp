@@ -2,13 +2,12 @@
 #define IQL_VECTOR_BYTES 16
 #define IQL_TILE_ROWS 4
 #define IQL_LIST_LINES 1
-#define IQL_LIST_PANELS 4
 #define IQL_LIST_DENSITY 0.75
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::portable {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
-const Kernels<float> kFloat = table<float>("portable");
-const Kernels<double> kDouble = table<double>("portable");
+const Kernels<float> kFloat = table<float, float, 4>("portable");
+const Kernels<double> kDouble = table<double, double, 4>("portable");
 }  // namespace iql::cpu::portable
