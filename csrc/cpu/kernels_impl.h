@@ -676,9 +676,12 @@ inline Vec<T> choose(bool second, Vec<T> a, Vec<T> b) {
 // out [NP panels] += lists * b, over one piece, for N lines from `line` on, which take turns as
 // long as all have elements left: the additions of one go on while those of another wait for their
 // last result.
+//
+// Always inlined, and all arguments values: what a store could change would be loaded again.
 template <class T, int NP, int N, class Operand, class Finish>
-inline void multiply_lines(Lists<Operand> a, int piece, int line, Rows<const Operand> b, bool first,
-                           Rows<T> out, const Finish& finish) {
+__attribute__((always_inline)) inline void multiply_lines(Lists<Operand> a, int piece, int line,
+                                                          Rows<const Operand> b, bool first,
+                                                          Rows<T> out, const Finish finish) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   using Step = FourElements<T, Operand>;
   Tile<T, NP> sum[N];  // of each line; NP panels side by side
@@ -777,7 +780,7 @@ __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int pie
 // finish(line, panel, left, right) of every vector of the result stores it.
 template <class T, int NP, Made kMade, class Operand, class Finish>
 inline void multiply_piece(Lists<Operand> a, int piece, int m, Rows<const Operand> b,
-                           Ahead<T, Operand> ahead, bool first, Rows<T> out, const Finish& finish) {
+                           Ahead<T, Operand> ahead, bool first, Rows<T> out, const Finish finish) {
   constexpr int N = IQL_LIST_LINES;
   int line = 0;
   for (; line + N <= m; line += N) {
@@ -812,7 +815,7 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
       if (i + 1 < a.pieces) {
         multiply_piece<T, N, kMade>(a, piece, m, rows(p, piece),
                                     {rows(p, piece_at(i + 1)), N, fetches}, i == 0, to,
-                                    [&](int line, int q, Vec<T> left, Vec<T> right) {
+                                    [=](int line, int q, Vec<T> left, Vec<T> right) {
                                       T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
                                       store(at, left);
                                       store(at + W, right);
@@ -821,7 +824,7 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
         multiply_piece<T, N, kMade>(a, piece, m, rows(p, piece),
                                     {left > 0 ? rows(p + N, piece_at(0)) : Rows<const Operand>{},
                                      left < N ? left : N, fetches},
-                                    i == 0, to, [&](int line, int q, Vec<T> left, Vec<T> right) {
+                                    i == 0, to, [=](int line, int q, Vec<T> left, Vec<T> right) {
                                       finish(line, p + q, left, right);
                                     });
       }
@@ -844,7 +847,7 @@ void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const
   multiply_lists<T, NP, Made::kNow>(
       in, m, Rows<const Operand>{weight, std::size_t(k) * P}, whole_pieces, panels<T>(n),
       [=](int) { return sums; },
-      [&](int line, int p, Vec<T> left, Vec<T> right) {
+      [=](int line, int p, Vec<T> left, Vec<T> right) {
         finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + line * P);
       });
 }
@@ -856,7 +859,7 @@ void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
   multiply_lists<T, NP, Made::kNow>(
       d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, whole_pieces, panels<T>(k),
       [=](int) { return sums; },
-      [&](int line, int p, Vec<T> left, Vec<T> right) {
+      [=](int line, int p, Vec<T> left, Vec<T> right) {
         finish_backward<T>(left, right, scale, in.data + p * in.panel_stride + line * P,
                            d_in.data + p * d_in.panel_stride + line * P);
       });
@@ -869,7 +872,7 @@ void weight_gradient_lists(Lists<Operand> in, const int* piece_rows, int k,
   const auto panel = [=](int p) { return d_weight + std::size_t(p) * k * P; };
   multiply_lists<T, NP, Made::kBefore>(
       in, k, d_out, [&](int piece) { return piece_rows[piece]; }, count, panel,
-      [&](int line, int p, Vec<T> left, Vec<T> right) {
+      [=](int line, int p, Vec<T> left, Vec<T> right) {
         T* at = panel(p) + std::size_t(line) * P;
         store(at, left);
         store(at + W, right);
