@@ -165,11 +165,16 @@ def machine(
     for row in table:
         if row.contender.kind == "floor":
             sgemm.setdefault(row.contender.threads, []).append(row.gflop_per_s)
-    kernels = "" if extension.unavailable_reason() else str(extension.load().cpu_kernel_set())
+    kernels = mixed = ""
+    if not extension.unavailable_reason():
+        native = extension.load()
+        kernels = str(native.cpu_kernel_set())
+        mixed = "" if native.mixed_unavailable_reason() else str(native.cpu_kernel_set(mixed=True))
     versions = environment_record.versions()
     return environment_record.machine() | {
         "cores_usable": simulator.cores(),
         "cpu_kernels": kernels or "none",
+        "cpu_kernels_mixed": mixed or "none",
         "python": versions["python"],
         "torch": versions["torch"],
         "jax": _version("jax"),

@@ -22,6 +22,11 @@ def main() -> None:
         print(f"CUDA kernels   {cuda}")
         sets = ", ".join(native.cpu_kernel_sets())
         print(f"CPU kernels    {native.cpu_kernel_set()} (this machine can run: {sets})")
+        if reason := native.mixed_unavailable_reason():
+            print(f"  mixed        none: {reason}")
+        else:
+            sets = ", ".join(native.cpu_kernel_sets(mixed=True))
+            print(f"  mixed        {native.cpu_kernel_set(mixed=True)} (can run: {sets})")
     for name, reason in engines.available().items():
         print(f"engine {name:10} {f'no: {reason}' if reason else 'yes'}")
     chosen, why = engines.choose("auto")

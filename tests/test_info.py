@@ -23,3 +23,7 @@ def test_info_names_every_engine_and_why_it_cannot_be_used() -> None:
         assert build["compiler"] in result.stdout
         assert build["torch"] in result.stdout
         assert build["flags"] in result.stdout
+        native = extension.load()
+        mixed = native.mixed_unavailable_reason()
+        found = next(line for line in lines if line[:1] == ["mixed"])
+        assert found[1] == ("none:" if mixed else native.cpu_kernel_set(mixed=True))

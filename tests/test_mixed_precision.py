@@ -127,6 +127,25 @@ def test_results_do_not_depend_on_threads_or_on_how_runs_are_divided(seeds):
 
 
 @needs_mixed
+def test_every_kernel_set_gives_the_same_bits(monkeypatch):
+    sets = extension.load().cpu_kernel_sets(mixed=True)
+    assert len(sets) > 1
+    data = random_transitions()
+    network = NetworkSpec(11, 3, (290, 200))  # 10 panels and 7: groups of 4, 2 and 1
+    states = []
+    for name in sets:
+        monkeypatch.setenv("IQL_FAST_CPU_KERNELS", name)
+        engine = create(
+            "cpu", network, Hyperparameters(batch_size=150), data, [0], precision="mixed"
+        )
+        assert engine.kernel_set == name
+        engine.run(5)
+        states.append(engine.state_dict())
+    for key, tensor in states[0].items():
+        assert all(torch.equal(tensor, other[key]) for other in states[1:]), key
+
+
+@needs_mixed
 def test_a_machine_without_bf16_is_told_so(monkeypatch):
     monkeypatch.setenv("IQL_FAST_CPU_KERNELS", "avx2")
     with pytest.raises(UserError, match="cannot run in mixed precision; it can run: avx512bf16"):

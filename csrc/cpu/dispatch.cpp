@@ -73,8 +73,7 @@ bool can_run(const char* name) {
   return std::strcmp(name, "portable") == 0;
 }
 
-// Of a core's L1 data cache; 0 where the system does not tell.
-static long l1_bytes() {
+long l1_data_cache() {
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
   const long bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
   return bytes > 0 ? bytes : 0;
@@ -84,13 +83,13 @@ static long l1_bytes() {
 }
 
 template <class T, class Operand>
-const Kernels<T, Operand>& kernels() {
+const Kernels<T, Operand>& kernels(long l1_bytes) {
   const char* wanted = std::getenv("IQL_FAST_CPU_KERNELS");
   const bool any = wanted == nullptr || *wanted == '\0';
   std::string names;
   for (const Kernels<T, Operand>* const* set = all_kernels<T, Operand>(); *set != nullptr; ++set) {
     if (!can_run((*set)->name)) continue;
-    if (any ? l1_bytes() >= (*set)->l1_bytes : std::strcmp(wanted, (*set)->name) == 0) return **set;
+    if (any ? l1_bytes >= (*set)->l1_bytes : std::strcmp(wanted, (*set)->name) == 0) return **set;
     names += names.empty() ? "" : ", ";
     names += (*set)->name;
   }
@@ -103,8 +102,8 @@ const Kernels<T, Operand>& kernels() {
       (std::is_same_v<T, Operand> ? "" : " in mixed precision") + "; it can run: " + names);
 }
 
-template const Kernels<float>& kernels<float>();
-template const Kernels<double>& kernels<double>();
-template const Kernels<float, BFloat16>& kernels<float, BFloat16>();
+template const Kernels<float>& kernels<float>(long);
+template const Kernels<double>& kernels<double>(long);
+template const Kernels<float, BFloat16>& kernels<float, BFloat16>(long);
 
 }  // namespace iql::cpu

@@ -45,6 +45,7 @@ struct Lists {
   int pieces;
 };
 constexpr int kPiece = 128;  // elements of a line that a piece covers at most
+static_assert(kPiece <= 256, "a place is a byte");
 constexpr int kListCapacity = kPiece + 16;
 
 // Where column c of a panel, of its P, lies in a row of it.
@@ -65,7 +66,7 @@ struct AdamArrays {
 template <class T, class Operand = T>
 struct Kernels {
   const char* name;  // "portable", "avx2", "avx512", "avx512bf16", "avx512bf16-wide"
-  int l1_bytes;      // it is slow where a core's L1 data cache is smaller
+  long l1_bytes;     // it is meant for cores whose L1 data cache is no smaller
   int panel;         // P
   // Panels that a product with lists does at a time: it is fastest with a multiple of these.
   int list_panels;
@@ -133,11 +134,14 @@ struct Kernels {
   void (*transpose_panel)(const Operand* weight_panel, int k, int p, int n, Operand* weight_t);
 };
 
-// The best set that this machine can run; the environment variable IQL_FAST_CPU_KERNELS names
-// another. Throws std::runtime_error where that one is unknown or cannot run here, or where none
-// can.
+// Bytes of a core's L1 data cache; 0 where the system does not tell.
+long l1_data_cache();
+
+// The best set that this machine can run, with an L1 data cache of so many bytes; the environment
+// variable IQL_FAST_CPU_KERNELS names another. Throws std::runtime_error where that one is unknown
+// or cannot run here, or where none can.
 template <class T, class Operand = T>
-const Kernels<T, Operand>& kernels();
+const Kernels<T, Operand>& kernels(long l1_bytes = l1_data_cache());
 
 // Sets compiled in, best first; nullptr ends the list.
 template <class T, class Operand = T>

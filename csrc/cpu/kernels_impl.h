@@ -362,6 +362,7 @@ inline int append(Vec<T> x, int first, T* value, std::uint8_t* place, int n) {
 
 #if defined(__AVX512BF16__)
 // Places of the elements of a vector of bf16: in order, and as they lie in a row of a panel.
+static_assert(Vector<float>::kPanel == 32, "a vector of bf16 is a row of a panel");
 struct alignas(32) Places {
   std::uint8_t of[32];
 };
@@ -1060,7 +1061,7 @@ void transpose_panel(const Operand* panel, int k, int p, int n, Operand* weight_
 
 // The set whose products with lists have NP panels in registers.
 template <class T, class Operand, int NP>
-constexpr Kernels<T, Operand> table(const char* name, int l1_bytes = 0) {
+constexpr Kernels<T, Operand> table(const char* name, long l1_bytes = 0) {
   return {name,
           l1_bytes,
           Vector<T>::kPanel,

@@ -32,6 +32,16 @@ void bind_cpu_engine(py::module_& module, const char* name) {
                                              [](Engine& e) { return e.engine().kernel_set(); });
 }
 
+// Of the sets in the list that this machine can run.
+template <class Set>
+std::vector<std::string> names_of(const Set* const* sets) {
+  std::vector<std::string> names;
+  for (; *sets != nullptr; ++sets) {
+    if (cpu::can_run((*sets)->name)) names.emplace_back((*sets)->name);
+  }
+  return names;
+}
+
 }  // namespace
 
 void bind_engine(py::module_& module) {
@@ -89,7 +99,13 @@ void bind_engine(py::module_& module) {
   bind_cpu_engine<float>(module, "CpuEngineFloat");
   bind_cpu_engine<double>(module, "CpuEngineDouble");
   bind_cpu_engine<float, BFloat16>(module, "CpuEngineMixed");
-  module.def("cpu_kernel_set", [] { return std::string(cpu::kernels<float>().name); });
+  module.def(
+      "cpu_kernel_set",
+      [](bool mixed) {
+        return std::string(mixed ? cpu::kernels<float, BFloat16>().name
+                                 : cpu::kernels<float>().name);
+      },
+      py::arg("mixed") = false);
   module.def("mixed_unavailable_reason", []() -> std::string {
     try {
       cpu::kernels<float, BFloat16>();
@@ -98,13 +114,13 @@ void bind_engine(py::module_& module) {
     }
     return "";
   });
-  module.def("cpu_kernel_sets", [] {
-    std::vector<std::string> names;
-    for (const auto* const* set = cpu::all_kernels<float>(); *set != nullptr; ++set) {
-      if (cpu::can_run((*set)->name)) names.emplace_back((*set)->name);
-    }
-    return names;
-  });
+  module.def(
+      "cpu_kernel_sets",
+      [](bool mixed) {
+        return mixed ? names_of(cpu::all_kernels<float, BFloat16>())
+                     : names_of(cpu::all_kernels<float>());
+      },
+      py::arg("mixed") = false);
 }
 
 }  // namespace iql

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "check.h"
@@ -316,6 +318,21 @@ void check_all_mixed() {
   }
 }
 
+// Four panels at a time only where they leave room in the L1 cache, and where that is known.
+void check_choice() {
+  if (!iql::cpu::can_run("avx512bf16")) {
+    std::printf("this machine cannot run avx512bf16\n");
+    return;
+  }
+  unsetenv("IQL_FAST_CPU_KERNELS");  // would name another
+  const auto chosen = [](long l1_bytes) {
+    return std::string(iql::cpu::kernels<float, BFloat16>(l1_bytes).name);
+  };
+  CHECK(chosen(48 * 1024) == "avx512bf16-wide");
+  CHECK(chosen(32 * 1024) == "avx512bf16");
+  CHECK(chosen(0) == "avx512bf16");
+}
+
 template <class T>
 void check_all() {
   for (const Kernels<T>* const* set = iql::cpu::all_kernels<T>(); *set != nullptr; ++set) {
@@ -336,5 +353,6 @@ int main() {
   check_all<float>();
   check_all<double>();
   check_all_mixed();
+  check_choice();
   return 0;
 }
