@@ -281,15 +281,17 @@ std::int64_t CpuEngine<T, Operand>::run(std::int64_t steps,
   using Clock = std::chrono::steady_clock;
   constexpr double kRoundSeconds = 0.15;  // short enough for Ctrl-C, long enough to cost nothing
   std::int64_t done = 0;
-  while (done < steps && !failure_) {
+  // Threads that were ahead when the answer came have this one do a few more rounds. It must not
+  // ask again in those: an answer may come once only, as Ctrl-C does.
+  bool stopped = false;
+  const auto ask = [&] { return stopped = stopped || interrupted(); };
+  while (done < steps && !failure_ && !stopped) {
     const std::int64_t planned = round_steps_ == 0 ? 1 : steps - done;  // the first: to be timed
     const Clock::time_point start = Clock::now();
-    const std::int64_t now =
-        train(planned, std::max<std::int64_t>(1, round_steps_), nullptr, interrupted);
+    const std::int64_t now = train(planned, std::max<std::int64_t>(1, round_steps_), nullptr, ask);
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     round_steps_ = std::max<std::int64_t>(1, std::int64_t(kRoundSeconds * double(now) / seconds));
     done += now;
-    if (now < planned) break;
   }
   return done;
 }

@@ -33,7 +33,8 @@ class CpuEngine {
   ~CpuEngine();
 
   // Does `steps` steps, or fewer when `interrupted`, asked a few times a second on the calling
-  // thread, says so. All seeds have then done the same number of steps. Returns the steps done.
+  // thread until it says so, does. All seeds have then done the same number of steps. Returns the
+  // steps done.
   std::int64_t run(std::int64_t steps, const std::function<bool()>& interrupted);
   void step_on(const GivenBatch<T>& batch);
 

@@ -126,10 +126,29 @@ void interruption_ends_between_steps() {
   CpuEngine<float> engine(c, columns.dataset());
   initialise(engine, c);
   int asked = 0;
-  const std::int64_t done = engine.run(1 << 20, [&] { return ++asked == 4; });
+  bool said = false;
+  const std::int64_t done = engine.run(1 << 20, [&] {
+    CHECK(!said);  // nobody asks again: who has answered may hold an exception
+    // The other thread gets ahead, so that this one has rounds to do after it has answered.
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    return said = ++asked == 8;
+  });
+  CHECK(said);
   CHECK(done > 0);
   CHECK(done < 1 << 20);
   CHECK(engine.step() == done);
+}
+
+// Even where the answer comes after the last round of a run's first part, which only takes the
+// time.
+void interruption_after_the_first_step_ends_there() {
+  const Columns columns;
+  const Config c = config(1, 1, {16}, 0);
+  CpuEngine<float> engine(c, columns.dataset());
+  initialise(engine, c);
+  int asked = 0;
+  CHECK(engine.run(1 << 20, [&] { return ++asked == 1; }) == 1);
+  CHECK(asked == 1);
 }
 
 void threads_stop_after_the_same_round() {
@@ -269,5 +288,6 @@ int main() {
   threads_change_nothing<double>();
   threads_stop_after_the_same_round();
   interruption_ends_between_steps();
+  interruption_after_the_first_step_ends_there();
   a_loss_that_is_not_finite_stops_the_run();
 }
