@@ -14,6 +14,7 @@ namespace {
 // steps that users ask for.
 constexpr int kGraphSteps = 50;
 constexpr int kLeastMajor = 8;  // compute capability: mma of bf16
+constexpr int kLeastToOverlap = 9;  // launches
 
 // Where piece `piece` of a network (in torch's order) lies: element (output, input) of a weight, or
 // element (output) of a bias or of the log-stds.
@@ -73,14 +74,16 @@ void check_sizes(const engine::Config& config) {
 std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision precision,
                                      int device) {
   check_sizes(config);
-  int multiprocessors = 0, shared = 0;
+  int multiprocessors = 0, shared = 0, major = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
         "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
         "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "cudaDeviceGetAttribute");
   const Problem problem = plan(config);
-  StepPlan step = plan_step(problem, precision, multiprocessors);
-  if (shared_bytes(problem, step) > std::size_t(shared)) step.block_rows = 16;
+  StepPlan step = plan_step(problem, precision, multiprocessors, major >= kLeastToOverlap);
+  if (shared_bytes(problem, step) > std::size_t(shared)) step.train_rows = step.value_rows = 16;
   if (shared_bytes(problem, step) > std::size_t(shared)) {
     throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
   }

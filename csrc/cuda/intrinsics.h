@@ -18,6 +18,16 @@ __device__ __forceinline__ float* shared_floats() {
 #endif
 }
 
+// To be called first by a kernel whose launch may overlap the one before it in its stream: waits
+// until that one has ended, and lets the one after it come up already. What a launch costs beside
+// its work then passes while the one before still works. (PTX: griddepcontrol, from sm_90.)
+__device__ __forceinline__ void follow_previous_launch() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Of the lanes' values, in an order that is always the same; every lane has the sum.
 template <class T>
 __device__ __forceinline__ T warp_sum(T value) {

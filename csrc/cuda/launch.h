@@ -12,6 +12,8 @@ struct LaunchShape {
   dim3 grid, block;
   std::size_t shared_bytes;  // dynamic
   cudaStream_t stream;
+  // The kernel begins with follow_previous_launch(), and the device has what that needs.
+  bool overlaps = false;
 };
 
 template <class... Parameters, class... Arguments>
@@ -22,6 +24,11 @@ cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape,
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = shape.overlaps ? 1 : 0;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
   return error != cudaSuccess ? error : cudaGetLastError();
 }

@@ -14,7 +14,7 @@
 namespace iql::cuda {
 
 constexpr int kPad = 16;
-constexpr int kRowPad = 32;
+constexpr int kRowPad = 64;
 constexpr int kMaxHidden = 4;  // layers
 
 IQL_HD inline int padded(int n, int multiple = kPad) {
@@ -96,8 +96,8 @@ struct Problem {
   // other as engine::NetworkId counts them, and seeds follow each other.
   float* parameters;
   float* operands;
-  float* workspace;  // of a seed: the batch's input [padded batch][input_columns], the columns,
-                     // the networks' workspaces
+  float* workspace;  // of a seed: the batch's input [padded batch][input_columns] and next input
+                     // [padded batch][V's padded inputs], the columns, the networks' workspaces
   const std::uint64_t* keys;                 // [S]
   const engine::SeedHyperparameters* hyper;  // [S]
   AdamStep<float>* adam;                     // [S][3]: of value, actor, critic at this step
@@ -126,7 +126,7 @@ struct Problem {
     return before(network, value.operand_size, actor.operand_size, 2 * critic.operand_size);
   }
   IQL_HD std::int64_t workspace_before(int network) const {
-    return std::int64_t(padded_batch) * (input_columns + columns()) +
+    return std::int64_t(padded_batch) * (input_columns + value.hidden[0].rows + columns()) +
            before(network, value.workspace_size, actor.workspace_size, critic.workspace_size);
   }
 
@@ -137,8 +137,11 @@ struct Problem {
     return operands + seed * operands_before(networks()) + operands_before(network);
   }
   IQL_HD float* input(int seed) const { return workspace + seed * workspace_before(networks()); }
+  IQL_HD float* next_input(int seed) const {
+    return input(seed) + std::int64_t(padded_batch) * input_columns;
+  }
   IQL_HD float* column(int seed, int which) const {
-    return input(seed) + std::int64_t(padded_batch) * (input_columns + which);
+    return next_input(seed) + std::int64_t(padded_batch) * (value.hidden[0].rows + which);
   }
   IQL_HD float* workspace_of(int seed, int network) const {
     return input(seed) + workspace_before(network);

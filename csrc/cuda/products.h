@@ -19,11 +19,14 @@
 namespace iql::cuda {
 
 constexpr int kThreads = 256;  // of a block of the kernels here
-constexpr int kTile = 64;      // rows and columns of a tile of weights
-constexpr int kSlice = 32;     // batch rows that a tile takes at a time
+// A tile of weights has 32 or 64 rows and columns. Four groups of threads take this many rows each of
+// the batch in turn, so that the order of a sum does not depend on the tile.
+constexpr int kGroups = 4;
+constexpr int kGroupRows = 16;
+constexpr int kGroupThreads = kThreads / kGroups;
 // Lines in shared memory: 16-byte aligned, and such that the strided reads of fragments fall into
 // different banks.
-constexpr int kTileLine = kTile + 4;
+IQL_HD constexpr int tile_line(int tile) { return tile + 4; }
 IQL_HD inline int panel_line(int columns) { return padded(columns, 32) + 8; }
 
 // The lane's place in a fragment of mma_bf16.
@@ -33,141 +36,219 @@ struct FragmentLane {
       : warp(threadIdx.x / 32), group(threadIdx.x % 32 / 4), pair(threadIdx.x % 4 * 2) {}
 };
 
+__device__ __forceinline__ float4 load4(const float* from) {
+  return *reinterpret_cast<const float4*>(from);
+}
+__device__ __forceinline__ float4 add4(const float4& a, const float4& b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
 struct Fp32 {
   // out(row, column, values of 4 columns) of in [kRows][inputs] times weights [inputs][outputs].
-  // Threads are 64 groups of 4 columns by 4 groups of rows.
+  // Threads are 64 groups of 4 columns by 4 quarters of the inputs, so that a weight goes to one
+  // thread alone; what the quarters make is added up in `scratch`, some rows at a time.
   template <int kRows, class Out>
   __device__ static void rows(const float* in, int line, const float* weights, int inputs,
-                              int outputs, const Out& out) {
-    constexpr int kOwn = kRows / 4;
-    const int first_row = threadIdx.x / 64 * kOwn;
-    for (int column = threadIdx.x % 64 * 4; column < outputs; column += 256) {
-      const float* weight = weights + column;
-      const auto load = [&](int k) {
-        return *reinterpret_cast<const float4*>(weight + std::int64_t(k) * outputs);
-      };
-      float sum[kOwn][4] = {};
-      float4 next[4] = {load(0), load(1), load(2), load(3)};
-      for (int k = 0; k < inputs; k += 4) {
-        const float4 now[4] = {next[0], next[1], next[2], next[3]};
-        if (k + 4 < inputs) {
+                              int outputs, float* scratch, const Out& out) {
+    const int quarter = threadIdx.x / 64, share = inputs / kQuarters;
+    for (int first = 0; first < outputs; first += kColumns) {
+      const int column = first + threadIdx.x % 64 * 4;
+      float4 sum[kRows];
 #pragma unroll
-          for (int i = 0; i < 4; ++i) next[i] = load(k + 4 + i);
-        }
-#pragma unroll
-        for (int r = 0; r < kOwn; ++r) {
-          const float4 x = *reinterpret_cast<const float4*>(in + (first_row + r) * line + k);
-          const float factor[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            sum[r][0] += factor[i] * now[i].x;
-            sum[r][1] += factor[i] * now[i].y;
-            sum[r][2] += factor[i] * now[i].z;
-            sum[r][3] += factor[i] * now[i].w;
-          }
-        }
+      for (int r = 0; r < kRows; ++r) sum[r] = make_float4(0, 0, 0, 0);
+      if (column < outputs) {
+        add_products(in + quarter * share, line,
+                     weights + std::int64_t(quarter) * share * outputs + column, share, outputs,
+                     sum);
       }
 #pragma unroll
-      for (int r = 0; r < kOwn; ++r) out(first_row + r, column, sum[r]);
+      for (int group = 0; group < kRows; group += kTogether) {
+        if (first + group > 0) __syncthreads();  // the scratch is read
+        float* part = scratch + threadIdx.x % 64 * 4;
+        float4 own[kOwn];
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) {
+          const int owner = r / kOwn;
+          if (owner == quarter) {
+            own[r % kOwn] = sum[group + r];
+          } else {
+            *reinterpret_cast<float4*>(part + place(quarter, owner, r % kOwn)) = sum[group + r];
+          }
+        }
+        __syncthreads();
+        if (column >= outputs) continue;
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+          float4 of[kQuarters];
+#pragma unroll
+          for (int q = 0; q < kQuarters; ++q) {
+            of[q] = q == quarter ? own[i] : load4(part + place(q, quarter, i));
+          }
+          const float4 total = add4(add4(of[0], of[1]), add4(of[2], of[3]));
+          const float values[4] = {total.x, total.y, total.z, total.w};
+          out(group + quarter * kOwn + i, column, values);
+        }
+      }
     }
   }
+  // Floats of the scratch.
+  static constexpr int scratch_size() { return kQuarters * (kTogether - kOwn) * kColumns; }
+  // Blocks of so many rows whose registers a multiprocessor has.
+  IQL_HD static constexpr int blocks_together(int rows) { return rows == 16 ? 2 : 1; }
 
   // The weights themselves serve the forward pass.
   __device__ static const float* forward(const HiddenLayout& layer, const float* weights,
                                          const float*) {
     return weights + layer.weight;
   }
+  template <int kTile>
   __device__ static void write_forward(const HiddenLayout&, const float*, int, int, float*) {}
 
-  // [columns][rows], from a tile of weights [kTile][kTileLine] at (row, column).
+  // [columns][rows], from a tile of weights at (row, column).
+  template <int kTile>
   __device__ static void write_backward(const HiddenLayout& layer, const float* tile, int row,
                                         int column, float* operand) {
+    constexpr int kLine = tile_line(kTile);
     for (int e = threadIdx.x; e < kTile * kTile / 4; e += kThreads) {
-      const int i = e % 16 * 4, j = e / 16;
+      const int i = e % (kTile / 4) * 4, j = e / (kTile / 4);
       if (row + i >= layer.rows || column + j >= layer.columns) continue;
-      const float* at = tile + i * kTileLine + j;
+      const float* at = tile + i * kLine + j;
       *reinterpret_cast<float4*>(operand + std::int64_t(column + j) * layer.rows + row + i) =
-          make_float4(at[0], at[kTileLine], at[2 * kTileLine], at[3 * kTileLine]);
+          make_float4(at[0], at[kLine], at[2 * kLine], at[3 * kLine]);
     }
   }
 
-  // Threads are 16 by 16, with 4 by 4 elements each.
+  // A group's threads are 8 by 8, each with 4 by 4 elements of every 32 by 32 of the tile.
+  template <int kTile>
   struct Tile {
-    float sum[4][4] = {};
+    static constexpr int kLine = tile_line(kTile), kParts = kTile / 32, kOwn = 4 * kParts;
+    float sum[kOwn][kOwn] = {};
 
-    // Slices are [kSlice][kTileLine].
+    // kGroupRows rows of the layer's input and of its gradient.
     __device__ void add(const float* left, const float* right) {
-      const float* l = left + threadIdx.x / 16 * 4;
-      const float* r = right + threadIdx.x % 16 * 4;
-#pragma unroll 8
-      for (int k = 0; k < kSlice; ++k) {
-        const float4 x = *reinterpret_cast<const float4*>(l + k * kTileLine);
-        const float4 y = *reinterpret_cast<const float4*>(r + k * kTileLine);
-        const float factor[4] = {x.x, x.y, x.z, x.w};
+      left += threadIdx.x % kGroupThreads / 8 * 4;
+      right += threadIdx.x % 8 * 4;
+#pragma unroll 4
+      for (int k = 0; k < kGroupRows; ++k) {
+        float x[kOwn], y[kOwn];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          sum[i][0] += factor[i] * y.x;
-          sum[i][1] += factor[i] * y.y;
-          sum[i][2] += factor[i] * y.z;
-          sum[i][3] += factor[i] * y.w;
+        for (int part = 0; part < kParts; ++part) {
+          unpack(load4(left + k * kLine + part * 32), x + part * 4);
+          unpack(load4(right + k * kLine + part * 32), y + part * 4);
+        }
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+#pragma unroll
+          for (int j = 0; j < kOwn; ++j) sum[i][j] += x[i] * y[j];
         }
       }
     }
     __device__ void store(float* tile) const {
-      float* at = tile + threadIdx.x / 16 * 4 * kTileLine + threadIdx.x % 16 * 4;
+      tile += threadIdx.x % kGroupThreads / 8 * 4 * kLine + threadIdx.x % 8 * 4;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        *reinterpret_cast<float4*>(at + i * kTileLine) =
-            make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+      for (int i = 0; i < kOwn; ++i) {
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) {
+          const float* s = sum[i] + part * 4;
+          *reinterpret_cast<float4*>(tile + (i / 4 * 32 + i % 4) * kLine + part * 32) =
+              make_float4(s[0], s[1], s[2], s[3]);
+        }
       }
     }
   };
+
+ private:
+  static constexpr int kQuarters = 4;
+  static constexpr int kColumns = kThreads / kQuarters * 4;  // at a time
+  static constexpr int kTogether = 8;                        // rows whose parts are added up at a
+  static constexpr int kOwn = kTogether / kQuarters;         // time, of which a quarter adds up some
+
+  // Where a quarter's part of an owner's i-th row lies in the scratch.
+  __device__ static int place(int quarter, int owner, int i) {
+    const int before = owner < quarter ? owner : owner - 1;  // a quarter keeps its own rows
+    return ((quarter * (kQuarters - 1) + before) * kOwn + i) * kColumns;
+  }
+  __device__ static void unpack(const float4& from, float* to) {
+    to[0] = from.x;
+    to[1] = from.y;
+    to[2] = from.z;
+    to[3] = from.w;
+  }
+  // The next weights are on their way while some are multiplied.
+  template <int kRows>
+  __device__ static void add_products(const float* in, int line, const float* weight, int inputs,
+                                      int outputs, float4 (&sum)[kRows]) {
+    const auto load = [&](int k) { return load4(weight + std::int64_t(k) * outputs); };
+    float4 next[4] = {load(0), load(1), load(2), load(3)};
+    for (int k = 0; k < inputs; k += 4) {
+      const float4 now[4] = {next[0], next[1], next[2], next[3]};
+      if (k + 4 < inputs) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) next[i] = load(k + 4 + i);
+      }
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        float factor[4];
+        unpack(load4(in + r * line + k), factor);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          sum[r].x += factor[i] * now[i].x;
+          sum[r].y += factor[i] * now[i].y;
+          sum[r].z += factor[i] * now[i].z;
+          sum[r].w += factor[i] * now[i].w;
+        }
+      }
+    }
+  }
 };
 
 struct Bf16x3 {
   // Weights lie in fragments of B, [inputs / 16][outputs / 8][lane]: 16 bytes of one lane are its
-  // two registers of hi, then those of lo. A warp takes 32 columns at a time.
+  // two registers of hi, then those of lo. A warp takes 32 columns at a time, and has the fragments
+  // of the next steps on their way.
   template <int kRows, class Out>
   __device__ static void rows(const float* in, int line, const float* weights, int inputs,
-                              int outputs, const Out& out) {
-    constexpr int kFragments = kRows / 16, kColumns = 4;
+                              int outputs, float*, const Out& out) {
+    constexpr int kFragments = kRows / 16, kColumns = 4, kAhead = 4;
     const FragmentLane lane;
+    const int steps = inputs / 16;
     for (int column = lane.warp * 32; column < outputs; column += kThreads) {
       const int tiles = outputs - column < 32 ? 2 : kColumns;  // outputs is a multiple of 16
       const uint4* weight = reinterpret_cast<const uint4*>(weights) +
                             std::int64_t(column) / 8 * 32 + threadIdx.x % 32;
-      const auto load = [&](int k, int tile) {
-        return tile < tiles ? weight[std::int64_t(k) / 16 * (outputs / 8) * 32 + tile * 32]
-                            : make_uint4(0, 0, 0, 0);
-      };
-      float sum[kFragments][kColumns][4] = {};
-      uint4 next[kColumns];
-#pragma unroll
-      for (int tile = 0; tile < kColumns; ++tile) next[tile] = load(0, tile);
-      for (int k = 0; k < inputs; k += 16) {
-        uint4 now[kColumns];
+      uint4 ahead[kAhead][kColumns];
+      const auto load = [&](int step, uint4(&to)[kColumns]) {
 #pragma unroll
         for (int tile = 0; tile < kColumns; ++tile) {
-          now[tile] = next[tile];
-          if (k + 16 < inputs) next[tile] = load(k + 16, tile);
+          to[tile] = step < steps && tile < tiles
+                         ? weight[std::int64_t(step) * (outputs / 8) * 32 + tile * 32]
+                         : make_uint4(0, 0, 0, 0);
         }
+      };
 #pragma unroll
-        for (int f = 0; f < kFragments; ++f) {
-          std::uint32_t hi[4], lo[4];
+      for (int i = 0; i < kAhead; ++i) load(i, ahead[i]);
+      float sum[kFragments][kColumns][4] = {};
+      for (int first = 0; first < steps; first += kAhead) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float2 x = *reinterpret_cast<const float2*>(
-                in + (f * 16 + lane.group + i % 2 * 8) * line + k + lane.pair + i / 2 * 8);
-            const SplitPair split = split_bf16(x.x, x.y);
-            hi[i] = split.hi;
-            lo[i] = split.lo;
-          }
+        for (int i = 0; i < kAhead; ++i) {
+          if (first + i >= steps) break;
+          uint4 now[kColumns];
 #pragma unroll
-          for (int tile = 0; tile < kColumns; ++tile) {
-            if (tile >= tiles) continue;
-            const std::uint32_t b_hi[2] = {now[tile].x, now[tile].y};
-            const std::uint32_t b_lo[2] = {now[tile].z, now[tile].w};
-            multiply(sum[f][tile], hi, lo, b_hi, b_lo);
+          for (int tile = 0; tile < kColumns; ++tile) now[tile] = ahead[i][tile];
+          load(first + i + kAhead, ahead[i]);
+          const float* at = in + lane.group * line + (first + i) * 16 + lane.pair;
+#pragma unroll
+          for (int f = 0; f < kFragments; ++f) {
+            std::uint32_t hi[4], lo[4];
+#pragma unroll
+            for (int part = 0; part < 4; ++part) {
+              const float2 x = *reinterpret_cast<const float2*>(
+                  at + (f * 16 + part % 2 * 8) * line + part / 2 * 8);
+              const SplitPair split = split_bf16(x.x, x.y);
+              hi[part] = split.hi;
+              lo[part] = split.lo;
+            }
+            multiply(sum[f], hi, lo, now, tiles);
           }
         }
       }
@@ -176,7 +257,7 @@ struct Bf16x3 {
 #pragma unroll
         for (int tile = 0; tile < kColumns; ++tile) {
           if (tile >= tiles) continue;
-          const float (&s)[4] = sum[f][tile];
+          const float(&s)[4] = sum[f][tile];
           const float upper[2] = {s[0], s[1]}, lower[2] = {s[2], s[3]};
           out(f * 16 + lane.group, column + tile * 8 + lane.pair, upper);
           out(f * 16 + lane.group + 8, column + tile * 8 + lane.pair, lower);
@@ -184,90 +265,99 @@ struct Bf16x3 {
       }
     }
   }
+  static constexpr int scratch_size() { return 0; }
+  IQL_HD static constexpr int blocks_together(int) { return 1; }
 
   __device__ static const float* forward(const HiddenLayout& layer, const float*,
                                          const float* operands) {
     return operands + layer.forward;
   }
+  template <int kTile>
   __device__ static void write_forward(const HiddenLayout& layer, const float* tile, int row,
                                        int column, float* operand) {
-    write(tile, kTileLine, 1, row, layer.rows, column, layer.columns, operand);
+    write<kTile>(tile, tile_line(kTile), 1, row, layer.rows, column, layer.columns, operand);
   }
+  template <int kTile>
   __device__ static void write_backward(const HiddenLayout& layer, const float* tile, int row,
                                         int column, float* operand) {
-    write(tile, 1, kTileLine, column, layer.columns, row, layer.rows, operand);
+    write<kTile>(tile, 1, tile_line(kTile), column, layer.columns, row, layer.rows, operand);
   }
 
-  // Warps are 2 by 4, with 32 by 16 elements each.
+  // A group's two warps have half of the tile's columns each.
+  template <int kTile>
   struct Tile {
-    float sum[2][2][4] = {};
+    static constexpr int kLine = tile_line(kTile), kLeft = kTile / 16, kRight = kTile / 16;
+    float sum[kLeft][kRight][4] = {};
 
+    __device__ static int first_column() { return threadIdx.x / 32 % 2 * (kTile / 2); }
+
+    // kGroupRows rows of the layer's input and of its gradient.
     __device__ void add(const float* left, const float* right) {
       const FragmentLane lane;
-      const float* l = left + lane.warp % 2 * 32;
-      const float* r = right + lane.warp / 2 * 16;
+      const auto pair = [&](const float* from, int row, int column) {
+        const float* at = from + (lane.pair + row) * kLine + lane.group + column;
+        return split_bf16(at[0], at[kLine]);
+      };
+      uint4 now[kRight];
 #pragma unroll
-      for (int k = 0; k < kSlice; k += 16) {
-        const auto pair = [&](const float* slice, int k_pair, int i) {
-          const float* at = slice + (k + k_pair) * kTileLine + i;
-          return split_bf16(at[0], at[kTileLine]);
-        };
-        std::uint32_t b_hi[2][2], b_lo[2][2];
+      for (int n = 0; n < kRight; ++n) {
+        const SplitPair upper = pair(right, 0, first_column() + n * 8),
+                        lower = pair(right, 8, first_column() + n * 8);
+        now[n] = make_uint4(upper.hi, lower.hi, upper.lo, lower.lo);
+      }
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
+      for (int m = 0; m < kLeft; ++m) {
+        std::uint32_t hi[4], lo[4];
 #pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const SplitPair split = pair(r, lane.pair + i * 8, n * 8 + lane.group);
-            b_hi[n][i] = split.hi;
-            b_lo[n][i] = split.lo;
-          }
+        for (int part = 0; part < 4; ++part) {
+          const SplitPair split = pair(left, part / 2 * 8, m * 16 + part % 2 * 8);
+          hi[part] = split.hi;
+          lo[part] = split.lo;
         }
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          std::uint32_t hi[4], lo[4];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const SplitPair split = pair(l, lane.pair + i / 2 * 8, m * 16 + lane.group + i % 2 * 8);
-            hi[i] = split.hi;
-            lo[i] = split.lo;
-          }
-#pragma unroll
-          for (int n = 0; n < 2; ++n) multiply(sum[m][n], hi, lo, b_hi[n], b_lo[n]);
-        }
+        multiply(sum[m], hi, lo, now, kRight);
       }
     }
     __device__ void store(float* tile) const {
       const FragmentLane lane;
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < kLeft; ++m) {
 #pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          float* at = tile + (lane.warp % 2 * 32 + m * 16 + lane.group) * kTileLine +
-                      lane.warp / 2 * 16 + n * 8 + lane.pair;
+        for (int n = 0; n < kRight; ++n) {
+          float* at =
+              tile + (m * 16 + lane.group) * kLine + first_column() + n * 8 + lane.pair;
           *reinterpret_cast<float2*>(at) = make_float2(sum[m][n][0], sum[m][n][1]);
-          *reinterpret_cast<float2*>(at + 8 * kTileLine) = make_float2(sum[m][n][2], sum[m][n][3]);
+          *reinterpret_cast<float2*>(at + 8 * kLine) = make_float2(sum[m][n][2], sum[m][n][3]);
         }
       }
     }
   };
 
  private:
-  // The small products first.
-  __device__ static void multiply(float (&sum)[4], const std::uint32_t (&hi)[4],
-                                  const std::uint32_t (&lo)[4], const std::uint32_t (&b_hi)[2],
-                                  const std::uint32_t (&b_lo)[2]) {
-    mma_bf16(sum, lo, b_hi);
-    mma_bf16(sum, hi, b_lo);
-    mma_bf16(sum, hi, b_hi);
+  // One fragment of A times some of B: the small products first, and so that no product waits for
+  // the one before.
+  template <int kColumns>
+  __device__ static void multiply(float (&sum)[kColumns][4], const std::uint32_t (&hi)[4],
+                                  const std::uint32_t (&lo)[4], const uint4 (&b)[kColumns],
+                                  int tiles) {
+#pragma unroll
+    for (int product = 0; product < 3; ++product) {
+#pragma unroll
+      for (int tile = 0; tile < kColumns; ++tile) {
+        if (tile >= tiles) continue;
+        const std::uint32_t b_hi[2] = {b[tile].x, b[tile].y}, b_lo[2] = {b[tile].z, b[tile].w};
+        mma_bf16(sum[tile], product == 0 ? lo : hi, product == 1 ? b_lo : b_hi);
+      }
+    }
   }
 
   // The fragments of B of a tile whose element (k, n) is tile[k * k_step + n * n_step], which lies
   // at (first_k, first_n) of a matrix of [all_k, all_n].
+  template <int kTile>
   __device__ static void write(const float* tile, int k_step, int n_step, int first_k, int all_k,
                                int first_n, int all_n, float* operand) {
     uint4* fragments = reinterpret_cast<uint4*>(operand);
     for (int e = threadIdx.x; e < kTile / 16 * (kTile / 8) * 32; e += kThreads) {
-      const int k = e / 256 * 16, n = e / 32 % 8 * 8;
+      const int k = e / (kTile * 4) * 16, n = e / 32 % (kTile / 8) * 8;
       if (first_k + k >= all_k || first_n + n >= all_n) continue;
       const FragmentLane lane;
       const float* at = tile + (k + lane.pair) * k_step + (n + lane.group) * n_step;

@@ -12,7 +12,7 @@ namespace iql::cuda {
 
 enum class RowsPass {
   kTrain,     // the trained networks, forward and backward; the targets; where the losses read the
-              // old V, V(s') too; and the clock
+              // old V, V(s') too; and what the step's other launches need to know
   kNewValue,  // V(s) and V(s') after V's update
 };
 
@@ -22,11 +22,11 @@ IQL_HD inline int row_jobs(const Problem& p, RowsPass pass) {
 }
 
 // Shared memory: two panels of activations, a panel of the head's gradient, one of the terms of the
-// log-likelihood, and the rows' places in the dataset.
+// log-likelihood, what the products need, and the rows' places in the dataset.
 struct RowsShared {
   int panel_line, panel_size, head_line;
   std::int64_t* places;
-  float *panels, *head, *fit;
+  float *panels, *head, *fit, *scratch;
 
   __device__ RowsShared(const Problem& p, int rows)
       : panel_line(cuda::panel_line(p.widest)),
@@ -35,13 +35,15 @@ struct RowsShared {
         places(reinterpret_cast<std::int64_t*>(shared_floats())),
         panels(reinterpret_cast<float*>(places + rows)),
         head(panels + 2 * panel_size),
-        fit(head + rows * head_line) {}
+        fit(head + rows * head_line),
+        scratch(fit + rows * head_line) {}
 
   __device__ float* panel(int which) const { return panels + which * panel_size; }
 
-  static std::size_t bytes(const Problem& p, int rows) {
+  static std::size_t bytes(const Problem& p, int rows, int scratch) {
     const int floats = 2 * cuda::panel_line(p.widest) + 2 * padded(p.actor.head_columns);
-    return std::size_t(rows) * (floats * sizeof(float) + sizeof(std::int64_t));
+    return std::size_t(rows) * (floats * sizeof(float) + sizeof(std::int64_t)) +
+           scratch * sizeof(float);
   }
 };
 
@@ -74,9 +76,8 @@ struct RowsBlock {
     for_elements(columns / 4, [&](int row, int quad) { body(row, quad * 4); });
   }
 
-  // The network's input in panel 0. `keep` writes the rows down for the weight gradients.
-  __device__ void gather(bool next, bool keep) const {
-    const Source source = *p.source;
+  // Where the block's rows lie in the dataset; -1 for those past the batch.
+  __device__ void draw_places(const Source& source) const {
     for (int r = threadIdx.x; r < kRows; r += kThreads) {
       const int row = first_row + r;
       std::int64_t place = -1;
@@ -85,12 +86,14 @@ struct RowsBlock {
                              : batch_row(p.keys[seed], step, row, source.rows);
       }
       shared.places[r] = place;
-      if (keep) {
-        p.column(seed, kReward)[row] = place < 0 ? 0.0f : source.rewards[place];
-        p.column(seed, kMask)[row] = place < 0 ? 0.0f : source.masks[place];
-      }
     }
     __syncthreads();
+  }
+
+  // The network's input in panel 0, from the dataset. `keep` writes the batch down for others.
+  __device__ void gather(bool next, bool keep) const {
+    const Source source = *p.source;
+    draw_places(source);
     const int O = p.obs_dim, A = p.act_dim, inputs = net.hidden[0].inputs;
     const float* observations = next ? source.next_observations : source.observations;
     for_elements(keep ? p.input_columns : net.hidden[0].rows, [&](int r, int c) {
@@ -106,6 +109,34 @@ struct RowsBlock {
     __syncthreads();
   }
 
+  // What later launches read of the batch and gather() does not write down.
+  __device__ void keep_rest_of_batch() const {
+    const Source source = *p.source;
+    draw_places(source);
+    for (int r = threadIdx.x; r < kRows; r += kThreads) {
+      const std::int64_t place = shared.places[r];
+      p.column(seed, kReward)[first_row + r] = place < 0 ? 0.0f : source.rewards[place];
+      p.column(seed, kMask)[first_row + r] = place < 0 ? 0.0f : source.masks[place];
+    }
+    if (p.old_value) return;  // then nothing reads s' again
+    for_elements(p.value.hidden[0].rows, [&](int r, int c) {
+      const std::int64_t place = shared.places[r];
+      p.next_input(seed)[std::int64_t(first_row + r) * p.value.hidden[0].rows + c] =
+          place >= 0 && c < p.obs_dim ? source.next_observations[place * p.obs_dim + c] : 0;
+    });
+  }
+
+  // V's input in panel 0, as it was written down.
+  __device__ void load_input(bool next) const {
+    const float* from = next ? p.next_input(seed) : p.input(seed);
+    const int line = next ? net.hidden[0].rows : p.input_columns;
+    for_elements(net.hidden[0].rows, [&](int r, int c) {
+      shared.panel(0)[r * shared.panel_line + c] =
+          c < p.obs_dim ? from[std::int64_t(first_row + r) * line + c] : 0;
+    });
+    __syncthreads();
+  }
+
   // Through the hidden layers from panel 0; the panel that then holds the last activation.
   __device__ int forward(const float* weights, const float* operands, bool keep) const {
     int in = 0;
@@ -115,11 +146,13 @@ struct RowsBlock {
       const float* bias = weights + layer.bias;
       Precision::template rows<kRows>(shared.panel(in), shared.panel_line,
                                       Precision::forward(layer, weights, operands), layer.rows,
-                                      layer.columns, [&](int row, int column, const auto& sum) {
-                                        put(out, row, column, sum, [&](int i, float x) {
-                                          const float y = x + bias[column + i];
-                                          return y < 0 ? 0.0f : y;  // NaN stays
-                                        });
+                                      layer.columns, shared.scratch,
+                                      [&](int row, int column, const auto& sum) {
+                                        put(out, row, column, sum, bias + column,
+                                            [](float x, float own_bias) {
+                                              const float y = x + own_bias;
+                                              return y < 0 ? 0.0f : y;  // NaN stays
+                                            });
                                       });
       __syncthreads();
       if (network == engine::kActor && p.dropout) drop(l, layer.outputs, out);
@@ -219,10 +252,9 @@ struct RowsBlock {
       float* out = shared.panel(1 - in);
       Precision::template rows<kRows>(
           shared.panel(in), shared.panel_line, operands + layer.backward, layer.columns, layer.rows,
-          [&](int row, int column, const auto& sum) {
-            put(out, row, column, sum, [&](int i, float x) {
-              return activation[row * layer.rows + column + i] > 0 ? x * scale : 0.0f;
-            });
+          shared.scratch, [&](int row, int column, const auto& sum) {
+            put(out, row, column, sum, activation + row * layer.rows + column,
+                [scale](float x, float active) { return active > 0 ? x * scale : 0.0f; });
           });
       __syncthreads();
       write_down(out, layer.rows, net.hidden[l - 1].gradient);
@@ -230,16 +262,18 @@ struct RowsBlock {
     }
   }
 
-  // Some columns of a panel's row, each after `change`.
+  // Some columns of a panel's row, each after `change`, which also has its number of `beside`.
   template <int kColumns, class Change>
   __device__ void put(float* panel, int row, int column, const float (&values)[kColumns],
-                      const Change& change) const {
+                      const float* beside, const Change& change) const {
     float* at = panel + row * shared.panel_line + column;
     if constexpr (kColumns == 4) {
-      *reinterpret_cast<float4*>(at) = make_float4(change(0, values[0]), change(1, values[1]),
-                                                   change(2, values[2]), change(3, values[3]));
+      const float4 b = load4(beside);
+      *reinterpret_cast<float4*>(at) = make_float4(change(values[0], b.x), change(values[1], b.y),
+                                                   change(values[2], b.z), change(values[3], b.w));
     } else {
-      *reinterpret_cast<float2*>(at) = make_float2(change(0, values[0]), change(1, values[1]));
+      const float2 b = *reinterpret_cast<const float2*>(beside);
+      *reinterpret_cast<float2*>(at) = make_float2(change(values[0], b.x), change(values[1], b.y));
     }
   }
 
@@ -266,16 +300,17 @@ __device__ inline void tick(const Problem& p, int seed) {
   if (seed == 0) p.clock->now = step;
 }
 
-// Grid: blocks of rows, jobs, seeds. Two blocks of 16 rows, or one of 32, have the registers of a
-// multiprocessor.
+// Grid: blocks of rows, jobs, seeds.
 template <class Precision, int kRows>
-__global__ void __launch_bounds__(kThreads, kRows == 16 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, Precision::blocks_together(kRows))
     rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
+  follow_previous_launch();
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
   const bool train = pass == RowsPass::kTrain;
   const int trained = train ? p.networks() : 0;
   if (train && job == static_cast<int>(gridDim.y) - 1) {
     if (blockIdx.x == 0) tick(p, seed);
+    RowsBlock<Precision, kRows>(p, seed, engine::kValue, p.clock->next).keep_rest_of_batch();
     return;
   }
   const bool target = train && job >= trained && job < trained + p.critics;
@@ -287,7 +322,11 @@ __global__ void __launch_bounds__(kThreads, kRows == 16 ? 2 : 1)
   const float* weights = p.parameters_of(seed, network) + (target ? 3 * net.size : 0);
   const float* operands = p.operands_of(seed, network) + (target ? net.operand_size : 0);
 
-  block.gather(next, job == 0 && train);
+  if (train) {
+    block.gather(next, job == 0);
+  } else {
+    block.load_input(next);
+  }
   const int in = block.forward(weights, operands, keep);
   if (train && network == engine::kActor) {
     block.head(in, weights, [&](int row, int output, float value) {

@@ -8,71 +8,106 @@
 namespace iql::cuda {
 namespace {
 
-int most_tiles(const Problem& p, int first, int last) {
+int most_tiles(const Problem& p, int tile, int first, int last) {
   int most = 0;
-  for (int n = first; n < last; ++n) most = std::max(most, tile_count(p.layout(n)));
+  for (int n = first; n < last; ++n) most = std::max(most, tile_count(p.layout(n), tile));
   return most;
 }
 
-// The kernels of a plan.
-template <class Precision, int kRows>
-struct Kernels {
-  static cudaError_t prepare(const Problem& p) {
-    const auto allow = [](auto* kernel, std::size_t bytes) {
-      return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(bytes));
+// The launches of a step in one precision.
+template <class Precision>
+struct Launches {
+  const Problem& p;
+  const StepPlan& plan;
+  cudaStream_t stream;
+
+  static std::size_t rows_bytes(const Problem& p, int rows) {
+    return RowsShared::bytes(p, rows, Precision::scratch_size());
+  }
+  static std::size_t update_bytes(const Problem& p, int tile) {
+    return tile == 32 ? UpdateShared<32>::bytes(p) : UpdateShared<64>::bytes(p);
+  }
+
+  static cudaError_t allow(const void* kernel, std::size_t bytes) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(bytes));
+  }
+  cudaError_t prepare() const {
+    cudaError_t error = cudaSuccess;
+    const auto need = [&](auto* kernel, std::size_t bytes) {
+      if (error == cudaSuccess) error = allow(reinterpret_cast<const void*>(kernel), bytes);
     };
-    cudaError_t error = allow(rows_kernel<Precision, kRows>, RowsShared::bytes(p, kRows));
-    if (error == cudaSuccess) error = allow(update_kernel<Precision>, UpdateShared::bytes(p));
-    if (error == cudaSuccess) error = allow(refresh_kernel<Precision>, UpdateShared::bytes(p));
+    for (const int rows : {plan.train_rows, plan.value_rows}) {
+      need(rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, 32>,
+           rows_bytes(p, rows));
+    }
+    for (const int tile : {plan.value_tile, plan.others_tile}) {
+      need(tile == 32 ? update_kernel<Precision, 32> : update_kernel<Precision, 64>,
+           update_bytes(p, tile));
+    }
+    need(refresh_kernel<Precision>, update_bytes(p, 64));
     return error;
   }
 
-  static cudaError_t rows(const Problem& p, RowsPass pass, cudaStream_t stream) {
-    const dim3 grid(p.padded_batch / kRows, row_jobs(p, pass), p.seeds);
-    return launch(rows_kernel<Precision, kRows>,
-                  {grid, kThreads, RowsShared::bytes(p, kRows), stream}, p, pass);
+  cudaError_t rows(RowsPass pass) const {
+    const int rows = pass == RowsPass::kTrain ? plan.train_rows : plan.value_rows;
+    const dim3 grid(p.padded_batch / rows, row_jobs(p, pass), p.seeds);
+    return launch(rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, 32>,
+                  {grid, kThreads, rows_bytes(p, rows), stream, plan.overlaps}, p, pass);
   }
   // The networks [first, last), and the metrics after the last network.
-  static cudaError_t update(const Problem& p, int first, int last, cudaStream_t stream) {
+  cudaError_t update(int tile, int first, int last) const {
     const int metrics = last == p.networks() ? 1 : 0;
-    const dim3 grid(most_tiles(p, first, last), last - first + metrics, p.seeds);
-    return launch(update_kernel<Precision>, {grid, kThreads, UpdateShared::bytes(p), stream}, p,
-                  first);
+    const dim3 grid(most_tiles(p, tile, first, last), last - first + metrics, p.seeds);
+    return launch(tile == 32 ? update_kernel<Precision, 32> : update_kernel<Precision, 64>,
+                  {grid, kThreads, update_bytes(p, tile), stream, plan.overlaps}, p, first);
   }
 
   // One of launch_names.
-  static cudaError_t part(const Problem& p, int which, cudaStream_t stream) {
-    if (which == 0) return rows(p, RowsPass::kTrain, stream);
-    if (p.old_value) return update(p, 0, p.networks(), stream);
-    if (which == 1) return update(p, engine::kValue, engine::kActor, stream);
-    if (which == 2) return rows(p, RowsPass::kNewValue, stream);
-    return update(p, engine::kActor, p.networks(), stream);
+  cudaError_t part(int which) const {
+    if (which == 0) return rows(RowsPass::kTrain);
+    if (p.old_value) return update(plan.others_tile, 0, p.networks());
+    if (which == 1) return update(plan.value_tile, engine::kValue, engine::kActor);
+    if (which == 2) return rows(RowsPass::kNewValue);
+    return update(plan.others_tile, engine::kActor, p.networks());
   }
 
-  static cudaError_t refresh(const Problem& p, cudaStream_t stream) {
-    const dim3 grid(most_tiles(p, 0, p.networks()), p.networks(), p.seeds);
-    return launch(refresh_kernel<Precision>, {grid, kThreads, UpdateShared::bytes(p), stream}, p);
+  cudaError_t refresh() const {
+    const dim3 grid(most_tiles(p, 64, 0, p.networks()), p.networks(), p.seeds);
+    return launch(refresh_kernel<Precision>, {grid, kThreads, update_bytes(p, 64), stream}, p);
   }
 };
 
 template <class Body>
-cudaError_t with_kernels(const StepPlan& plan, const Body& body) {
-  if (plan.precision == Precision::kFp32) {
-    return plan.block_rows == 16 ? body(Kernels<Fp32, 16>()) : body(Kernels<Fp32, 32>());
-  }
-  return plan.block_rows == 16 ? body(Kernels<Bf16x3, 16>()) : body(Kernels<Bf16x3, 32>());
+auto with_launches(const Problem& p, const StepPlan& plan, void* stream, const Body& body) {
+  const auto on = static_cast<cudaStream_t>(stream);
+  return plan.precision == Precision::kFp32 ? body(Launches<Fp32>{p, plan, on})
+                                            : body(Launches<Bf16x3>{p, plan, on});
 }
 
 }  // namespace
 
-StepPlan plan_step(const Problem& p, Precision precision, int multiprocessors) {
-  const int blocks = p.padded_batch / 32 * row_jobs(p, RowsPass::kTrain) * p.seeds;
-  return {precision, blocks < 2 * multiprocessors ? 16 : 32};
+StepPlan plan_step(const Problem& p, Precision precision, int multiprocessors, bool overlaps) {
+  // Large blocks where there are enough of them to go around.
+  const auto rows = [&](RowsPass pass, int per_multiprocessor) {
+    const int blocks = p.padded_batch / 32 * row_jobs(p, pass) * p.seeds;
+    return blocks < per_multiprocessor * multiprocessors ? 16 : 32;
+  };
+  const auto tile = [&](int first, int last) {
+    const int blocks = most_tiles(p, 64, first, last) * (last - first) * p.seeds;
+    return blocks < 2 * multiprocessors ? 32 : 64;
+  };
+  return {precision, rows(RowsPass::kTrain, 2), rows(RowsPass::kNewValue, 1),
+          tile(engine::kValue, engine::kActor),
+          tile(p.old_value ? engine::kValue : engine::kActor, p.networks()), overlaps};
 }
 
 std::size_t shared_bytes(const Problem& p, const StepPlan& plan) {
-  return std::max(RowsShared::bytes(p, plan.block_rows), UpdateShared::bytes(p));
+  return with_launches(p, plan, nullptr, [&](auto launches) {
+    return std::max({launches.rows_bytes(p, std::max(plan.train_rows, plan.value_rows)),
+                     launches.update_bytes(p, plan.value_tile),
+                     launches.update_bytes(p, plan.others_tile), launches.update_bytes(p, 64)});
+  });
 }
 
 int check_code() {
@@ -81,7 +116,7 @@ int check_code() {
 }
 
 int prepare(const Problem& p, const StepPlan& plan) {
-  return with_kernels(plan, [&](auto kernels) { return kernels.prepare(p); });
+  return with_launches(p, plan, nullptr, [](auto launches) { return launches.prepare(); });
 }
 
 std::vector<const char*> launch_names(const Problem& p) {
@@ -90,8 +125,7 @@ std::vector<const char*> launch_names(const Problem& p) {
 }
 
 int launch_part(const Problem& p, const StepPlan& plan, int part, void* stream) {
-  return with_kernels(
-      plan, [&](auto kernels) { return kernels.part(p, part, static_cast<cudaStream_t>(stream)); });
+  return with_launches(p, plan, stream, [part](auto launches) { return launches.part(part); });
 }
 
 int launch_step(const Problem& p, const StepPlan& plan, void* stream) {
@@ -102,8 +136,7 @@ int launch_step(const Problem& p, const StepPlan& plan, void* stream) {
 }
 
 int launch_refresh(const Problem& p, const StepPlan& plan, void* stream) {
-  return with_kernels(
-      plan, [&](auto kernels) { return kernels.refresh(p, static_cast<cudaStream_t>(stream)); });
+  return with_launches(p, plan, stream, [](auto launches) { return launches.refresh(); });
 }
 
 }  // namespace iql::cuda

@@ -10,14 +10,17 @@ namespace iql::cuda {
 
 enum class Precision { kFp32, kBf16x3 };
 
-// What is fixed when an engine is made.
+// What is fixed when an engine is made. Sizes change no result: small ones keep a device busy with
+// few seeds, large ones read less.
 struct StepPlan {
   Precision precision;
-  int block_rows;  // rows that a block takes through a network: 16 or 32; changes no result
+  int train_rows, value_rows;   // rows that a block takes through a network: 16 or 32
+  int value_tile, others_tile;  // of weights that a block updates: 32 or 64 rows and columns
+  bool overlaps = false;        // the launches of a step
 };
 
 // The plan that keeps a device with so many multiprocessors busy.
-StepPlan plan_step(const Problem& p, Precision precision, int multiprocessors);
+StepPlan plan_step(const Problem& p, Precision precision, int multiprocessors, bool overlaps);
 // Shared memory that a block needs.
 std::size_t shared_bytes(const Problem& p, const StepPlan& plan);
 

@@ -16,58 +16,68 @@ struct TilePlace {
   int layer, row, column;
 };
 
-IQL_HD inline int tiles_along(int n) { return (n + kTile - 1) / kTile; }
-
-IQL_HD inline int tile_count(const NetworkLayout& net) {
+IQL_HD inline int tile_count(const NetworkLayout& net, int tile) {
+  const auto along = [tile](int n) { return (n + tile - 1) / tile; };
   int count = 0;
   for (int l = 0; l < net.depth; ++l) {
-    count += tiles_along(net.hidden[l].rows) * tiles_along(net.hidden[l].columns);
+    count += along(net.hidden[l].rows) * along(net.hidden[l].columns);
   }
-  return count + tiles_along(net.head_inputs) * tiles_along(net.head_columns);
+  return count + along(net.head_inputs) * along(net.head_columns);
 }
 
-IQL_HD inline TilePlace tile_place(const NetworkLayout& net, int tile) {
+template <int kTile>
+__device__ TilePlace tile_place(const NetworkLayout& net, int tile) {
+  const auto along = [](int n) { return (n + kTile - 1) / kTile; };
   for (int l = 0; l <= net.depth; ++l) {
-    const int rows = tiles_along(l < net.depth ? net.hidden[l].rows : net.head_inputs);
-    const int columns = tiles_along(l < net.depth ? net.hidden[l].columns : net.head_columns);
+    const int rows = along(l < net.depth ? net.hidden[l].rows : net.head_inputs);
+    const int columns = along(l < net.depth ? net.hidden[l].columns : net.head_columns);
     if (tile < rows * columns) return {l, tile / columns * kTile, tile % columns * kTile};
     tile -= rows * columns;
   }
   return {-1, 0, 0};  // networks with fewer tiles than the grid has
 }
 
-// Shared memory: two slices of the batch, in whose place the tile then lies; the tile of the
-// target; parts of the bias gradient; the factor of each row.
+// Shared memory: slices of the batch, in whose place the groups' sums then lie, and then the new
+// tile and that of the target; parts of the bias gradient; the factor of each row.
+template <int kTile>
 struct UpdateShared {
-  float *left, *right, *tile, *target, *bias, *factor;
+  // Batch rows of a slice: small tiles, which are for when a block has a multiprocessor to itself,
+  // take those of the usual batch at once.
+  static constexpr int kSlice = kTile == 32 ? 256 : 64;
+  static constexpr int kLine = tile_line(kTile);
+  static constexpr int kSlices = kLine * (2 * kSlice > kGroups * kTile ? 2 * kSlice
+                                                                      : kGroups * kTile);
+  float *left, *right, *bias, *factor;
 
-  __device__ UpdateShared() {
-    left = tile = shared_floats();
-    right = left + kSlice * kTileLine;
-    target = tile + kTile * kTileLine;
-    bias = target + kTile * kTileLine;
-    factor = bias + kThreads;
-  }
+  __device__ UpdateShared()
+      : left(shared_floats()),
+        right(left + kSlice * kLine),
+        bias(left + kSlices),
+        factor(bias + kGroups * kTile) {}
+  __device__ float* sum(int group) const { return left + group * kTile * kLine; }
+  __device__ float* tile() const { return sum(0); }
+  __device__ float* target() const { return sum(1); }
+
   static std::size_t bytes(const Problem& p) {
-    return (2 * kTile * kTileLine + kThreads + p.padded_batch) * sizeof(float);
+    return (kSlices + kGroups * kTile + p.padded_batch) * sizeof(float);
   }
 };
-static_assert(2 * kSlice == kTile, "the two slices and the tile share memory");
 
 // The operands of a tile of new weights, and of its target's where there is one, from shared
 // memory.
-template <class Precision>
+template <class Precision, int kTile>
 __device__ void write_operands(const Problem& p, int seed, int network, const HiddenLayout& layer,
-                               const TilePlace& place, const UpdateShared& shared) {
+                               const TilePlace& place, const UpdateShared<kTile>& shared) {
   float* operands = p.operands_of(seed, network);
-  Precision::write_forward(layer, shared.tile, place.row, place.column, operands + layer.forward);
+  Precision::template write_forward<kTile>(layer, shared.tile(), place.row, place.column,
+                                           operands + layer.forward);
   if (layer.backward >= 0) {
-    Precision::write_backward(layer, shared.tile, place.row, place.column,
-                              operands + layer.backward);
+    Precision::template write_backward<kTile>(layer, shared.tile(), place.row, place.column,
+                                              operands + layer.backward);
   }
   if (network >= engine::kCritic) {
-    Precision::write_forward(layer, shared.target, place.row, place.column,
-                             operands + p.critic.operand_size + layer.forward);
+    Precision::template write_forward<kTile>(layer, shared.target(), place.row, place.column,
+                                             operands + p.critic.operand_size + layer.forward);
   }
 }
 
@@ -99,13 +109,9 @@ struct Descent {
     if (target == nullptr) return {weight, 0};
     return {weight, target[at] = polyak(target[at], weight, alpha)};
   }
-  // Four neighbours, at a multiple of four. The new values replace the gradient and come back.
-  __device__ void step4(int at, float* gradient_then_weight, float* new_target) const {
-    const auto load = [at](const float* from) {
-      return *reinterpret_cast<const float4*>(from + at);
-    };
-    float4 w = load(weights), first = load(m), second = load(v);
-    const float4 g = *reinterpret_cast<const float4*>(gradient_then_weight);
+  // Four neighbours, at a multiple of four. What they become is left in shared memory too.
+  __device__ void step4(int at, const float4& g, float* new_weight, float* new_target) const {
+    float4 w = load4(weights + at), first = load4(m + at), second = load4(v + at);
     adam_update(w.x, first.x, second.x, g.x, adam);
     adam_update(w.y, first.y, second.y, g.y, adam);
     adam_update(w.z, first.z, second.z, g.z, adam);
@@ -113,9 +119,9 @@ struct Descent {
     *reinterpret_cast<float4*>(weights + at) = w;
     *reinterpret_cast<float4*>(m + at) = first;
     *reinterpret_cast<float4*>(v + at) = second;
-    *reinterpret_cast<float4*>(gradient_then_weight) = w;
+    *reinterpret_cast<float4*>(new_weight) = w;
     if (target == nullptr) return;
-    float4 t = load(target);
+    float4 t = load4(target + at);
     t = make_float4(polyak(t.x, w.x, alpha), polyak(t.y, w.y, alpha), polyak(t.z, w.z, alpha),
                     polyak(t.w, w.w, alpha));
     *reinterpret_cast<float4*>(target + at) = t;
@@ -125,24 +131,22 @@ struct Descent {
 
 // Grid: tiles, networks from `first` on, seeds. The step's last launch has one more place in y, for
 // its metrics.
-template <class Precision>
-__global__ void __launch_bounds__(kThreads)
+template <class Precision, int kTile>
+__global__ void __launch_bounds__(kThreads, kTile == 32 ? 2 : 1)
     update_kernel(const __grid_constant__ Problem p, int first) {
+  follow_previous_launch();
   if (first + static_cast<int>(blockIdx.y) == p.networks()) {
     if (blockIdx.x == 0) add_metrics(p, blockIdx.z);
     return;
   }
+  using Shared = UpdateShared<kTile>;
+  constexpr int kLine = Shared::kLine, kSlice = Shared::kSlice;
   const int network = first + blockIdx.y, seed = blockIdx.z, thread = threadIdx.x;
   const NetworkLayout& net = p.layout(network);
-  const TilePlace place = tile_place(net, blockIdx.x);
+  const TilePlace place = tile_place<kTile>(net, blockIdx.x);
   if (place.layer < 0) return;
   const bool head = place.layer == net.depth;
-  const UpdateShared shared;
-  const RowLosses losses(p, seed);
-  for (int r = thread; r < p.padded_batch; r += kThreads) {
-    shared.factor[r] = r < p.batch ? losses.factor(network, r) : 0;
-  }
-  __syncthreads();
+  const Shared shared;
 
   // The layer's input [padded batch][left_line], of which `inputs` columns count, and its gradient
   // [padded batch][right_line].
@@ -157,57 +161,67 @@ __global__ void __launch_bounds__(kThreads)
   const float* right = workspace + (head ? net.head_gradient : layer.gradient);
   const int right_line = head ? padded(net.head_columns) : layer.columns;
 
-  // A slice goes through registers, the next one while this one is worked on: two times four
+  // A slice goes through registers, the next one while this one is worked on: some times four
   // columns of either matrix a thread.
-  float4 next_left[2], next_right[2];
-  const int quad = thread % 16 * 4;
+  constexpr int kAcross = kTile / 4, kDown = kThreads / kAcross, kFetches = kSlice / kDown;
+  const int quad = thread % kAcross * 4, down = thread / kAcross;
+  float4 next_left[kFetches], next_right[kFetches];
   const auto fetch = [&](int slice) {
+    const bool in_left = place.row + quad < left_line, in_right = place.column + quad < right_line;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int row = slice + thread / 16 + i * 16;
-      const float4 zero = make_float4(0, 0, 0, 0);
-      float4 l = zero, r = zero;
-      if (place.row + quad < left_line) {
-        l = *reinterpret_cast<const float4*>(left + std::int64_t(row) * left_line + place.row +
-                                             quad);
+    for (int i = 0; i < kFetches; ++i) {
+      const int row = slice + down + i * kDown;
+      next_left[i] = next_right[i] = make_float4(0, 0, 0, 0);
+      if (row >= p.padded_batch) continue;
+      if (in_left) {
+        next_left[i] = load4(left + std::int64_t(row) * left_line + place.row + quad);
       }
+      if (in_right) {
+        next_right[i] = load4(right + std::int64_t(row) * right_line + place.column + quad);
+      }
+    }
+  };
+  fetch(0);
+  const RowLosses losses(p, seed);
+  for (int r = thread; r < p.padded_batch; r += kThreads) {
+    shared.factor[r] = r < p.batch ? losses.factor(network, r) : 0;
+  }
+  __syncthreads();
+
+  const int group = thread / kGroupThreads;
+  typename Precision::template Tile<kTile> tile;
+  float bias = 0;
+  for (int slice = 0; slice < p.padded_batch; slice += kSlice) {
+    if (slice > 0) __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kFetches; ++i) {
+      const int row = down + i * kDown;
+      float4 l = next_left[i], r = next_right[i];
       if (from_batch) {  // V and the actor do not take the actions, which lie beside
         const int own = inputs - place.row - quad;
         l = make_float4(own > 0 ? l.x : 0, own > 1 ? l.y : 0, own > 2 ? l.z : 0, own > 3 ? l.w : 0);
       }
-      if (place.column + quad < right_line) {
-        r = *reinterpret_cast<const float4*>(right + std::int64_t(row) * right_line + place.column +
-                                             quad);
-        const float f = shared.factor[row];
-        r = make_float4(r.x * f, r.y * f, r.z * f, r.w * f);
-      }
-      next_left[i] = l;
-      next_right[i] = r;
-    }
-  };
-  typename Precision::Tile tile;
-  float bias = 0;
-  fetch(0);
-  for (int slice = 0; slice < p.padded_batch; slice += kSlice) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int at = (thread / 16 + i * 16) * kTileLine + quad;
-      *reinterpret_cast<float4*>(shared.left + at) = next_left[i];
-      *reinterpret_cast<float4*>(shared.right + at) = next_right[i];
+      const float f = slice + row < p.padded_batch ? shared.factor[slice + row] : 0;
+      *reinterpret_cast<float4*>(shared.left + row * kLine + quad) = l;
+      *reinterpret_cast<float4*>(shared.right + row * kLine + quad) =
+          make_float4(r.x * f, r.y * f, r.z * f, r.w * f);
     }
     __syncthreads();
     if (slice + kSlice < p.padded_batch) fetch(slice + kSlice);
-    tile.add(shared.left, shared.right);
-    // The bias: a quarter of the slice's rows of each column a thread.
-    if (place.row == 0) {
-      for (int r = 0; r < kSlice / 4; ++r) {
-        bias += shared.right[(thread / kTile * (kSlice / 4) + r) * kTileLine + thread % kTile];
+    const int rows = p.padded_batch - slice < kSlice ? p.padded_batch - slice : kSlice;
+    for (int row = group * kGroupRows; row < rows; row += kGroups * kGroupRows) {
+      tile.add(shared.left + row * kLine, shared.right + row * kLine);
+    }
+    // The bias: a group's rows of each column a thread.
+    if (place.row == 0 && thread < kGroups * kTile) {
+      for (int row = thread / kTile * kGroupRows; row < rows; row += kGroups * kGroupRows) {
+        for (int r = 0; r < kGroupRows; ++r) bias += shared.right[(row + r) * kLine + thread % kTile];
       }
     }
-    __syncthreads();
   }
-  tile.store(shared.tile);
-  shared.bias[thread] = bias;
+  __syncthreads();
+  tile.store(shared.sum(group));
+  if (thread < kGroups * kTile) shared.bias[thread] = bias;
   __syncthreads();
 
   const Descent descent(p, seed, network);
@@ -219,19 +233,23 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (head) {  // [outputs][head_inputs]: neighbours are rows of the tile
     for (int e = thread; e < kTile * kTile; e += kThreads) {
-      const int i = place.row + e % kTile, j = place.column + e / kTile;
-      if (i < net.head_inputs && j < net.outputs) {
-        descent.step(net.head_weight + j * net.head_inputs + i,
-                     shared.tile[e % kTile * kTileLine + e / kTile]);
+      const int i = e % kTile, j = e / kTile;
+      if (place.row + i < net.head_inputs && place.column + j < net.outputs) {
+        const auto part = [&](int g) { return shared.sum(g)[i * kLine + j]; };
+        descent.step(net.head_weight + (place.column + j) * net.head_inputs + place.row + i,
+                     (part(0) + part(1)) + (part(2) + part(3)));
       }
     }
     return;
   }
+#pragma unroll
   for (int e = thread; e < kTile * kTile / 4; e += kThreads) {
-    const int i = e / 16, j = e % 16 * 4;
+    const int i = e / kAcross, j = e % kAcross * 4;
     if (place.row + i >= layer.rows || place.column + j >= layer.columns) continue;
-    descent.step4(layer.weight + (place.row + i) * layer.columns + place.column + j,
-                  shared.tile + i * kTileLine + j, shared.target + i * kTileLine + j);
+    const auto part = [&](int g) { return load4(shared.sum(g) + i * kLine + j); };
+    const float4 gradient = add4(add4(part(0), part(1)), add4(part(2), part(3)));
+    descent.step4(layer.weight + (place.row + i) * layer.columns + place.column + j, gradient,
+                  shared.tile() + i * kLine + j, shared.target() + i * kLine + j);
   }
   __syncthreads();
   write_operands<Precision>(p, seed, network, layer, place, shared);
@@ -240,19 +258,22 @@ __global__ void __launch_bounds__(kThreads)
 // Operands from weights that the host wrote. Grid: tiles, networks, seeds.
 template <class Precision>
 __global__ void __launch_bounds__(kThreads) refresh_kernel(const __grid_constant__ Problem p) {
+  constexpr int kTile = 64;
   const int network = blockIdx.y, seed = blockIdx.z;
   const NetworkLayout& net = p.layout(network);
-  const TilePlace place = tile_place(net, blockIdx.x);
+  const TilePlace place = tile_place<kTile>(net, blockIdx.x);
   if (place.layer < 0 || place.layer == net.depth) return;
   const HiddenLayout& layer = net.hidden[place.layer];
-  const UpdateShared shared;
+  const UpdateShared<kTile> shared;
   const float* weights = p.parameters_of(seed, network) + layer.weight;
   for (int e = threadIdx.x; e < kTile * kTile; e += kThreads) {
     const int i = e / kTile, j = e % kTile;
     if (place.row + i >= layer.rows || place.column + j >= layer.columns) continue;
     const int at = (place.row + i) * layer.columns + place.column + j;
-    shared.tile[i * kTileLine + j] = weights[at];
-    if (network >= engine::kCritic) shared.target[i * kTileLine + j] = weights[3 * net.size + at];
+    shared.tile()[i * shared.kLine + j] = weights[at];
+    if (network >= engine::kCritic) {
+      shared.target()[i * shared.kLine + j] = weights[3 * net.size + at];
+    }
   }
   __syncthreads();
   write_operands<Precision>(p, seed, network, layer, place, shared);

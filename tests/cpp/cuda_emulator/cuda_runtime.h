@@ -3,8 +3,8 @@
 //
 // Each CUDA thread is a fiber that runs until it waits for others: at __syncthreads, a shuffle or
 // an mma. Which fiber goes on then, and in which order blocks run, is drawn from a seeded
-// generator, so that what one thread does before a barrier and another after it can come in either
-// order. Memory starts as NaN: every byte of device and of dynamic shared memory is 0xFF (a
+// generator, or such that one warp lags behind all others, so that what one thread does before a
+// barrier and another after it can come in either order. Memory starts as NaN: every byte of device and of dynamic shared memory is 0xFF (a
 // __shared__ array keeps what the block before left). Blocks run one after another; a launch is
 // over when cudaLaunchKernelEx returns, as if each stream were in order and alone.
 //
@@ -164,7 +164,14 @@ using cudaEvent_t = struct CUevent_st*;
 using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;
 
-struct cudaLaunchAttribute;
+// Launches that may overlap are over before the next one all the same.
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes = 0;

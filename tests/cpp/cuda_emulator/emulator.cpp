@@ -67,6 +67,11 @@ void make_runnable(std::vector<int>& waiting) {
 
 void suspend() { fibers[current]->suspend(); }
 
+// Every other schedule has a warp that goes on only when no other thread can.
+bool slow_warp(int thread) {
+  return schedule % 2 == 0 && thread / 32 == static_cast<int>(schedule / 2 % block->warps.size());
+}
+
 void run_block(const std::function<void()>& body) {
   const int count = static_cast<int>(block->threads.size());
   while (static_cast<int>(fibers.size()) < count) fibers.push_back(std::make_unique<Fiber>());
@@ -92,7 +97,10 @@ void run_block(const std::function<void()>& body) {
     if (schedule == 0) {
       current = runnable[next++];
     } else {
-      const std::size_t drawn = generator() % runnable.size();
+      std::size_t drawn = generator() % runnable.size();
+      for (std::size_t tries = 0; slow_warp(runnable[drawn]) && tries < runnable.size(); ++tries) {
+        drawn = (drawn + 1) % runnable.size();
+      }
       current = runnable[drawn];
       runnable[drawn] = runnable.back();
       runnable.pop_back();
