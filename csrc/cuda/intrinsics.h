@@ -28,6 +28,36 @@ __device__ __forceinline__ void follow_previous_launch() {
 #endif
 }
 
+// Copies from global to shared memory that pass by the thread's registers. A thread may read what it
+// copied once it has waited; others, after a barrier from there on.
+__device__ __forceinline__ void copy_16_bytes(void* shared, const void* global) {
+#ifdef __CUDACC__
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+#else
+  emulator::copy_later(shared, global, 16);
+#endif
+}
+// Ends a group of copies.
+__device__ __forceinline__ void end_of_copies() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#else
+  emulator::end_of_copies();
+#endif
+}
+// For all groups of this thread's copies but the last few.
+template <int kGroups>
+__device__ __forceinline__ void wait_for_copies() {
+#ifdef __CUDACC__
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+#else
+  emulator::wait_for_copies(kGroups);
+#endif
+}
+
 // Of the lanes' values, in an order that is always the same; every lane has the sum.
 template <class T>
 __device__ __forceinline__ T warp_sum(T value) {

@@ -1,8 +1,7 @@
 // The two kinds of product of a training step, in two precisions with one interface.
 //
-// Rows: a few rows of activations in shared memory times a layer's weights, which stream from the
-// L2 cache straight into registers in the order in which threads take them. Each weight is used by
-// few warps of a block, so shared memory would save nothing.
+// Rows: a few rows of activations in shared memory times a layer's weights, which come from the L2
+// cache through a WeightQueue. No two threads of a block take the same weight.
 //
 // Tile: a tile of a weight gradient, the sum over the batch of products of two columns. All of the
 // batch is summed in one block, so there are no atomics and a result is the same every time.
@@ -15,10 +14,10 @@
 
 #include "cuda/intrinsics.h"
 #include "cuda/layout.h"
+#include "cuda/queue.h"
 
 namespace iql::cuda {
 
-constexpr int kThreads = 256;  // of a block of the kernels here
 // A tile of weights has 32 or 64 rows and columns. Four groups of threads take this many rows each of
 // the batch in turn, so that the order of a sum does not depend on the tile.
 constexpr int kGroups = 4;
@@ -44,22 +43,30 @@ __device__ __forceinline__ float4 add4(const float4& a, const float4& b) {
 }
 
 struct Fp32 {
+  static constexpr int kQuarters = 4;
+  static constexpr int kTogether = 8;                   // rows whose parts are added up at a time,
+  static constexpr int kOwn = kTogether / kQuarters;    // of which a quarter adds up some
+  static constexpr int kScratch = kQuarters * (kTogether - kOwn) * kThreads;  // floats
+  // Blocks of so many rows whose registers a multiprocessor has.
+  IQL_HD static constexpr int blocks_together(int rows) { return rows == 16 ? 2 : 1; }
+
   // out(row, column, values of 4 columns) of in [kRows][inputs] times weights [inputs][outputs].
   // Threads are 64 groups of 4 columns by 4 quarters of the inputs, so that a weight goes to one
   // thread alone; what the quarters make is added up in `scratch`, some rows at a time.
-  template <int kRows, class Out>
-  __device__ static void rows(const float* in, int line, const float* weights, int inputs,
-                              int outputs, float* scratch, const Out& out) {
+  template <int kRows, class Queue, class Out>
+  __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
+                              float* scratch, const Out& out) {
     const int quarter = threadIdx.x / 64, share = inputs / kQuarters;
-    for (int first = 0; first < outputs; first += kColumns) {
+    in += quarter * share;
+    for (int first = 0; first < outputs; first += kThreads) {
       const int column = first + threadIdx.x % 64 * 4;
       float4 sum[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) sum[r] = make_float4(0, 0, 0, 0);
-      if (column < outputs) {
-        add_products(in + quarter * share, line,
-                     weights + std::int64_t(quarter) * share * outputs + column, share, outputs,
-                     sum);
+      for (int k = 0; k < share; k += 4) {
+        float4 weight[4];
+        queue.take(weight);
+        if (column < outputs) add_products(in + k, line, weight, sum);
       }
 #pragma unroll
       for (int group = 0; group < kRows; group += kTogether) {
@@ -91,10 +98,13 @@ struct Fp32 {
       }
     }
   }
-  // Floats of the scratch.
-  static constexpr int scratch_size() { return kQuarters * (kTogether - kOwn) * kColumns; }
-  // Blocks of so many rows whose registers a multiprocessor has.
-  IQL_HD static constexpr int blocks_together(int rows) { return rows == 16 ? 2 : 1; }
+  // In each step four rows of the thread's quarter.
+  __device__ static WeightShare share(const Weights& weights, int first_column) {
+    const int column = first_column + threadIdx.x % 64 * 4;
+    const int row = threadIdx.x / 64 * (weights.inputs / kQuarters);
+    return {weights.at + row * weights.outputs + column, column < weights.outputs ? 4 : 0,
+            weights.outputs, weights.inputs / kQuarters / 4, weights.outputs * 4};
+  }
 
   // The weights themselves serve the forward pass.
   __device__ static const float* forward(const HiddenLayout& layer, const float* weights,
@@ -128,7 +138,7 @@ struct Fp32 {
     __device__ void add(const float* left, const float* right) {
       left += threadIdx.x % kGroupThreads / 8 * 4;
       right += threadIdx.x % 8 * 4;
-#pragma unroll 4
+#pragma unroll 2
       for (int k = 0; k < kGroupRows; ++k) {
         float x[kOwn], y[kOwn];
 #pragma unroll
@@ -158,15 +168,10 @@ struct Fp32 {
   };
 
  private:
-  static constexpr int kQuarters = 4;
-  static constexpr int kColumns = kThreads / kQuarters * 4;  // at a time
-  static constexpr int kTogether = 8;                        // rows whose parts are added up at a
-  static constexpr int kOwn = kTogether / kQuarters;         // time, of which a quarter adds up some
-
   // Where a quarter's part of an owner's i-th row lies in the scratch.
   __device__ static int place(int quarter, int owner, int i) {
     const int before = owner < quarter ? owner : owner - 1;  // a quarter keeps its own rows
-    return ((quarter * (kQuarters - 1) + before) * kOwn + i) * kColumns;
+    return ((quarter * (kQuarters - 1) + before) * kOwn + i) * kThreads;
   }
   __device__ static void unpack(const float4& from, float* to) {
     to[0] = from.x;
@@ -174,82 +179,55 @@ struct Fp32 {
     to[2] = from.z;
     to[3] = from.w;
   }
-  // The next weights are on their way while some are multiplied.
   template <int kRows>
-  __device__ static void add_products(const float* in, int line, const float* weight, int inputs,
-                                      int outputs, float4 (&sum)[kRows]) {
-    const auto load = [&](int k) { return load4(weight + std::int64_t(k) * outputs); };
-    float4 next[4] = {load(0), load(1), load(2), load(3)};
-    for (int k = 0; k < inputs; k += 4) {
-      const float4 now[4] = {next[0], next[1], next[2], next[3]};
-      if (k + 4 < inputs) {
+  __device__ static void add_products(const float* in, int line, const float4 (&weight)[4],
+                                      float4 (&sum)[kRows]) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) next[i] = load(k + 4 + i);
-      }
+    for (int r = 0; r < kRows; ++r) {
+      float factor[4];
+      unpack(load4(in + r * line), factor);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        float factor[4];
-        unpack(load4(in + r * line + k), factor);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          sum[r].x += factor[i] * now[i].x;
-          sum[r].y += factor[i] * now[i].y;
-          sum[r].z += factor[i] * now[i].z;
-          sum[r].w += factor[i] * now[i].w;
-        }
+      for (int i = 0; i < 4; ++i) {
+        sum[r].x += factor[i] * weight[i].x;
+        sum[r].y += factor[i] * weight[i].y;
+        sum[r].z += factor[i] * weight[i].z;
+        sum[r].w += factor[i] * weight[i].w;
       }
     }
   }
 };
 
 struct Bf16x3 {
+  static constexpr int kScratch = 0;
+  IQL_HD static constexpr int blocks_together(int) { return 2; }
+
   // Weights lie in fragments of B, [inputs / 16][outputs / 8][lane]: 16 bytes of one lane are its
-  // two registers of hi, then those of lo. A warp takes 32 columns at a time, and has the fragments
-  // of the next steps on their way.
-  template <int kRows, class Out>
-  __device__ static void rows(const float* in, int line, const float* weights, int inputs,
-                              int outputs, float*, const Out& out) {
-    constexpr int kFragments = kRows / 16, kColumns = 4, kAhead = 4;
+  // two registers of hi, then those of lo. A warp takes 32 columns at a time.
+  template <int kRows, class Queue, class Out>
+  __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
+                              float*, const Out& out) {
+    constexpr int kFragments = kRows / 16;
     const FragmentLane lane;
-    const int steps = inputs / 16;
-    for (int column = lane.warp * 32; column < outputs; column += kThreads) {
-      const int tiles = outputs - column < 32 ? 2 : kColumns;  // outputs is a multiple of 16
-      const uint4* weight = reinterpret_cast<const uint4*>(weights) +
-                            std::int64_t(column) / 8 * 32 + threadIdx.x % 32;
-      uint4 ahead[kAhead][kColumns];
-      const auto load = [&](int step, uint4(&to)[kColumns]) {
-#pragma unroll
-        for (int tile = 0; tile < kColumns; ++tile) {
-          to[tile] = step < steps && tile < tiles
-                         ? weight[std::int64_t(step) * (outputs / 8) * 32 + tile * 32]
-                         : make_uint4(0, 0, 0, 0);
-        }
-      };
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) load(i, ahead[i]);
+    in += lane.group * line + lane.pair;
+    for (int first = 0; first < outputs; first += kThreads) {
+      const int column = first + lane.warp * kColumns * 8, tiles = tiles_from(column, outputs);
       float sum[kFragments][kColumns][4] = {};
-      for (int first = 0; first < steps; first += kAhead) {
+      for (int k = 0; k < inputs; k += 16) {
+        float4 weight[kColumns];
+        queue.take(weight);
+        if (tiles == 0) continue;
 #pragma unroll
-        for (int i = 0; i < kAhead; ++i) {
-          if (first + i >= steps) break;
-          uint4 now[kColumns];
+        for (int f = 0; f < kFragments; ++f) {
+          std::uint32_t hi[4], lo[4];
 #pragma unroll
-          for (int tile = 0; tile < kColumns; ++tile) now[tile] = ahead[i][tile];
-          load(first + i + kAhead, ahead[i]);
-          const float* at = in + lane.group * line + (first + i) * 16 + lane.pair;
-#pragma unroll
-          for (int f = 0; f < kFragments; ++f) {
-            std::uint32_t hi[4], lo[4];
-#pragma unroll
-            for (int part = 0; part < 4; ++part) {
-              const float2 x = *reinterpret_cast<const float2*>(
-                  at + (f * 16 + part % 2 * 8) * line + part / 2 * 8);
-              const SplitPair split = split_bf16(x.x, x.y);
-              hi[part] = split.hi;
-              lo[part] = split.lo;
-            }
-            multiply(sum[f], hi, lo, now, tiles);
+          for (int part = 0; part < 4; ++part) {
+            const float2 x = *reinterpret_cast<const float2*>(in + (f * 16 + part % 2 * 8) * line +
+                                                              k + part / 2 * 8);
+            const SplitPair split = split_bf16(x.x, x.y);
+            hi[part] = split.hi;
+            lo[part] = split.lo;
           }
+          multiply(sum[f], hi, lo, weight, tiles);
         }
       }
 #pragma unroll
@@ -265,8 +243,13 @@ struct Bf16x3 {
       }
     }
   }
-  static constexpr int scratch_size() { return 0; }
-  IQL_HD static constexpr int blocks_together(int) { return 1; }
+  // In each step the fragments of 16 inputs and the warp's columns.
+  __device__ static WeightShare share(const Weights& weights, int first_column) {
+    const int column = first_column + static_cast<int>(threadIdx.x) / 32 * kColumns * 8;
+    return {weights.at + (column / 8 * 32 + static_cast<int>(threadIdx.x) % 32) * 4,
+            tiles_from(column, weights.outputs), 32 * 4, weights.inputs / 16,
+            weights.outputs / 8 * 32 * 4};
+  }
 
   __device__ static const float* forward(const HiddenLayout& layer, const float*,
                                          const float* operands) {
@@ -298,12 +281,13 @@ struct Bf16x3 {
         const float* at = from + (lane.pair + row) * kLine + lane.group + column;
         return split_bf16(at[0], at[kLine]);
       };
-      uint4 now[kRight];
+      float4 fragment[kRight];
 #pragma unroll
       for (int n = 0; n < kRight; ++n) {
         const SplitPair upper = pair(right, 0, first_column() + n * 8),
                         lower = pair(right, 8, first_column() + n * 8);
-        now[n] = make_uint4(upper.hi, lower.hi, upper.lo, lower.lo);
+        fragment[n] = make_float4(__uint_as_float(upper.hi), __uint_as_float(lower.hi),
+                                  __uint_as_float(upper.lo), __uint_as_float(lower.lo));
       }
 #pragma unroll
       for (int m = 0; m < kLeft; ++m) {
@@ -314,7 +298,7 @@ struct Bf16x3 {
           hi[part] = split.hi;
           lo[part] = split.lo;
         }
-        multiply(sum[m], hi, lo, now, kRight);
+        multiply(sum[m], hi, lo, fragment, kRight);
       }
     }
     __device__ void store(float* tile) const {
@@ -333,19 +317,28 @@ struct Bf16x3 {
   };
 
  private:
+  static constexpr int kColumns = 4;  // tiles of 8 columns that a warp takes at a time
+
+  IQL_HD static int tiles_from(int column, int outputs) {
+    const int tiles = (outputs - column) / 8;  // an even number
+    return tiles < 0 ? 0 : tiles < kColumns ? tiles : kColumns;
+  }
+
   // One fragment of A times some of B: the small products first, and so that no product waits for
   // the one before.
-  template <int kColumns>
-  __device__ static void multiply(float (&sum)[kColumns][4], const std::uint32_t (&hi)[4],
-                                  const std::uint32_t (&lo)[4], const uint4 (&b)[kColumns],
+  template <int kTiles>
+  __device__ static void multiply(float (&sum)[kTiles][4], const std::uint32_t (&hi)[4],
+                                  const std::uint32_t (&lo)[4], const float4 (&b)[kTiles],
                                   int tiles) {
 #pragma unroll
     for (int product = 0; product < 3; ++product) {
 #pragma unroll
-      for (int tile = 0; tile < kColumns; ++tile) {
+      for (int tile = 0; tile < kTiles; ++tile) {
         if (tile >= tiles) continue;
-        const std::uint32_t b_hi[2] = {b[tile].x, b[tile].y}, b_lo[2] = {b[tile].z, b[tile].w};
-        mma_bf16(sum[tile], product == 0 ? lo : hi, product == 1 ? b_lo : b_hi);
+        const bool low = product == 1;
+        const std::uint32_t fragment[2] = {__float_as_uint(low ? b[tile].z : b[tile].x),
+                                           __float_as_uint(low ? b[tile].w : b[tile].y)};
+        mma_bf16(sum[tile], product == 0 ? lo : hi, fragment);
       }
     }
   }

@@ -5,6 +5,7 @@
 #include "cuda/intrinsics.h"
 #include "cuda/layout.h"
 #include "cuda/products.h"
+#include "cuda/queue.h"
 #include "iql/gaussian.h"
 #include "iql/philox.h"
 
@@ -26,9 +27,9 @@ IQL_HD inline int row_jobs(const Problem& p, RowsPass pass) {
 struct RowsShared {
   int panel_line, panel_size, head_line;
   std::int64_t* places;
-  float *panels, *head, *fit, *scratch;
+  float *panels, *head, *fit, *scratch, *queue;
 
-  __device__ RowsShared(const Problem& p, int rows)
+  __device__ RowsShared(const Problem& p, int rows, int scratch_size)
       : panel_line(cuda::panel_line(p.widest)),
         panel_size(rows * panel_line),
         head_line(padded(p.actor.head_columns)),
@@ -36,14 +37,38 @@ struct RowsShared {
         panels(reinterpret_cast<float*>(places + rows)),
         head(panels + 2 * panel_size),
         fit(head + rows * head_line),
-        scratch(fit + rows * head_line) {}
+        scratch(fit + rows * head_line),
+        queue(scratch + scratch_size) {}
 
   __device__ float* panel(int which) const { return panels + which * panel_size; }
 
-  static std::size_t bytes(const Problem& p, int rows, int scratch) {
+  static std::size_t bytes(const Problem& p, int rows, int scratch_size) {
     const int floats = 2 * cuda::panel_line(p.widest) + 2 * padded(p.actor.head_columns);
     return std::size_t(rows) * (floats * sizeof(float) + sizeof(std::int64_t)) +
-           scratch * sizeof(float);
+           scratch_size * sizeof(float);
+  }
+};
+
+// The products of a network's way forward and, where there is one, back.
+template <class Precision>
+struct RowsProducts {
+  const NetworkLayout& net;
+  const float *weights, *operands;
+  int count;
+
+  __device__ RowsProducts(const NetworkLayout& net_, const float* weights_, const float* operands_,
+                          bool back)
+      : net(net_),
+        weights(weights_),
+        operands(operands_),
+        count(back ? 2 * net_.depth - 1 : net_.depth) {}
+  __device__ Weights operator[](int i) const {
+    const bool back = i >= net.depth;
+    const int l = back ? 2 * net.depth - 1 - i : i;
+    if (l < 0) __builtin_unreachable();  // since i < count
+    const HiddenLayout& layer = net.hidden[l];
+    if (back) return {operands + layer.backward, layer.columns, layer.rows};
+    return {Precision::forward(layer, weights, operands), layer.rows, layer.columns};
   }
 };
 
@@ -63,7 +88,7 @@ struct RowsBlock {
         network(network_),
         first_row(blockIdx.x * kRows),
         step(step_),
-        shared(problem, kRows) {}
+        shared(problem, kRows, Precision::kScratch) {}
 
   // body(row of the block, column) for each element of the block's rows, neighbours side by side.
   template <class Body>
@@ -138,15 +163,15 @@ struct RowsBlock {
   }
 
   // Through the hidden layers from panel 0; the panel that then holds the last activation.
-  __device__ int forward(const float* weights, const float* operands, bool keep) const {
+  template <class Queue>
+  __device__ int forward(const float* weights, Queue& queue, bool keep) const {
     int in = 0;
     for (int l = 0; l < net.depth; ++l) {
       const HiddenLayout& layer = net.hidden[l];
       float* out = shared.panel(1 - in);
       const float* bias = weights + layer.bias;
-      Precision::template rows<kRows>(shared.panel(in), shared.panel_line,
-                                      Precision::forward(layer, weights, operands), layer.rows,
-                                      layer.columns, shared.scratch,
+      Precision::template rows<kRows>(shared.panel(in), shared.panel_line, layer.rows,
+                                      layer.columns, queue, shared.scratch,
                                       [&](int row, int column, const auto& sum) {
                                         put(out, row, column, sum, bias + column,
                                             [](float x, float own_bias) {
@@ -225,7 +250,8 @@ struct RowsBlock {
 
   // From the head's gradient in shared.head to that of every hidden layer; `in` is the panel of the
   // last activation. `scale` is dropout's factor on the units it kept.
-  __device__ void backward(int in, const float* weights, const float* operands, float scale) const {
+  template <class Queue>
+  __device__ void backward(int in, const float* weights, Queue& queue, float scale) const {
     const int head_columns = padded(net.head_columns);
     float* workspace = p.workspace_of(seed, network);
     for_elements(head_columns, [&](int row, int c) {
@@ -251,8 +277,8 @@ struct RowsBlock {
           workspace + net.hidden[l - 1].activation + std::int64_t(first_row) * layer.rows;
       float* out = shared.panel(1 - in);
       Precision::template rows<kRows>(
-          shared.panel(in), shared.panel_line, operands + layer.backward, layer.columns, layer.rows,
-          shared.scratch, [&](int row, int column, const auto& sum) {
+          shared.panel(in), shared.panel_line, layer.columns, layer.rows, queue, shared.scratch,
+          [&](int row, int column, const auto& sum) {
             put(out, row, column, sum, activation + row * layer.rows + column,
                 [scale](float x, float active) { return active > 0 ? x * scale : 0.0f; });
           });
@@ -303,7 +329,7 @@ __device__ inline void tick(const Problem& p, int seed) {
 // Grid: blocks of rows, jobs, seeds.
 template <class Precision, int kRows>
 __global__ void __launch_bounds__(kThreads, Precision::blocks_together(kRows))
-    rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
+    rows_kernel(const __grid_constant__ Problem p, RowsPass pass, int queue_slots) {
   follow_previous_launch();
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
   const bool train = pass == RowsPass::kTrain;
@@ -321,13 +347,16 @@ __global__ void __launch_bounds__(kThreads, Precision::blocks_together(kRows))
   const NetworkLayout& net = block.net;
   const float* weights = p.parameters_of(seed, network) + (target ? 3 * net.size : 0);
   const float* operands = p.operands_of(seed, network) + (target ? net.operand_size : 0);
+  using Products = RowsProducts<Precision>;
+  WeightQueue<Precision, Products> queue(block.shared.queue, queue_slots,
+                                         Products(net, weights, operands, keep));
 
   if (train) {
     block.gather(next, job == 0);
   } else {
     block.load_input(next);
   }
-  const int in = block.forward(weights, operands, keep);
+  const int in = block.forward(weights, queue, keep);
   if (train && network == engine::kActor) {
     block.head(in, weights, [&](int row, int output, float value) {
       block.shared.head[row * block.shared.head_line + output] = value;
@@ -348,7 +377,7 @@ __global__ void __launch_bounds__(kThreads, Precision::blocks_together(kRows))
     if (keep) __syncthreads();
   }
   if (keep) {
-    block.backward(in, weights, operands, network == engine::kActor && p.dropout ? p.kept : 1.0f);
+    block.backward(in, weights, queue, network == engine::kActor && p.dropout ? p.kept : 1.0f);
   }
 }
 

@@ -1,12 +1,15 @@
 #include <algorithm>
 
 #include "cuda/launch.h"
+#include "cuda/queue.h"
 #include "cuda/rows.h"
 #include "cuda/step.h"
 #include "cuda/update.h"
 
 namespace iql::cuda {
 namespace {
+
+constexpr std::size_t kSharedOfSystem = 1024;  // that a block takes beside its own
 
 int most_tiles(const Problem& p, int tile, int first, int last) {
   int most = 0;
@@ -21,9 +24,11 @@ struct Launches {
   const StepPlan& plan;
   cudaStream_t stream;
 
-  static std::size_t rows_bytes(const Problem& p, int rows) {
-    return RowsShared::bytes(p, rows, Precision::scratch_size());
+  static std::size_t rows_bytes(const Problem& p, const RowsPlan& rows) {
+    return RowsShared::bytes(p, rows.rows, Precision::kScratch) +
+           WeightQueue<Precision, RowsProducts<Precision>>::bytes(rows.queue_slots);
   }
+  static int blocks_together(int rows) { return Precision::blocks_together(rows); }
   static std::size_t update_bytes(const Problem& p, int tile) {
     return tile == 32 ? UpdateShared<32>::bytes(p) : UpdateShared<64>::bytes(p);
   }
@@ -37,9 +42,10 @@ struct Launches {
     const auto need = [&](auto* kernel, std::size_t bytes) {
       if (error == cudaSuccess) error = allow(reinterpret_cast<const void*>(kernel), bytes);
     };
-    for (const int rows : {plan.train_rows, plan.value_rows}) {
-      need(rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, 32>,
-           rows_bytes(p, rows));
+    const auto most_rows_bytes = std::max(rows_bytes(p, plan.train), rows_bytes(p, plan.value));
+    for (const RowsPlan& rows : {plan.train, plan.value}) {
+      need(rows.rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, 32>,
+           most_rows_bytes);
     }
     for (const int tile : {plan.value_tile, plan.others_tile}) {
       need(tile == 32 ? update_kernel<Precision, 32> : update_kernel<Precision, 64>,
@@ -50,10 +56,11 @@ struct Launches {
   }
 
   cudaError_t rows(RowsPass pass) const {
-    const int rows = pass == RowsPass::kTrain ? plan.train_rows : plan.value_rows;
-    const dim3 grid(p.padded_batch / rows, row_jobs(p, pass), p.seeds);
-    return launch(rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, 32>,
-                  {grid, kThreads, rows_bytes(p, rows), stream, plan.overlaps}, p, pass);
+    const RowsPlan& rows = pass == RowsPass::kTrain ? plan.train : plan.value;
+    const dim3 grid(p.padded_batch / rows.rows, row_jobs(p, pass), p.seeds);
+    return launch(rows.rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, 32>,
+                  {grid, kThreads, rows_bytes(p, rows), stream, plan.overlaps}, p, pass,
+                  rows.queue_slots);
   }
   // The networks [first, last), and the metrics after the last network.
   cudaError_t update(int tile, int first, int last) const {
@@ -87,24 +94,42 @@ auto with_launches(const Problem& p, const StepPlan& plan, void* stream, const B
 
 }  // namespace
 
-StepPlan plan_step(const Problem& p, Precision precision, int multiprocessors, bool overlaps) {
+StepPlan plan_step(const Problem& p, Precision precision, const Limits& limits) {
+  StepPlan of_precision{};
+  of_precision.precision = precision;
   // Large blocks where there are enough of them to go around.
-  const auto rows = [&](RowsPass pass, int per_multiprocessor) {
+  const auto rows = [&](RowsPass pass, int per_multiprocessor) -> RowsPlan {
     const int blocks = p.padded_batch / 32 * row_jobs(p, pass) * p.seeds;
-    return blocks < per_multiprocessor * multiprocessors ? 16 : 32;
+    const bool few = blocks < per_multiprocessor * limits.multiprocessors;
+    RowsPlan plan{few ? 16 : 32, 8};
+    // As long a queue as leaves room for the blocks that come to a multiprocessor.
+    with_launches(p, of_precision, nullptr, [&](auto launches) {
+      const int all = p.padded_batch / plan.rows * row_jobs(p, pass) * p.seeds;
+      const int room = launches.blocks_together(plan.rows);
+      const std::size_t together = all <= limits.multiprocessors ? 1 : room;
+      const auto fits = [&] {
+        const std::size_t bytes = launches.rows_bytes(p, plan);
+        return bytes <= limits.shared_of_block &&
+               together * (bytes + kSharedOfSystem) <= limits.shared_of_multiprocessor;
+      };
+      while (plan.queue_slots > 2 && !fits()) plan.queue_slots /= 2;
+      if (launches.rows_bytes(p, plan) > limits.shared_of_block) plan.rows = 16;
+      return 0;
+    });
+    return plan;
   };
   const auto tile = [&](int first, int last) {
     const int blocks = most_tiles(p, 64, first, last) * (last - first) * p.seeds;
-    return blocks < 2 * multiprocessors ? 32 : 64;
+    return blocks < 2 * limits.multiprocessors ? 32 : 64;
   };
   return {precision, rows(RowsPass::kTrain, 2), rows(RowsPass::kNewValue, 1),
           tile(engine::kValue, engine::kActor),
-          tile(p.old_value ? engine::kValue : engine::kActor, p.networks()), overlaps};
+          tile(p.old_value ? engine::kValue : engine::kActor, p.networks()), limits.overlaps};
 }
 
 std::size_t shared_bytes(const Problem& p, const StepPlan& plan) {
   return with_launches(p, plan, nullptr, [&](auto launches) {
-    return std::max({launches.rows_bytes(p, std::max(plan.train_rows, plan.value_rows)),
+    return std::max({launches.rows_bytes(p, plan.train), launches.rows_bytes(p, plan.value),
                      launches.update_bytes(p, plan.value_tile),
                      launches.update_bytes(p, plan.others_tile), launches.update_bytes(p, 64)});
   });

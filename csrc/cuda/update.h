@@ -41,25 +41,27 @@ __device__ TilePlace tile_place(const NetworkLayout& net, int tile) {
 // tile and that of the target; parts of the bias gradient; the factor of each row.
 template <int kTile>
 struct UpdateShared {
-  // Batch rows of a slice: small tiles, which are for when a block has a multiprocessor to itself,
-  // take those of the usual batch at once.
-  static constexpr int kSlice = kTile == 32 ? 256 : 64;
+  static constexpr int kSlice = kGroups * kGroupRows;  // batch rows
+  // Slices at a time: all of the usual batch where a block has a multiprocessor to itself, which is
+  // when tiles are small.
+  static constexpr int kSlices = kTile == 32 ? 4 : 2;
   static constexpr int kLine = tile_line(kTile);
-  static constexpr int kSlices = kLine * (2 * kSlice > kGroups * kTile ? 2 * kSlice
-                                                                      : kGroups * kTile);
-  float *left, *right, *bias, *factor;
+  static constexpr int kSize = 2 * kSlices * kSlice * kLine;
+  static_assert(kSize >= kGroups * kTile * kLine, "the sums lie in the slices' place");
+  float *slices, *bias, *factor;
 
   __device__ UpdateShared()
-      : left(shared_floats()),
-        right(left + kSlice * kLine),
-        bias(left + kSlices),
-        factor(bias + kGroups * kTile) {}
-  __device__ float* sum(int group) const { return left + group * kTile * kLine; }
+      : slices(shared_floats()), bias(slices + kSize), factor(bias + kGroups * kTile) {}
+  __device__ float* left(int slice) const {
+    return slices + slice % kSlices * (2 * kSlice * kLine);
+  }
+  __device__ float* right(int slice) const { return left(slice) + kSlice * kLine; }
+  __device__ float* sum(int group) const { return slices + group * kTile * kLine; }
   __device__ float* tile() const { return sum(0); }
   __device__ float* target() const { return sum(1); }
 
   static std::size_t bytes(const Problem& p) {
-    return (kSlices + kGroups * kTile + p.padded_batch) * sizeof(float);
+    return (kSize + kGroups * kTile + p.padded_batch) * sizeof(float);
   }
 };
 
@@ -132,7 +134,7 @@ struct Descent {
 // Grid: tiles, networks from `first` on, seeds. The step's last launch has one more place in y, for
 // its metrics.
 template <class Precision, int kTile>
-__global__ void __launch_bounds__(kThreads, kTile == 32 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const __grid_constant__ Problem p, int first) {
   follow_previous_launch();
   if (first + static_cast<int>(blockIdx.y) == p.networks()) {
@@ -140,7 +142,7 @@ __global__ void __launch_bounds__(kThreads, kTile == 32 ? 2 : 1)
     return;
   }
   using Shared = UpdateShared<kTile>;
-  constexpr int kLine = Shared::kLine, kSlice = Shared::kSlice;
+  constexpr int kLine = Shared::kLine, kSlice = Shared::kSlice, kSlices = Shared::kSlices;
   const int network = first + blockIdx.y, seed = blockIdx.z, thread = threadIdx.x;
   const NetworkLayout& net = p.layout(network);
   const TilePlace place = tile_place<kTile>(net, blockIdx.x);
@@ -161,27 +163,42 @@ __global__ void __launch_bounds__(kThreads, kTile == 32 ? 2 : 1)
   const float* right = workspace + (head ? net.head_gradient : layer.gradient);
   const int right_line = head ? padded(net.head_columns) : layer.columns;
 
-  // A slice goes through registers, the next one while this one is worked on: some times four
-  // columns of either matrix a thread.
-  constexpr int kAcross = kTile / 4, kDown = kThreads / kAcross, kFetches = kSlice / kDown;
+  // A thread copies some times four columns of either matrix of a slice, as early as there is
+  // place, and then multiplies what it copied of the gradient by the rows' factors.
+  constexpr int kAcross = kTile / 4, kDown = kThreads / kAcross;
   const int quad = thread % kAcross * 4, down = thread / kAcross;
-  float4 next_left[kFetches], next_right[kFetches];
-  const auto fetch = [&](int slice) {
-    const bool in_left = place.row + quad < left_line, in_right = place.column + quad < right_line;
+  const int slices = p.padded_batch / kSlice;
+  const bool in_left = place.row + quad < left_line, in_right = place.column + quad < right_line;
+  const float* from_left = left + down * left_line + place.row + quad;
+  const float* from_right = right + down * right_line + place.column + quad;
+  const auto copy = [&](int slice) {
+    if (slice < slices) {
+      float* to_left = shared.left(slice) + down * kLine + quad;
+      float* to_right = shared.right(slice) + down * kLine + quad;
 #pragma unroll
-    for (int i = 0; i < kFetches; ++i) {
-      const int row = slice + down + i * kDown;
-      next_left[i] = next_right[i] = make_float4(0, 0, 0, 0);
-      if (row >= p.padded_batch) continue;
-      if (in_left) {
-        next_left[i] = load4(left + std::int64_t(row) * left_line + place.row + quad);
-      }
-      if (in_right) {
-        next_right[i] = load4(right + std::int64_t(row) * right_line + place.column + quad);
+      for (int r = 0; r < kSlice; r += kDown) {
+        const int row = slice * kSlice + r;
+        if (in_left) copy_16_bytes(to_left + r * kLine, from_left + row * left_line);
+        if (in_right) copy_16_bytes(to_right + r * kLine, from_right + row * right_line);
       }
     }
+    end_of_copies();
   };
-  fetch(0);
+  // V and the actor do not take the actions, which lie beside the observations.
+  const int own = !in_left ? 0 : from_batch ? inputs - place.row - quad : 4;
+  const auto finish = [&](int slice) {
+    float* l = shared.left(slice) + down * kLine + quad;
+    float* g = shared.right(slice) + down * kLine + quad;
+    const float* factor = shared.factor + slice * kSlice + down;
+#pragma unroll 2
+    for (int r = 0; r < kSlice; r += kDown) {
+      for (int i = own < 0 ? 0 : own; i < 4; ++i) l[r * kLine + i] = 0;
+      float4& at = *reinterpret_cast<float4*>(g + r * kLine);
+      const float f = factor[r];
+      at = in_right ? make_float4(at.x * f, at.y * f, at.z * f, at.w * f) : make_float4(0, 0, 0, 0);
+    }
+  };
+  for (int slice = 0; slice < kSlices; ++slice) copy(slice);
   const RowLosses losses(p, seed);
   for (int r = thread; r < p.padded_batch; r += kThreads) {
     shared.factor[r] = r < p.batch ? losses.factor(network, r) : 0;
@@ -191,32 +208,22 @@ __global__ void __launch_bounds__(kThreads, kTile == 32 ? 2 : 1)
   const int group = thread / kGroupThreads;
   typename Precision::template Tile<kTile> tile;
   float bias = 0;
-  for (int slice = 0; slice < p.padded_batch; slice += kSlice) {
-    if (slice > 0) __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kFetches; ++i) {
-      const int row = down + i * kDown;
-      float4 l = next_left[i], r = next_right[i];
-      if (from_batch) {  // V and the actor do not take the actions, which lie beside
-        const int own = inputs - place.row - quad;
-        l = make_float4(own > 0 ? l.x : 0, own > 1 ? l.y : 0, own > 2 ? l.z : 0, own > 3 ? l.w : 0);
-      }
-      const float f = slice + row < p.padded_batch ? shared.factor[slice + row] : 0;
-      *reinterpret_cast<float4*>(shared.left + row * kLine + quad) = l;
-      *reinterpret_cast<float4*>(shared.right + row * kLine + quad) =
-          make_float4(r.x * f, r.y * f, r.z * f, r.w * f);
+  for (int slice = 0; slice < slices; ++slice) {
+    if (slice == 0) {
+      wait_for_copies<kSlices - 1>();
+    } else {
+      wait_for_copies<kSlices - 2>();
     }
+    finish(slice);
     __syncthreads();
-    if (slice + kSlice < p.padded_batch) fetch(slice + kSlice);
-    const int rows = p.padded_batch - slice < kSlice ? p.padded_batch - slice : kSlice;
-    for (int row = group * kGroupRows; row < rows; row += kGroups * kGroupRows) {
-      tile.add(shared.left + row * kLine, shared.right + row * kLine);
-    }
+    // In the place of the slice before, which all have read.
+    if (slice > 0) copy(slice - 1 + kSlices);
+    const int first_row = group * kGroupRows * kLine;
+    tile.add(shared.left(slice) + first_row, shared.right(slice) + first_row);
     // The bias: a group's rows of each column a thread.
     if (place.row == 0 && thread < kGroups * kTile) {
-      for (int row = thread / kTile * kGroupRows; row < rows; row += kGroups * kGroupRows) {
-        for (int r = 0; r < kGroupRows; ++r) bias += shared.right[(row + r) * kLine + thread % kTile];
-      }
+      const float* g = shared.right(slice) + thread / kTile * kGroupRows * kLine + thread % kTile;
+      for (int r = 0; r < kGroupRows; ++r) bias += g[r * kLine];
     }
   }
   __syncthreads();

@@ -9,7 +9,7 @@
 // over when cudaLaunchKernelEx returns, as if each stream were in order and alone.
 //
 // What it finds: a missing barrier, a read of memory that nobody wrote, a barrier that not all
-// threads reach, a warp function that not all lanes call, too much shared memory, a call that may
+// threads reach, a warp function that not all lanes call, an asynchronous copy nobody waited for, too much shared memory, a call that may
 // not be captured into a graph. What it cannot find: a race within code that has no barrier at all
 // between write and read on any schedule, and anything about speed.
 #pragma once
@@ -98,6 +98,12 @@ T shuffle(const char* operation, unsigned mask, T value, unsigned source) {
   return lane.value;
 }
 
+// cp.async of the thread that runs, its commit_group, and wait_group. A copy is made as late as can
+// be: when the thread waits for it.
+void copy_later(void* to, const void* from, std::size_t bytes);
+void end_of_copies();
+void wait_for_copies(int groups_left);
+
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32, fragments as PTX lays them out.
 void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
 
@@ -148,6 +154,7 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice = 3
 };
 enum cudaDeviceAttr {
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <memory>
 #include <random>
@@ -39,7 +40,14 @@ struct Warp {
   std::vector<int> waiting;
 };
 
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
+
 struct Block {
+  std::vector<std::deque<std::vector<Copy>>> copies;  // of each thread: groups, the last one open
   std::vector<int> barriers;  // that each thread has reached
   std::vector<dim3> threads;  // their threadIdx
   std::vector<Warp> warps;
@@ -130,6 +138,7 @@ void run_kernel(dim3 grid, dim3 size, std::size_t shared, const std::function<vo
       now.threads.emplace_back(i % size.x, i / size.x % size.y, i / (size.x * size.y));
     }
     now.barriers.resize(count);
+    now.copies.assign(count, {{}});
     now.warps.resize((count + 31) / 32);
     // Exactly as much as was asked for, so that the address sanitizer sees what goes beyond.
     now.shared.reset(new unsigned char[shared]);
@@ -175,6 +184,18 @@ void wait_for_block() {
   block->waiting.push_back(current);
   if (block->waiting.size() == block->threads.size()) make_runnable(block->waiting);
   suspend();
+}
+
+void copy_later(void* to, const void* from, std::size_t bytes) {
+  block->copies[current].back().push_back({to, from, bytes});
+}
+void end_of_copies() { block->copies[current].emplace_back(); }
+void wait_for_copies(int groups_left) {
+  std::deque<std::vector<Copy>>& groups = block->copies[current];
+  while (static_cast<int>(groups.size()) - 1 > groups_left) {
+    for (const Copy& copy : groups.front()) std::memcpy(copy.to, copy.from, copy.bytes);
+    groups.pop_front();
+  }
 }
 
 void with_warp(const char* operation, unsigned mask, void* bytes, std::size_t size,
@@ -302,6 +323,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(emulator::kSharedAtMost);
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = static_cast<int>(emulator::kSharedAtMost) + 1024;
       break;
     case cudaDevAttrComputeCapabilityMajor:
       *value = 8;
