@@ -74,20 +74,16 @@ void check_sizes(const engine::Config& config) {
 std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision precision,
                                      int device) {
   check_sizes(config);
-  int multiprocessors = 0, shared = 0, shared_together = 0, major = 0;
+  int multiprocessors = 0, shared = 0, major = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
         "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&shared_together, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
-                               device),
         "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
         "cudaDeviceGetAttribute");
   const Problem problem = plan(config);
   const StepPlan step = plan_step(problem, precision,
-                                  {multiprocessors, std::size_t(shared),
-                                   std::size_t(shared_together), major >= kLeastToOverlap});
+                                  {multiprocessors, std::size_t(shared), major >= kLeastToOverlap});
   if (shared_bytes(problem, step) > std::size_t(shared)) {
     throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
   }

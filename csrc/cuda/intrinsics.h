@@ -18,12 +18,18 @@ __device__ __forceinline__ float* shared_floats() {
 #endif
 }
 
-// To be called first by a kernel whose launch may overlap the one before it in its stream: waits
-// until that one has ended, and lets the one after it come up already. What a launch costs beside
-// its work then passes while the one before still works. (PTX: griddepcontrol, from sm_90.)
-__device__ __forceinline__ void follow_previous_launch() {
+// Launches that overlap: a kernel may come up while the one before it in its stream still works, so
+// that what a launch costs beside its work passes meanwhile. It waits before it reads or writes
+// anything in device memory. (PTX: griddepcontrol, from sm_90.)
+__device__ __forceinline__ void wait_for_previous_launch() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// Lets the next one come up, once all blocks have said so or ended. Not early: blocks that come up
+// while others work crowd on the multiprocessors that have room.
+__device__ __forceinline__ void let_next_launch_come_up() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }

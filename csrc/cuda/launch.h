@@ -12,7 +12,7 @@ struct LaunchShape {
   dim3 grid, block;
   std::size_t shared_bytes;  // dynamic
   cudaStream_t stream;
-  // The kernel begins with follow_previous_launch(), and the device has what that needs.
+  // The kernel calls wait_for_previous_launch(), and the device has what that needs.
   bool overlaps = false;
 };
 

@@ -35,26 +35,49 @@ struct RowLosses {
   __device__ float advantage(int row) const { return q(row) - v(row); }
 
   // Equation 5.
+  __device__ Expectile<float> value(float q, float value_before) const {
+    return expectile(q - value_before, float(hyper.expectile));
+  }
   __device__ Expectile<float> value(int row) const {
-    return expectile(q(row) - column(kValueBefore, row), float(hyper.expectile));
+    return value(q(row), column(kValueBefore, row));
   }
   // Equation 7: what the log-likelihood is multiplied by.
   __device__ float weight(float advantage) const {
     return awr_weight(advantage, float(hyper.temperature), float(hyper.weight_clip));
   }
   // Equation 6.
+  __device__ float error(float critic, float reward, float mask, float next_value) const {
+    return critic - (reward + float(hyper.discount) * mask * next_value);
+  }
   __device__ float error(int critic, int row) const {
-    const float target =
-        column(kReward, row) + float(hyper.discount) * column(kMask, row) * column(kNextValue, row);
-    return column(kFirstCritic + critic, row) - target;
+    return error(column(kFirstCritic + critic, row), column(kReward, row), column(kMask, row),
+                 column(kNextValue, row));
   }
 
+  // What a network's loss needs of a row. Reading is apart from computing, so that much else can be
+  // under way in between.
+  struct Numbers {
+    float q, v, critic, reward, mask, next_value;
+  };
+  __device__ Numbers read(int network, int row) const {
+    Numbers n{};
+    if (network < engine::kCritic) {
+      n.q = q(row);
+      n.v = network == engine::kValue ? column(kValueBefore, row) : v(row);
+    } else {
+      n.critic = column(kFirstCritic + network - engine::kCritic, row);
+      n.reward = column(kReward, row);
+      n.mask = column(kMask, row);
+      n.next_value = column(kNextValue, row);
+    }
+    return n;
+  }
   // The factor of a network's loss, the mean over the batch included.
-  __device__ float factor(int network, int row) const {
+  __device__ float factor(int network, const Numbers& n) const {
     const float B = float(p.batch);
-    if (network == engine::kValue) return -value(row).d_u / B;
-    if (network == engine::kActor) return -weight(advantage(row)) / B;
-    return 2.0f * error(network - engine::kCritic, row) / B;
+    if (network == engine::kValue) return -value(n.q, n.v).d_u / B;
+    if (network == engine::kActor) return -weight(n.q - n.v) / B;
+    return 2.0f * error(n.critic, n.reward, n.mask, n.next_value) / B;
   }
 };
 

@@ -18,14 +18,12 @@
 
 namespace iql::cuda {
 
-// A tile of weights has 32 or 64 rows and columns. Four groups of threads take this many rows each of
-// the batch in turn, so that the order of a sum does not depend on the tile.
-constexpr int kGroups = 4;
-constexpr int kGroupRows = 16;
-constexpr int kGroupThreads = kThreads / kGroups;
+constexpr int kThreads = 256;  // of a block that updates weights
+constexpr int kTile = 32;      // rows and columns of a tile of weights
+constexpr int kSlice = 64;     // batch rows that a tile takes at a time
 // Lines in shared memory: 16-byte aligned, and such that the strided reads of fragments fall into
 // different banks.
-IQL_HD constexpr int tile_line(int tile) { return tile + 4; }
+constexpr int kTileLine = kTile + 4;
 IQL_HD inline int panel_line(int columns) { return padded(columns, 32) + 8; }
 
 // The lane's place in a fragment of mma_bf16.
@@ -38,72 +36,49 @@ struct FragmentLane {
 __device__ __forceinline__ float4 load4(const float* from) {
   return *reinterpret_cast<const float4*>(from);
 }
-__device__ __forceinline__ float4 add4(const float4& a, const float4& b) {
+__device__ __forceinline__ float plus(float a, float b) { return a + b; }
+__device__ __forceinline__ float4 plus(const float4& a, const float4& b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
 struct Fp32 {
-  static constexpr int kQuarters = 4;
-  static constexpr int kTogether = 8;                   // rows whose parts are added up at a time,
-  static constexpr int kOwn = kTogether / kQuarters;    // of which a quarter adds up some
-  static constexpr int kScratch = kQuarters * (kTogether - kOwn) * kThreads;  // floats
-  // Blocks of so many rows whose registers a multiprocessor has.
-  IQL_HD static constexpr int blocks_together(int rows) { return rows == 16 ? 2 : 1; }
-
   // out(row, column, values of 4 columns) of in [kRows][inputs] times weights [inputs][outputs].
-  // Threads are 64 groups of 4 columns by 4 quarters of the inputs, so that a weight goes to one
-  // thread alone; what the quarters make is added up in `scratch`, some rows at a time.
+  // Threads are 64 groups of 4 columns by 8 shares of the inputs, so that a weight goes to one
+  // thread alone; what the shares make is added up among the lanes of a warp.
   template <int kRows, class Queue, class Out>
   __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
-                              float* scratch, const Out& out) {
-    const int quarter = threadIdx.x / 64, share = inputs / kQuarters;
-    in += quarter * share;
-    for (int first = 0; first < outputs; first += kThreads) {
-      const int column = first + threadIdx.x % 64 * 4;
+                              float*, const Out& out) {
+    const int share = threadIdx.x % kShares;
+    for (int first = 0; first < outputs; first += kPass) {
+      const int column = first + column_of_thread();
+      if (column >= outputs) return;  // of all lanes of a warp or none
       float4 sum[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) sum[r] = make_float4(0, 0, 0, 0);
-      for (int k = 0; k < share; k += 4) {
+      for (int k = share * 4; k < inputs; k += kShares * 4) {
         float4 weight[4];
         queue.take(weight);
-        if (column < outputs) add_products(in + k, line, weight, sum);
+        add_products(in + k, line, weight, sum);
       }
+      add_up<kRows / 2>(sum, 4);
+      add_up<kRows / 4>(sum, 2);
+      add_up<kRows / 8>(sum, 1);
 #pragma unroll
-      for (int group = 0; group < kRows; group += kTogether) {
-        if (first + group > 0) __syncthreads();  // the scratch is read
-        float* part = scratch + threadIdx.x % 64 * 4;
-        float4 own[kOwn];
-#pragma unroll
-        for (int r = 0; r < kTogether; ++r) {
-          const int owner = r / kOwn;
-          if (owner == quarter) {
-            own[r % kOwn] = sum[group + r];
-          } else {
-            *reinterpret_cast<float4*>(part + place(quarter, owner, r % kOwn)) = sum[group + r];
-          }
-        }
-        __syncthreads();
-        if (column >= outputs) continue;
-#pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
-          float4 of[kQuarters];
-#pragma unroll
-          for (int q = 0; q < kQuarters; ++q) {
-            of[q] = q == quarter ? own[i] : load4(part + place(q, quarter, i));
-          }
-          const float4 total = add4(add4(of[0], of[1]), add4(of[2], of[3]));
-          const float values[4] = {total.x, total.y, total.z, total.w};
-          out(group + quarter * kOwn + i, column, values);
-        }
+      for (int i = 0; i < kRows / kShares; ++i) {
+        const float values[4] = {sum[i].x, sum[i].y, sum[i].z, sum[i].w};
+        out(share * (kRows / kShares) + i, column, values);
       }
     }
   }
-  // In each step four rows of the thread's quarter.
+  IQL_HD static constexpr int scratch_size(int) { return 0; }  // floats
+  static constexpr int kMostRows = 16;  // whose sums a thread has registers for
+
+  // In each step four rows of the product's weights.
   __device__ static WeightShare share(const Weights& weights, int first_column) {
-    const int column = first_column + threadIdx.x % 64 * 4;
-    const int row = threadIdx.x / 64 * (weights.inputs / kQuarters);
-    return {weights.at + row * weights.outputs + column, column < weights.outputs ? 4 : 0,
-            weights.outputs, weights.inputs / kQuarters / 4, weights.outputs * 4};
+    const int share = threadIdx.x % kShares, column = first_column + column_of_thread();
+    const int steps = (weights.inputs / 4 - share + kShares - 1) / kShares;
+    return {weights.at + share * 4 * weights.outputs + column, 4, weights.outputs,
+            column < weights.outputs ? steps : 0, kShares * 4 * weights.outputs};
   }
 
   // The weights themselves serve the forward pass.
@@ -111,56 +86,54 @@ struct Fp32 {
                                          const float*) {
     return weights + layer.weight;
   }
-  template <int kTile>
   __device__ static void write_forward(const HiddenLayout&, const float*, int, int, float*) {}
 
   // [columns][rows], from a tile of weights at (row, column).
-  template <int kTile>
   __device__ static void write_backward(const HiddenLayout& layer, const float* tile, int row,
                                         int column, float* operand) {
-    constexpr int kLine = tile_line(kTile);
     for (int e = threadIdx.x; e < kTile * kTile / 4; e += kThreads) {
       const int i = e % (kTile / 4) * 4, j = e / (kTile / 4);
       if (row + i >= layer.rows || column + j >= layer.columns) continue;
-      const float* at = tile + i * kLine + j;
+      const float* at = tile + i * kTileLine + j;
       *reinterpret_cast<float4*>(operand + std::int64_t(column + j) * layer.rows + row + i) =
-          make_float4(at[0], at[kLine], at[2 * kLine], at[3 * kLine]);
+          make_float4(at[0], at[kTileLine], at[2 * kTileLine], at[3 * kTileLine]);
     }
   }
 
-  // A group's threads are 8 by 8, each with 4 by 4 elements of every 32 by 32 of the tile.
-  template <int kTile>
+  // Each of 16 groups of threads takes 4 rows of a slice. Its threads are 4 by 4, with 8 by 8
+  // elements of the tile each, in two by two squares.
   struct Tile {
-    static constexpr int kLine = tile_line(kTile), kParts = kTile / 32, kOwn = 4 * kParts;
-    float sum[kOwn][kOwn] = {};
+    static constexpr int kGroups = 16, kRows = kSlice / kGroups;
+    float sum[8][8] = {};
 
-    // kGroupRows rows of the layer's input and of its gradient.
+    __device__ static int group() { return threadIdx.x / 16; }
+    // The layer's input and its gradient, a slice of each.
     __device__ void add(const float* left, const float* right) {
-      left += threadIdx.x % kGroupThreads / 8 * 4;
-      right += threadIdx.x % 8 * 4;
-#pragma unroll 2
-      for (int k = 0; k < kGroupRows; ++k) {
-        float x[kOwn], y[kOwn];
+      left += group() * kRows * kTileLine + threadIdx.x % 16 / 4 * 4;
+      right += group() * kRows * kTileLine + threadIdx.x % 4 * 4;
 #pragma unroll
-        for (int part = 0; part < kParts; ++part) {
-          unpack(load4(left + k * kLine + part * 32), x + part * 4);
-          unpack(load4(right + k * kLine + part * 32), y + part * 4);
+      for (int k = 0; k < kRows; ++k) {
+        float x[8], y[8];
+#pragma unroll
+        for (int square = 0; square < 2; ++square) {
+          unpack(load4(left + k * kTileLine + square * 16), x + square * 4);
+          unpack(load4(right + k * kTileLine + square * 16), y + square * 4);
         }
 #pragma unroll
-        for (int i = 0; i < kOwn; ++i) {
+        for (int i = 0; i < 8; ++i) {
 #pragma unroll
-          for (int j = 0; j < kOwn; ++j) sum[i][j] += x[i] * y[j];
+          for (int j = 0; j < 8; ++j) sum[i][j] += x[i] * y[j];
         }
       }
     }
     __device__ void store(float* tile) const {
-      tile += threadIdx.x % kGroupThreads / 8 * 4 * kLine + threadIdx.x % 8 * 4;
+      tile += threadIdx.x % 16 / 4 * 4 * kTileLine + threadIdx.x % 4 * 4;
 #pragma unroll
-      for (int i = 0; i < kOwn; ++i) {
+      for (int i = 0; i < 8; ++i) {
 #pragma unroll
-        for (int part = 0; part < kParts; ++part) {
-          const float* s = sum[i] + part * 4;
-          *reinterpret_cast<float4*>(tile + (i / 4 * 32 + i % 4) * kLine + part * 32) =
+        for (int square = 0; square < 2; ++square) {
+          const float* s = sum[i] + square * 4;
+          *reinterpret_cast<float4*>(tile + (i / 4 * 16 + i % 4) * kTileLine + square * 16) =
               make_float4(s[0], s[1], s[2], s[3]);
         }
       }
@@ -168,10 +141,23 @@ struct Fp32 {
   };
 
  private:
-  // Where a quarter's part of an owner's i-th row lies in the scratch.
-  __device__ static int place(int quarter, int owner, int i) {
-    const int before = owner < quarter ? owner : owner - 1;  // a quarter keeps its own rows
-    return ((quarter * (kQuarters - 1) + before) * kOwn + i) * kThreads;
+  static constexpr int kShares = 8;
+
+  __device__ static int column_of_thread() { return threadIdx.x / kShares * 4; }
+  // Of twice kKept rows a lane keeps half, to which it adds those of another lane.
+  template <int kKept, int kRows>
+  __device__ static void add_up(float4 (&sum)[kRows], int lanes) {
+    const bool upper = (threadIdx.x & lanes) != 0;
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) {
+      const float4 kept = upper ? sum[i + kKept] : sum[i];
+      float4 other = upper ? sum[i] : sum[i + kKept];
+      other.x = __shfl_xor_sync(~0u, other.x, lanes);
+      other.y = __shfl_xor_sync(~0u, other.y, lanes);
+      other.z = __shfl_xor_sync(~0u, other.z, lanes);
+      other.w = __shfl_xor_sync(~0u, other.w, lanes);
+      sum[i] = plus(kept, other);
+    }
   }
   __device__ static void unpack(const float4& from, float* to) {
     to[0] = from.x;
@@ -198,24 +184,22 @@ struct Fp32 {
 };
 
 struct Bf16x3 {
-  static constexpr int kScratch = 0;
-  IQL_HD static constexpr int blocks_together(int) { return 2; }
-
   // Weights lie in fragments of B, [inputs / 16][outputs / 8][lane]: 16 bytes of one lane are its
-  // two registers of hi, then those of lo. A warp takes 32 columns at a time.
+  // two registers of hi, then those of lo. A warp takes 32 columns and every other step of 16
+  // inputs; it adds up half of the columns with the warp that takes the other steps.
   template <int kRows, class Queue, class Out>
   __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
-                              float*, const Out& out) {
-    constexpr int kFragments = kRows / 16;
+                              float* scratch, const Out& out) {
+    constexpr int kFragments = kRows / 16, kKept = kColumns / 2;
     const FragmentLane lane;
+    const int half = lane.warp / 8;
     in += lane.group * line + lane.pair;
-    for (int first = 0; first < outputs; first += kThreads) {
-      const int column = first + lane.warp * kColumns * 8, tiles = tiles_from(column, outputs);
+    for (int first = 0; first < outputs; first += kPass) {
+      const int column = first + column_of_warp(lane.warp), tiles = tiles_from(column, outputs);
       float sum[kFragments][kColumns][4] = {};
-      for (int k = 0; k < inputs; k += 16) {
+      for (int k = half * 16; k < inputs && tiles > 0; k += 32) {
         float4 weight[kColumns];
         queue.take(weight);
-        if (tiles == 0) continue;
 #pragma unroll
         for (int f = 0; f < kFragments; ++f) {
           std::uint32_t hi[4], lo[4];
@@ -230,52 +214,75 @@ struct Bf16x3 {
           multiply(sum[f], hi, lo, weight, tiles);
         }
       }
+      if (first > 0) __syncthreads();  // the scratch is read
+      float4* others = reinterpret_cast<float4*>(scratch) + threadIdx.x;
 #pragma unroll
       for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
-        for (int tile = 0; tile < kColumns; ++tile) {
-          if (tile >= tiles) continue;
-          const float(&s)[4] = sum[f][tile];
-          const float upper[2] = {s[0], s[1]}, lower[2] = {s[2], s[3]};
-          out(f * 16 + lane.group, column + tile * 8 + lane.pair, upper);
-          out(f * 16 + lane.group + 8, column + tile * 8 + lane.pair, lower);
+        for (int tile = 0; tile < kKept; ++tile) {
+          others[(f * kKept + tile) * kRowsThreads] =
+              one_of(half == 1, sum[f][tile], sum[f][kKept + tile]);
+        }
+      }
+      __syncthreads();
+      others += half == 0 ? kRowsThreads / 2 : -kRowsThreads / 2;
+#pragma unroll
+      for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+        for (int tile = 0; tile < kKept; ++tile) {
+          if (half * kKept + tile >= tiles) continue;
+          const float4 total = plus(one_of(half == 0, sum[f][tile], sum[f][kKept + tile]),
+                                    others[(f * kKept + tile) * kRowsThreads]);
+          const float upper[2] = {total.x, total.y}, lower[2] = {total.z, total.w};
+          const int at = column + (half * kKept + tile) * 8 + lane.pair;
+          out(f * 16 + lane.group, at, upper);
+          out(f * 16 + lane.group + 8, at, lower);
         }
       }
     }
   }
+  IQL_HD static constexpr int scratch_size(int rows) {
+    return rows / 16 * (kColumns / 2) * 4 * kRowsThreads;
+  }
+  static constexpr int kMostRows = 32;
+
   // In each step the fragments of 16 inputs and the warp's columns.
   __device__ static WeightShare share(const Weights& weights, int first_column) {
-    const int column = first_column + static_cast<int>(threadIdx.x) / 32 * kColumns * 8;
-    return {weights.at + (column / 8 * 32 + static_cast<int>(threadIdx.x) % 32) * 4,
-            tiles_from(column, weights.outputs), 32 * 4, weights.inputs / 16,
-            weights.outputs / 8 * 32 * 4};
+    const int warp = threadIdx.x / 32, half = warp / 8;
+    const int column = first_column + column_of_warp(warp);
+    const int tiles = tiles_from(column, weights.outputs);
+    const int step = weights.outputs / 8 * 32 * 4;
+    return {weights.at + half * step + (column / 8 * 32 + static_cast<int>(threadIdx.x) % 32) * 4,
+            tiles, 32 * 4, tiles > 0 ? (weights.inputs / 16 - half + 1) / 2 : 0, 2 * step};
   }
 
   __device__ static const float* forward(const HiddenLayout& layer, const float*,
                                          const float* operands) {
     return operands + layer.forward;
   }
-  template <int kTile>
   __device__ static void write_forward(const HiddenLayout& layer, const float* tile, int row,
                                        int column, float* operand) {
-    write<kTile>(tile, tile_line(kTile), 1, row, layer.rows, column, layer.columns, operand);
+    write(tile, kTileLine, 1, row, layer.rows, column, layer.columns, operand);
   }
-  template <int kTile>
   __device__ static void write_backward(const HiddenLayout& layer, const float* tile, int row,
                                         int column, float* operand) {
-    write<kTile>(tile, 1, tile_line(kTile), column, layer.columns, row, layer.rows, operand);
+    write(tile, 1, kTileLine, column, layer.columns, row, layer.rows, operand);
   }
 
-  // A group's two warps have half of the tile's columns each.
-  template <int kTile>
+  // Each of 4 groups of threads takes 16 rows of a slice. Its two warps have half of the tile's
+  // columns each.
   struct Tile {
-    static constexpr int kLine = tile_line(kTile), kLeft = kTile / 16, kRight = kTile / 16;
+    static constexpr int kGroups = 4, kRows = kSlice / kGroups;
+    static constexpr int kLine = kTileLine, kLeft = kTile / 16, kRight = kTile / 16;
     float sum[kLeft][kRight][4] = {};
 
+    __device__ static int group() { return threadIdx.x / 64; }
     __device__ static int first_column() { return threadIdx.x / 32 % 2 * (kTile / 2); }
 
-    // kGroupRows rows of the layer's input and of its gradient.
+    // The layer's input and its gradient, a slice of each.
     __device__ void add(const float* left, const float* right) {
+      left += group() * kRows * kLine;
+      right += group() * kRows * kLine;
       const FragmentLane lane;
       const auto pair = [&](const float* from, int row, int column) {
         const float* at = from + (lane.pair + row) * kLine + lane.group + column;
@@ -319,6 +326,12 @@ struct Bf16x3 {
  private:
   static constexpr int kColumns = 4;  // tiles of 8 columns that a warp takes at a time
 
+  // Not a reference to either, so that both stay in registers.
+  __device__ static float4 one_of(bool first, const float (&a)[4], const float (&b)[4]) {
+    return make_float4(first ? a[0] : b[0], first ? a[1] : b[1], first ? a[2] : b[2],
+                       first ? a[3] : b[3]);
+  }
+  __device__ static int column_of_warp(int warp) { return warp % 8 * (kColumns * 8); }
   IQL_HD static int tiles_from(int column, int outputs) {
     const int tiles = (outputs - column) / 8;  // an even number
     return tiles < 0 ? 0 : tiles < kColumns ? tiles : kColumns;
@@ -345,7 +358,6 @@ struct Bf16x3 {
 
   // The fragments of B of a tile whose element (k, n) is tile[k * k_step + n * n_step], which lies
   // at (first_k, first_n) of a matrix of [all_k, all_n].
-  template <int kTile>
   __device__ static void write(const float* tile, int k_step, int n_step, int first_k, int all_k,
                                int first_n, int all_n, float* operand) {
     uint4* fragments = reinterpret_cast<uint4*>(operand);

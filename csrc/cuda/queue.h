@@ -5,7 +5,8 @@
 
 namespace iql::cuda {
 
-constexpr int kThreads = 256;  // of a block of the kernels here
+constexpr int kRowsThreads = 512;  // of a block that takes rows through a network
+constexpr int kPass = 256;         // columns of a product that such a block makes at a time
 
 // A product's weights, as Fp32 or Bf16x3 lays them out: [inputs][outputs].
 struct Weights {
@@ -24,43 +25,48 @@ struct WeightShare {
 // Every thread has a queue of its own: no other one reads what it fetches, so that nobody waits for
 // anybody. `Products` gives the products' weights in their order, and their number.
 //
-// One slot more than is on the way: a copy never goes where something was read just before.
+// Two steps are on their way, and a slot is left: a copy never goes where something was read just
+// before.
 template <class Precision, class Products>
 class WeightQueue {
  public:
-  static constexpr int kPieces = 4;
-  static std::size_t bytes(int slots) { return slots * sizeof(float4) * kPieces * kThreads; }
+  static constexpr int kSlots = 3, kPieces = 4;
+  static constexpr std::size_t kBytes = sizeof(float4) * kSlots * kPieces * kRowsThreads;
 
-  // `slots` is 2, 4 or 8.
-  __device__ WeightQueue(float* memory, int slots, const Products& products)
-      : ring_(reinterpret_cast<float4*>(memory) + threadIdx.x), slots_(slots), products_(products) {
-    if (products_.count > 0) begin(products_[0], 0);
-    for (int i = 0; i < slots_ - 1; ++i) fetch();
+  __device__ WeightQueue(float* memory, const Products& products)
+      : ring_(reinterpret_cast<float4*>(memory) + threadIdx.x), products_(products) {
+    if (products_.count > 0) begin(0);
+    for (int i = 0; i < kSlots - 1; ++i) fetch();
   }
 
   // The next step's weights.
   __device__ void take(float4 (&now)[kPieces]) {
-    if (slots_ == 8) {
-      wait_for_copies<6>();
-    } else if (slots_ == 4) {
-      wait_for_copies<2>();
-    } else {
-      wait_for_copies<0>();
-    }
-    const float4* from = slot(taken_++);
+    wait_for_copies<kSlots - 2>();
+    const float4* from = slot(taken_);
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) now[i] = from[i * kThreads];
+    for (int i = 0; i < kPieces; ++i) now[i] = from[i * kRowsThreads];
     fetch();
   }
+  // For copies that this thread began before it made the queue.
+  __device__ void wait_for_others() const { wait_for_copies<kSlots - 1>(); }
 
  private:
-  __device__ float4* slot(int step) const {
-    return ring_ + (step & (slots_ - 1)) * kPieces * kThreads;
+  // The place of a step, which then counts as gone.
+  __device__ float4* slot(int& step) const {
+    float4* at = ring_ + step * kPieces * kRowsThreads;
+    step = step + 1 == kSlots ? 0 : step + 1;
+    return at;
   }
-  __device__ void begin(const Weights& weights, int first_column) {
-    first_column_ = first_column;
-    outputs_ = weights.outputs;
-    share_ = Precision::share(weights, first_column);
+  // From a product on, the first one of which this thread takes anything.
+  __device__ void begin(int first_column) {
+    for (;;) {
+      const Weights weights = products_[product_];
+      share_ = Precision::share(weights, first_column);
+      next_column_ = first_column + kPass < weights.outputs ? first_column + kPass : 0;
+      if (share_.steps > 0) return;
+      first_column = next_column_;
+      if (next_column_ == 0 && ++product_ >= products_.count) return;
+    }
   }
   // Even when there is nothing left to fetch, so that the copies to wait for can be counted.
   __device__ void fetch() {
@@ -68,28 +74,23 @@ class WeightQueue {
       float4* to = slot(fetched_);
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
-        if (i < share_.pieces) copy_16_bytes(to + i * kThreads, share_.at + i * share_.piece_stride);
+        if (i < share_.pieces) {
+          copy_16_bytes(to + i * kRowsThreads, share_.at + i * share_.piece_stride);
+        }
       }
       share_.at += share_.step_stride;
-      if (--share_.steps == 0) advance();
+      if (--share_.steps == 0 && (next_column_ > 0 || ++product_ < products_.count)) {
+        begin(next_column_);
+      }
     }
-    ++fetched_;
     end_of_copies();
-  }
-  __device__ void advance() {
-    if (first_column_ + kThreads < outputs_) {
-      begin(products_[product_], first_column_ + kThreads);
-    } else if (++product_ < products_.count) {
-      begin(products_[product_], 0);
-    }
   }
 
   float4* ring_;
-  int slots_;
   Products products_;
-  int product_ = 0, first_column_ = 0, outputs_ = 0;
-  WeightShare share_{};
-  int fetched_ = 0, taken_ = 0;
+  int product_ = 0, next_column_ = 0;
+  WeightShare share_;
+  int fetched_ = 0, taken_ = 0;  // slots
 };
 
 }  // namespace iql::cuda

@@ -22,30 +22,49 @@ IQL_HD inline int row_jobs(const Problem& p, RowsPass pass) {
   return pass == RowsPass::kNewValue ? 2 : 2 + 2 * p.critics + (p.old_value ? 1 : 0) + 1;
 }
 
-// Shared memory: two panels of activations, a panel of the head's gradient, one of the terms of the
-// log-likelihood, what the products need, and the rows' places in the dataset.
+// Shared memory: a panel of the network's input; one of each hidden layer's activation, in whose
+// place its gradient then comes; one of the head's outputs and then its gradient, one of the terms of
+// the log-likelihood; the constants; what the products need; the rows' places in the dataset.
 struct RowsShared {
-  int panel_line, panel_size, head_line;
+  int input_line, line, head_line, panel_size;
   std::int64_t* places;
-  float *panels, *head, *fit, *scratch, *queue;
+  float *input, *panels, *head, *fit, *constants, *scratch, *queue;
 
   __device__ RowsShared(const Problem& p, int rows, int scratch_size)
-      : panel_line(cuda::panel_line(p.widest)),
-        panel_size(rows * panel_line),
+      : input_line(panel_line(p.input_columns)),
+        line(panel_line(p.widest)),
         head_line(padded(p.actor.head_columns)),
+        panel_size(rows * line),
         places(reinterpret_cast<std::int64_t*>(shared_floats())),
-        panels(reinterpret_cast<float*>(places + rows)),
-        head(panels + 2 * panel_size),
+        input(reinterpret_cast<float*>(places + rows)),
+        panels(input + rows * input_line),
+        head(panels + p.value.depth * panel_size),
         fit(head + rows * head_line),
-        scratch(fit + rows * head_line),
+        constants(fit + rows * head_line),
+        scratch(constants + constants_size(p)),
         queue(scratch + scratch_size) {}
 
-  __device__ float* panel(int which) const { return panels + which * panel_size; }
+  // A layer's.
+  __device__ float* panel(int l) const { return panels + l * panel_size; }
+
+  // Of the weights, those that every block needs as they are: the hidden layers' biases, the head's,
+  // and the head's weights unless they are many.
+  static constexpr int kMostHeadWeights = 2048;
+  IQL_HD static bool has_head_weights(const NetworkLayout& net) {
+    return net.outputs * net.head_inputs <= kMostHeadWeights;
+  }
+  IQL_HD static int constants_size(const Problem& p) {
+    int size = padded(p.actor.head_columns);
+    for (int l = 0; l < p.actor.depth; ++l) size += p.actor.hidden[l].columns;
+    const int critic = p.critic.head_inputs, actor = p.actor.outputs * p.actor.head_inputs;
+    return size + (has_head_weights(p.actor) && actor > critic ? actor : critic);
+  }
 
   static std::size_t bytes(const Problem& p, int rows, int scratch_size) {
-    const int floats = 2 * cuda::panel_line(p.widest) + 2 * padded(p.actor.head_columns);
+    const int floats = panel_line(p.input_columns) + p.value.depth * panel_line(p.widest) +
+                       2 * padded(p.actor.head_columns);
     return std::size_t(rows) * (floats * sizeof(float) + sizeof(std::int64_t)) +
-           scratch_size * sizeof(float);
+           (constants_size(p) + scratch_size) * sizeof(float);
   }
 };
 
@@ -79,21 +98,24 @@ struct RowsBlock {
   const NetworkLayout& net;
   int seed, network, first_row;
   std::int64_t step;
+  const float* weights;  // all parameters of the network
   RowsShared shared;
 
-  __device__ RowsBlock(const Problem& problem, int seed_, int network_, std::int64_t step_)
+  __device__ RowsBlock(const Problem& problem, int seed_, int network_, const float* weights_,
+                       std::int64_t step_)
       : p(problem),
         net(problem.layout(network_)),
         seed(seed_),
         network(network_),
         first_row(blockIdx.x * kRows),
         step(step_),
-        shared(problem, kRows, Precision::kScratch) {}
+        weights(weights_),
+        shared(problem, kRows, Precision::scratch_size(kRows)) {}
 
   // body(row of the block, column) for each element of the block's rows, neighbours side by side.
   template <class Body>
   __device__ void for_elements(int columns, const Body& body) const {
-    for (int e = threadIdx.x; e < kRows * columns; e += kThreads) body(e / columns, e % columns);
+    for (int e = threadIdx.x; e < kRows * columns; e += kRowsThreads) body(e / columns, e % columns);
   }
   // The same for four columns at a time.
   template <class Body>
@@ -101,9 +123,33 @@ struct RowsBlock {
     for_elements(columns / 4, [&](int row, int quad) { body(row, quad * 4); });
   }
 
+  // On their way from here on.
+  __device__ void copy_constants() const {
+    float* to = shared.constants;
+    const auto copy = [&](int from, int count) {
+      for (int i = threadIdx.x * 4; i < count; i += kRowsThreads * 4) {
+        copy_16_bytes(to + i, weights + from + i);
+      }
+      to += count;
+    };
+    copy(net.head_bias, padded(net.head_columns));
+    for (int l = 0; l < net.depth; ++l) copy(net.hidden[l].bias, net.hidden[l].columns);
+    if (RowsShared::has_head_weights(net)) copy(net.head_weight, net.outputs * net.head_inputs);
+    end_of_copies();
+  }
+  __device__ const float* head_bias() const { return shared.constants; }
+  __device__ const float* bias(int l) const {
+    const float* at = shared.constants + padded(net.head_columns);
+    for (int i = 0; i < l; ++i) at += net.hidden[i].columns;
+    return at;
+  }
+  __device__ const float* head_weights() const {
+    return RowsShared::has_head_weights(net) ? bias(net.depth) : weights + net.head_weight;
+  }
+
   // Where the block's rows lie in the dataset; -1 for those past the batch.
   __device__ void draw_places(const Source& source) const {
-    for (int r = threadIdx.x; r < kRows; r += kThreads) {
+    for (int r = threadIdx.x; r < kRows; r += kRowsThreads) {
       const int row = first_row + r;
       std::int64_t place = -1;
       if (row < p.batch) {
@@ -115,7 +161,7 @@ struct RowsBlock {
     __syncthreads();
   }
 
-  // The network's input in panel 0, from the dataset. `keep` writes the batch down for others.
+  // The network's input, from the dataset. `keep` writes the batch down for others.
   __device__ void gather(bool next, bool keep) const {
     const Source source = *p.source;
     draw_places(source);
@@ -129,16 +175,15 @@ struct RowsBlock {
         x = source.actions[place * A + c - O];
       }
       if (keep) p.input(seed)[std::int64_t(first_row + r) * p.input_columns + c] = x;
-      if (c < net.hidden[0].rows) shared.panel(0)[r * shared.panel_line + c] = c < inputs ? x : 0;
+      if (c < net.hidden[0].rows) shared.input[r * shared.input_line + c] = c < inputs ? x : 0;
     });
-    __syncthreads();
   }
 
   // What later launches read of the batch and gather() does not write down.
   __device__ void keep_rest_of_batch() const {
     const Source source = *p.source;
     draw_places(source);
-    for (int r = threadIdx.x; r < kRows; r += kThreads) {
+    for (int r = threadIdx.x; r < kRows; r += kRowsThreads) {
       const std::int64_t place = shared.places[r];
       p.column(seed, kReward)[first_row + r] = place < 0 ? 0.0f : source.rewards[place];
       p.column(seed, kMask)[first_row + r] = place < 0 ? 0.0f : source.masks[place];
@@ -151,54 +196,51 @@ struct RowsBlock {
     });
   }
 
-  // V's input in panel 0, as it was written down.
+  // V's input, as it was written down.
   __device__ void load_input(bool next) const {
     const float* from = next ? p.next_input(seed) : p.input(seed);
     const int line = next ? net.hidden[0].rows : p.input_columns;
     for_elements(net.hidden[0].rows, [&](int r, int c) {
-      shared.panel(0)[r * shared.panel_line + c] =
+      shared.input[r * shared.input_line + c] =
           c < p.obs_dim ? from[std::int64_t(first_row + r) * line + c] : 0;
     });
-    __syncthreads();
   }
 
-  // Through the hidden layers from panel 0; the panel that then holds the last activation.
+  // Through the hidden layers.
   template <class Queue>
-  __device__ int forward(const float* weights, Queue& queue, bool keep) const {
-    int in = 0;
+  __device__ void forward(Queue& queue, bool keep) const {
     for (int l = 0; l < net.depth; ++l) {
       const HiddenLayout& layer = net.hidden[l];
-      float* out = shared.panel(1 - in);
-      const float* bias = weights + layer.bias;
-      Precision::template rows<kRows>(shared.panel(in), shared.panel_line, layer.rows,
-                                      layer.columns, queue, shared.scratch,
-                                      [&](int row, int column, const auto& sum) {
-                                        put(out, row, column, sum, bias + column,
-                                            [](float x, float own_bias) {
-                                              const float y = x + own_bias;
-                                              return y < 0 ? 0.0f : y;  // NaN stays
-                                            });
-                                      });
+      const float* own_bias = bias(l);
+      float* activation = shared.panel(l);
+      Precision::template rows<kRows>(
+          l == 0 ? shared.input : shared.panel(l - 1), l == 0 ? shared.input_line : shared.line,
+          layer.rows, layer.columns, queue, shared.scratch,
+          [&](int row, int column, const auto& sum) {
+            put(activation + row * shared.line + column, sum, own_bias + column,
+                [](float x, float b) {
+                  const float y = x + b;
+                  return y < 0 ? 0.0f : y;  // NaN stays
+                });
+          });
       __syncthreads();
-      if (network == engine::kActor && p.dropout) drop(l, layer.outputs, out);
-      if (keep) write_down(out, layer.columns, layer.activation);
-      in = 1 - in;
+      if (network == engine::kActor && p.dropout) drop(l, layer.outputs, activation);
+      if (keep) write_down(activation, layer.columns, layer.activation);
     }
-    return in;
   }
 
   // One draw for each four units of the batch's activation.
   __device__ void drop(int l, int units, float* activation) const {
     const std::int64_t begin = std::int64_t(first_row) * units,
                        end = begin + std::int64_t(kRows) * units;
-    for (std::int64_t four = begin / 4 + threadIdx.x; four * 4 < end; four += kThreads) {
+    for (std::int64_t four = begin / 4 + threadIdx.x; four * 4 < end; four += kRowsThreads) {
       const PhiloxWords words =
           draw(p.keys[seed], step, kDropoutStream + l, static_cast<std::uint32_t>(four));
       for (int i = 0; i < 4; ++i) {
         const std::int64_t unit = four * 4 + i;
         if (unit < begin || unit >= end) continue;
         const int row = static_cast<int>((unit - begin) / units);
-        float& x = activation[row * shared.panel_line + (unit - begin) % units];
+        float& x = activation[row * shared.line + (unit - begin) % units];
         x = words.word[i] >= p.drop_below ? x * p.kept : 0;
       }
     }
@@ -207,22 +249,23 @@ struct RowsBlock {
 
   // out(row, output, value) of the head's outputs, by one lane of a warp each.
   template <class Out>
-  __device__ void head(int in, const float* weights, const Out& out) const {
+  __device__ void head(const Out& out) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    for (int e = warp; e < kRows * net.outputs; e += kThreads / 32) {
+    const float* activations = shared.panel(net.depth - 1);
+    for (int e = warp; e < kRows * net.outputs; e += kRowsThreads / 32) {
       const int row = e / net.outputs, output = e % net.outputs;
-      const float* activation = shared.panel(in) + row * shared.panel_line;
-      const float* weight = weights + net.head_weight + output * net.head_inputs;
+      const float* activation = activations + row * shared.line;
+      const float* weight = head_weights() + output * net.head_inputs;
       float sum = 0;
       for (int k = lane; k < net.head_inputs; k += 32) sum += activation[k] * weight[k];
       sum = warp_sum(sum);
-      if (lane == 0) out(row, output, sum + weights[net.head_bias + output]);
+      if (lane == 0) out(row, output, sum + head_bias()[output]);
     }
   }
 
   // Of the log-likelihood of the batch's actions (of minus their squared error), given the outputs
   // in shared.head: its sum over the action, and in the outputs' place its gradient.
-  __device__ void score(const float* weights) const {
+  __device__ void score() const {
     const int A = p.act_dim;
     for_elements(A, [&](int row, int a) {
       float& output = shared.head[row * shared.head_line + a];
@@ -232,7 +275,7 @@ struct RowsBlock {
       if (p.deterministic_policy) {
         term = squared_error_term(action, output);
       } else {
-        const float raw = weights[net.head_bias + A + a];
+        const float raw = head_bias()[A + a];
         const float log_std = fminf(fmaxf(raw, float(kLogStdMin)), float(kLogStdMax));
         term = gaussian_term(action, output, log_std, std::exp(-log_std), log_std == raw);
       }
@@ -241,17 +284,17 @@ struct RowsBlock {
       shared.head[row * shared.head_line + A + a] = term.d_log_std;
     });
     __syncthreads();
-    for (int r = threadIdx.x; r < kRows; r += kThreads) {
+    for (int r = threadIdx.x; r < kRows; r += kRowsThreads) {
       float fit = 0;
       for (int a = 0; a < A; ++a) fit += shared.fit[r * shared.head_line + a];
       p.column(seed, kFit)[first_row + r] = fit;
     }
   }
 
-  // From the head's gradient in shared.head to that of every hidden layer; `in` is the panel of the
-  // last activation. `scale` is dropout's factor on the units it kept.
+  // From the head's gradient in shared.head to that of every hidden layer. `scale` is dropout's
+  // factor on the units it kept.
   template <class Queue>
-  __device__ void backward(int in, const float* weights, Queue& queue, float scale) const {
+  __device__ void backward(Queue& queue, float scale) const {
     const int head_columns = padded(net.head_columns);
     float* workspace = p.workspace_of(seed, network);
     for_elements(head_columns, [&](int row, int c) {
@@ -262,37 +305,33 @@ struct RowsBlock {
     for_elements(net.hidden[l].columns, [&](int row, int c) {
       float sum = 0;
       for (int o = 0; o < net.outputs; ++o) {
-        sum += shared.head[row * shared.head_line + o] *
-               weights[net.head_weight + o * net.head_inputs + c];
+        sum += shared.head[row * shared.head_line + o] * head_weights()[o * net.head_inputs + c];
       }
-      const bool active = shared.panel(in)[row * shared.panel_line + c] > 0;
-      shared.panel(1 - in)[row * shared.panel_line + c] = active ? sum * scale : 0;
+      float& at = shared.panel(l)[row * shared.line + c];
+      at = at > 0 ? sum * scale : 0;
     });
     __syncthreads();
-    in = 1 - in;
-    write_down(shared.panel(in), net.hidden[l].columns, net.hidden[l].gradient);
+    write_down(shared.panel(l), net.hidden[l].columns, net.hidden[l].gradient);
     for (; l > 0; --l) {
       const HiddenLayout& layer = net.hidden[l];
-      const float* activation =
-          workspace + net.hidden[l - 1].activation + std::int64_t(first_row) * layer.rows;
-      float* out = shared.panel(1 - in);
+      float* gradient = shared.panel(l - 1);
       Precision::template rows<kRows>(
-          shared.panel(in), shared.panel_line, layer.columns, layer.rows, queue, shared.scratch,
+          shared.panel(l), shared.line, layer.columns, layer.rows, queue, shared.scratch,
           [&](int row, int column, const auto& sum) {
-            put(out, row, column, sum, activation + row * layer.rows + column,
+            float* at = gradient + row * shared.line + column;
+            put(at, sum, at,
                 [scale](float x, float active) { return active > 0 ? x * scale : 0.0f; });
           });
       __syncthreads();
-      write_down(out, layer.rows, net.hidden[l - 1].gradient);
-      in = 1 - in;
+      if (l == 1) let_next_launch_come_up();
+      write_down(gradient, layer.rows, net.hidden[l - 1].gradient);
     }
   }
 
   // Some columns of a panel's row, each after `change`, which also has its number of `beside`.
   template <int kColumns, class Change>
-  __device__ void put(float* panel, int row, int column, const float (&values)[kColumns],
-                      const float* beside, const Change& change) const {
-    float* at = panel + row * shared.panel_line + column;
+  __device__ void put(float* at, const float (&values)[kColumns], const float* beside,
+                      const Change& change) const {
     if constexpr (kColumns == 4) {
       const float4 b = load4(beside);
       *reinterpret_cast<float4*>(at) = make_float4(change(values[0], b.x), change(values[1], b.y),
@@ -307,7 +346,7 @@ struct RowsBlock {
     float* to = p.workspace_of(seed, network) + offset + std::int64_t(first_row) * columns;
     for_quads(columns, [&](int row, int c) {
       *reinterpret_cast<float4*>(to + row * columns + c) =
-          *reinterpret_cast<const float4*>(panel + row * shared.panel_line + c);
+          load4(panel + row * shared.line + c);
     });
   }
 };
@@ -328,41 +367,44 @@ __device__ inline void tick(const Problem& p, int seed) {
 
 // Grid: blocks of rows, jobs, seeds.
 template <class Precision, int kRows>
-__global__ void __launch_bounds__(kThreads, Precision::blocks_together(kRows))
-    rows_kernel(const __grid_constant__ Problem p, RowsPass pass, int queue_slots) {
-  follow_previous_launch();
+__global__ void __launch_bounds__(kRowsThreads)
+    rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
   const bool train = pass == RowsPass::kTrain;
   const int trained = train ? p.networks() : 0;
-  if (train && job == static_cast<int>(gridDim.y) - 1) {
-    if (blockIdx.x == 0) tick(p, seed);
-    RowsBlock<Precision, kRows>(p, seed, engine::kValue, p.clock->next).keep_rest_of_batch();
-    return;
-  }
   const bool target = train && job >= trained && job < trained + p.critics;
   const int network = job < trained ? job : target ? job - p.critics : engine::kValue;
   const bool next = train ? job == trained + p.critics : job == 1;
   const bool keep = job < trained;
-  const RowsBlock<Precision, kRows> block(p, seed, network, train ? p.clock->next : p.clock->now);
-  const NetworkLayout& net = block.net;
+  const NetworkLayout& net = p.layout(network);
   const float* weights = p.parameters_of(seed, network) + (target ? 3 * net.size : 0);
   const float* operands = p.operands_of(seed, network) + (target ? net.operand_size : 0);
+  wait_for_previous_launch();
+  const RowsBlock<Precision, kRows> block(p, seed, network, weights,
+                                          train ? p.clock->next : p.clock->now);
+  if (train && job == static_cast<int>(gridDim.y) - 1) {
+    if (blockIdx.x == 0) tick(p, seed);
+    block.keep_rest_of_batch();
+    return;
+  }
+  block.copy_constants();
   using Products = RowsProducts<Precision>;
-  WeightQueue<Precision, Products> queue(block.shared.queue, queue_slots,
-                                         Products(net, weights, operands, keep));
+  WeightQueue<Precision, Products> queue(block.shared.queue, Products(net, weights, operands, keep));
 
   if (train) {
     block.gather(next, job == 0);
   } else {
     block.load_input(next);
   }
-  const int in = block.forward(weights, queue, keep);
+  queue.wait_for_others();
+  __syncthreads();
+  block.forward(queue, keep);
   if (train && network == engine::kActor) {
-    block.head(in, weights, [&](int row, int output, float value) {
+    block.head([&](int row, int output, float value) {
       block.shared.head[row * block.shared.head_line + output] = value;
     });
     __syncthreads();
-    block.score(weights);
+    block.score();
   } else {
     const int which = target   ? kFirstCritic + network - engine::kCritic + p.critics
                       : next   ? kNextValue
@@ -370,15 +412,13 @@ __global__ void __launch_bounds__(kThreads, Precision::blocks_together(kRows))
                       : network == engine::kValue ? kValueBefore
                                                   : kFirstCritic + network - engine::kCritic;
     float* column = p.column(seed, which) + first_row;
-    block.head(in, weights, [&](int row, int, float value) {
+    block.head([&](int row, int, float value) {
       column[row] = value;
       block.shared.head[row * block.shared.head_line] = 1;
     });
     if (keep) __syncthreads();
   }
-  if (keep) {
-    block.backward(in, weights, queue, network == engine::kActor && p.dropout ? p.kept : 1.0f);
-  }
+  if (keep) block.backward(queue, network == engine::kActor && p.dropout ? p.kept : 1.0f);
 }
 
 }  // namespace iql::cuda

@@ -13,23 +13,17 @@ enum class Precision { kFp32, kBf16x3 };
 // What a device has.
 struct Limits {
   int multiprocessors;
-  std::size_t shared_of_block, shared_of_multiprocessor;  // memory, in bytes
-  bool overlaps;                                          // launches can
+  std::size_t shared_of_block;  // memory, in bytes
+  bool overlaps;                // launches can
 };
 
-// How a launch of the rows kernel works: rows that a block takes through a network, 16 or 32, and
-// slots of the queue of its weights, 2, 4 or 8.
-struct RowsPlan {
-  int rows, queue_slots;
-};
-
-// What is fixed when an engine is made. Sizes change no result: small ones keep a device busy with
-// few seeds, large ones read less.
+// What is fixed when an engine is made.
 struct StepPlan {
   Precision precision;
-  RowsPlan train, value;
-  int value_tile, others_tile;  // of weights that a block updates: 32 or 64 rows and columns
-  bool overlaps;
+  // Rows that a block takes through a network, 16 or 32, which changes no result: few keep a device
+  // busy with few seeds, many read the weights less often.
+  int train_rows, value_rows;
+  bool overlaps;  // the launches
 };
 
 // The plan that keeps a device busy. It may need more shared memory than there is.

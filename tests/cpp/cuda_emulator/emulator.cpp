@@ -324,9 +324,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
       *value = static_cast<int>(emulator::kSharedAtMost);
       break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      *value = static_cast<int>(emulator::kSharedAtMost) + 1024;
-      break;
     case cudaDevAttrComputeCapabilityMajor:
       *value = 8;
       break;
