@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -222,3 +223,19 @@ def test_a_step_is_as_many_operators_as_the_docs_say(seeds: int) -> None:
         counts.append(counted.count)
     assert (counts[1] - counts[0]) / 10 <= 75
     assert counts[0] <= 75 + 250
+
+
+@pytest.mark.gpu
+@on_device
+def test_an_engine_that_becomes_garbage_does_not_end_a_capture() -> None:
+    network, hyper, data = problem("authors")
+    thresholds = gc.get_threshold()
+    try:
+        for _ in range(5):
+            cycle: list[Any] = [create("graph", network, hyper, data, SEEDS)]
+            cycle.append(cycle)
+            del cycle  # only the garbage collector ends it,
+            gc.set_threshold(1)  # which comes at every other allocation
+            create("graph", network, hyper, data, SEEDS).run(60)
+    finally:
+        gc.set_threshold(*thresholds)

@@ -18,6 +18,19 @@ __device__ __forceinline__ float* shared_floats() {
 #endif
 }
 
+// Brings a kernel's parameter into the constant cache, the warps a line each, where it would else
+// come line by line as each is first used, with everything waiting.
+template <class Parameter>
+__device__ __forceinline__ void touch_parameter([[maybe_unused]] const Parameter& parameter) {
+#ifdef __CUDACC__
+  constexpr unsigned kLine = 64, kLines = (sizeof parameter + kLine - 1) / kLine;
+  for (unsigned line = threadIdx.x / 32; line < kLines; line += blockDim.x / 32) {
+    const char* at = reinterpret_cast<const char*>(&parameter) + line * kLine;
+    asm volatile("" ::"r"(*reinterpret_cast<const int*>(at)));
+  }
+#endif
+}
+
 // Launches that overlap: a kernel may come up while the one before it in its stream still works, so
 // that what a launch costs beside its work passes meanwhile. It waits before it reads or writes
 // anything in device memory. (PTX: griddepcontrol, from sm_90.)

@@ -26,13 +26,6 @@ constexpr int kSlice = 64;     // batch rows that a tile takes at a time
 constexpr int kTileLine = kTile + 4;
 IQL_HD inline int panel_line(int columns) { return padded(columns, 32) + 8; }
 
-// The lane's place in a fragment of mma_bf16.
-struct FragmentLane {
-  int warp, group, pair;
-  __device__ FragmentLane()
-      : warp(threadIdx.x / 32), group(threadIdx.x % 32 / 4), pair(threadIdx.x % 4 * 2) {}
-};
-
 __device__ __forceinline__ float4 load4(const float* from) {
   return *reinterpret_cast<const float4*>(from);
 }
@@ -41,41 +34,68 @@ __device__ __forceinline__ float4 plus(const float4& a, const float4& b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
+// The sum of part(0) to part(kParts - 1), in pairs of pairs.
+template <int kParts, class Part>
+__device__ __forceinline__ auto sum_of(const Part& part, int first = 0) {
+  if constexpr (kParts == 1) {
+    return part(first);
+  } else {
+    return plus(sum_of<kParts / 2>(part, first), sum_of<kParts / 2>(part, first + kParts / 2));
+  }
+}
+
+// The lane's place in a fragment of mma_bf16.
+struct FragmentLane {
+  int warp, group, pair;
+  __device__ FragmentLane()
+      : warp(threadIdx.x / 32), group(threadIdx.x % 32 / 4), pair(threadIdx.x % 4 * 2) {}
+};
+
 struct Fp32 {
   // out(row, column, values of 4 columns) of in [kRows][inputs] times weights [inputs][outputs].
   // Threads are 64 groups of 4 columns by 8 shares of the inputs, so that a weight goes to one
-  // thread alone; what the shares make is added up among the lanes of a warp.
+  // thread alone; what the shares make is added up in `scratch`, some rows at a time.
   template <int kRows, class Queue, class Out>
   __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
-                              float*, const Out& out) {
-    const int share = threadIdx.x % kShares;
+                              float* scratch, const Out& out) {
+    const int share = share_of_thread();
     for (int first = 0; first < outputs; first += kPass) {
       const int column = first + column_of_thread();
-      if (column >= outputs) return;  // of all lanes of a warp or none
       float4 sum[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) sum[r] = make_float4(0, 0, 0, 0);
-      for (int k = share * 4; k < inputs; k += kShares * 4) {
-        float4 weight[4];
-        queue.take(weight);
-        add_products(in + k, line, weight, sum);
+      if (column < outputs) {
+        for (int k = share * 4; k < inputs; k += kShares * 4) {
+          float4 weight[4];
+          queue.take(weight);
+          add_products(in + k, line, weight, sum);
+        }
       }
-      add_up<kRows / 2>(sum, 4);
-      add_up<kRows / 4>(sum, 2);
-      add_up<kRows / 8>(sum, 1);
+      float4* parts = reinterpret_cast<float4*>(scratch) + column_of_thread() / 4;
 #pragma unroll
-      for (int i = 0; i < kRows / kShares; ++i) {
-        const float values[4] = {sum[i].x, sum[i].y, sum[i].z, sum[i].w};
-        out(share * (kRows / kShares) + i, column, values);
+      for (int group = 0; group < kRows; group += kTogether) {
+        if (first + group > 0) __syncthreads();  // the scratch is read
+#pragma unroll
+        for (int r = 0; r < kTogether; ++r) {
+          parts[(share * kTogether + r) * (kPass / 4)] = sum[group + r];
+        }
+        __syncthreads();
+        // Each row has two shares, which take every other group of columns.
+        const int r = share / 2;
+        if (column >= outputs || column / 4 % 2 != share % 2) continue;
+        const auto part = [&](int s) { return parts[(s * kTogether + r) * (kPass / 4)]; };
+        const float4 total = sum_of<kShares>(part);
+        const float values[4] = {total.x, total.y, total.z, total.w};
+        out(group + r, column, values);
       }
     }
   }
-  IQL_HD static constexpr int scratch_size(int) { return 0; }  // floats
+  IQL_HD static constexpr int scratch_size(int) { return kShares * kTogether * kPass; }  // floats
   static constexpr int kMostRows = 16;  // whose sums a thread has registers for
 
   // In each step four rows of the product's weights.
   __device__ static WeightShare share(const Weights& weights, int first_column) {
-    const int share = threadIdx.x % kShares, column = first_column + column_of_thread();
+    const int share = share_of_thread(), column = first_column + column_of_thread();
     const int steps = (weights.inputs / 4 - share + kShares - 1) / kShares;
     return {weights.at + share * 4 * weights.outputs + column, 4, weights.outputs,
             column < weights.outputs ? steps : 0, kShares * 4 * weights.outputs};
@@ -141,24 +161,10 @@ struct Fp32 {
   };
 
  private:
-  static constexpr int kShares = 8;
+  static constexpr int kShares = 8, kTogether = kShares / 2;  // rows that are added up at a time
 
-  __device__ static int column_of_thread() { return threadIdx.x / kShares * 4; }
-  // Of twice kKept rows a lane keeps half, to which it adds those of another lane.
-  template <int kKept, int kRows>
-  __device__ static void add_up(float4 (&sum)[kRows], int lanes) {
-    const bool upper = (threadIdx.x & lanes) != 0;
-#pragma unroll
-    for (int i = 0; i < kKept; ++i) {
-      const float4 kept = upper ? sum[i + kKept] : sum[i];
-      float4 other = upper ? sum[i] : sum[i + kKept];
-      other.x = __shfl_xor_sync(~0u, other.x, lanes);
-      other.y = __shfl_xor_sync(~0u, other.y, lanes);
-      other.z = __shfl_xor_sync(~0u, other.z, lanes);
-      other.w = __shfl_xor_sync(~0u, other.w, lanes);
-      sum[i] = plus(kept, other);
-    }
-  }
+  __device__ static int share_of_thread() { return threadIdx.x / 64; }
+  __device__ static int column_of_thread() { return threadIdx.x % 64 * 4; }
   __device__ static void unpack(const float4& from, float* to) {
     to[0] = from.x;
     to[1] = from.y;

@@ -25,12 +25,11 @@ struct WeightShare {
 // Every thread has a queue of its own: no other one reads what it fetches, so that nobody waits for
 // anybody. `Products` gives the products' weights in their order, and their number.
 //
-// Two steps are on their way, and a slot is left: a copy never goes where something was read just
-// before.
+// A step is on its way while the one before it is multiplied.
 template <class Precision, class Products>
 class WeightQueue {
  public:
-  static constexpr int kSlots = 3, kPieces = 4;
+  static constexpr int kSlots = 2, kPieces = 4;
   static constexpr std::size_t kBytes = sizeof(float4) * kSlots * kPieces * kRowsThreads;
 
   __device__ WeightQueue(float* memory, const Products& products)

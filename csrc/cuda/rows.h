@@ -112,15 +112,13 @@ struct RowsBlock {
         weights(weights_),
         shared(problem, kRows, Precision::scratch_size(kRows)) {}
 
-  // body(row of the block, column) for each element of the block's rows, neighbours side by side.
-  template <class Body>
+  // body(row of the block, column) for each element of the block's rows, or for the first of every
+  // kStep: a warp takes a row, and its lanes neighbours.
+  template <int kStep = 1, class Body>
   __device__ void for_elements(int columns, const Body& body) const {
-    for (int e = threadIdx.x; e < kRows * columns; e += kRowsThreads) body(e / columns, e % columns);
-  }
-  // The same for four columns at a time.
-  template <class Body>
-  __device__ void for_quads(int columns, const Body& body) const {
-    for_elements(columns / 4, [&](int row, int quad) { body(row, quad * 4); });
+    for (int row = threadIdx.x / 32; row < kRows; row += kRowsThreads / 32) {
+      for (int c = threadIdx.x % 32 * kStep; c < columns; c += 32 * kStep) body(row, c);
+    }
   }
 
   // On their way from here on.
@@ -250,16 +248,17 @@ struct RowsBlock {
   // out(row, output, value) of the head's outputs, by one lane of a warp each.
   template <class Out>
   __device__ void head(const Out& out) const {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const float* activations = shared.panel(net.depth - 1);
-    for (int e = warp; e < kRows * net.outputs; e += kRowsThreads / 32) {
-      const int row = e / net.outputs, output = e % net.outputs;
-      const float* activation = activations + row * shared.line;
-      const float* weight = head_weights() + output * net.head_inputs;
-      float sum = 0;
-      for (int k = lane; k < net.head_inputs; k += 32) sum += activation[k] * weight[k];
-      sum = warp_sum(sum);
-      if (lane == 0) out(row, output, sum + head_bias()[output]);
+    const int lane = threadIdx.x % 32;
+    const float *weights = head_weights(), *bias = head_bias();
+    for (int row = threadIdx.x / 32; row < kRows; row += kRowsThreads / 32) {
+      const float* activation = shared.panel(net.depth - 1) + row * shared.line;
+      for (int output = 0; output < net.outputs; ++output) {
+        const float* weight = weights + output * net.head_inputs;
+        float sum = 0;
+        for (int k = lane; k < net.head_inputs; k += 32) sum += activation[k] * weight[k];
+        sum = warp_sum(sum);
+        if (lane == 0) out(row, output, sum + bias[output]);
+      }
     }
   }
 
@@ -302,12 +301,14 @@ struct RowsBlock {
           c < net.head_columns ? shared.head[row * shared.head_line + c] : 0;
     });
     int l = net.depth - 1;
+    const float* weights = head_weights();
+    float* panel = shared.panel(l);
     for_elements(net.hidden[l].columns, [&](int row, int c) {
       float sum = 0;
       for (int o = 0; o < net.outputs; ++o) {
-        sum += shared.head[row * shared.head_line + o] * head_weights()[o * net.head_inputs + c];
+        sum += shared.head[row * shared.head_line + o] * weights[o * net.head_inputs + c];
       }
-      float& at = shared.panel(l)[row * shared.line + c];
+      float& at = panel[row * shared.line + c];
       at = at > 0 ? sum * scale : 0;
     });
     __syncthreads();
@@ -344,7 +345,7 @@ struct RowsBlock {
 
   __device__ void write_down(const float* panel, int columns, int offset) const {
     float* to = p.workspace_of(seed, network) + offset + std::int64_t(first_row) * columns;
-    for_quads(columns, [&](int row, int c) {
+    for_elements<4>(columns, [&](int row, int c) {
       *reinterpret_cast<float4*>(to + row * columns + c) =
           load4(panel + row * shared.line + c);
     });
@@ -369,6 +370,7 @@ __device__ inline void tick(const Problem& p, int seed) {
 template <class Precision, int kRows>
 __global__ void __launch_bounds__(kRowsThreads)
     rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
+  touch_parameter(p);
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
   const bool train = pass == RowsPass::kTrain;
   const int trained = train ? p.networks() : 0;

@@ -64,17 +64,6 @@ struct UpdateShared {
   }
 };
 
-// The sum of some groups' values, in pairs of pairs.
-template <int kGroups, class Part>
-__device__ auto sum_of_groups(const Part& part, int first = 0) {
-  if constexpr (kGroups == 1) {
-    return part(first);
-  } else {
-    return plus(sum_of_groups<kGroups / 2>(part, first),
-                sum_of_groups<kGroups / 2>(part, first + kGroups / 2));
-  }
-}
-
 // The operands of a tile of new weights, and of its target's where there is one, from shared
 // memory.
 template <class Precision>
@@ -156,6 +145,7 @@ struct Descent {
 template <class Precision>
 __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(const __grid_constant__ Problem p, int first) {
+  touch_parameter(p);
   if (first + static_cast<int>(blockIdx.y) == p.networks()) {
     wait_for_previous_launch();
     if (blockIdx.x == 0) add_metrics(p, blockIdx.z);
@@ -267,7 +257,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       place.column + thread < (head ? net.head_columns : layer.outputs)) {
     const auto part = [&](int i) { return shared.bias[i * kTile + thread]; };
     descent.step((head ? net.head_bias : layer.bias) + place.column + thread,
-                 sum_of_groups<Shared::kBiasParts>(part));
+                 sum_of<Shared::kBiasParts>(part));
   }
   if (head) {  // [outputs][head_inputs]: neighbours are rows of the tile
     for (int e = thread; e < kTile * kTile; e += kThreads) {
@@ -275,7 +265,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       if (place.row + i < net.head_inputs && place.column + j < net.outputs) {
         const auto part = [&](int g) { return shared.sum(g)[i * kTileLine + j]; };
         descent.step(net.head_weight + (place.column + j) * net.head_inputs + place.row + i,
-                     sum_of_groups<Tile::kGroups>(part));
+                     sum_of<Tile::kGroups>(part));
       }
     }
     return;
@@ -283,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   if (updates) {
     const int at = down * kTileLine + quad;
     const auto part = [&](int g) { return load4(shared.sum(g) + at); };
-    const float4 gradient = sum_of_groups<Tile::kGroups>(part);
+    const float4 gradient = sum_of<Tile::kGroups>(part);
     descent.step4(weight, shared.state, gradient, shared.tile() + at, shared.target() + at);
   }
   __syncthreads();

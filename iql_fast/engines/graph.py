@@ -13,9 +13,10 @@ the actor, E * S critics, seeds fastest.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -395,7 +396,7 @@ class GraphEngine:
             self._steps(1)  # libraries set themselves up, which a capture cannot hold
             torch.cuda.synchronize(self.device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
+            with _no_garbage_collection(), torch.cuda.graph(graph, stream=self._stream):
                 self._steps(self.chunk)
             self._graph = graph
 
@@ -404,3 +405,17 @@ class GraphEngine:
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory() if self.on_cuda else tensor
+
+
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Of an engine that only a cycle keeps alive, say after an exception: to give its graph back
+    while another one is captured would end that capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
