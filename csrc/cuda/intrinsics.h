@@ -47,8 +47,8 @@ __device__ __forceinline__ void let_next_launch_come_up() {
 #endif
 }
 
-// Copies from global to shared memory that pass by the thread's registers. A thread may read what it
-// copied once it has waited; others, after a barrier from there on.
+// Copies from global to shared memory that pass by the thread's registers. A thread may read what
+// it copied once it has waited; others, after a barrier from there on.
 __device__ __forceinline__ void copy_16_bytes(void* shared, const void* global) {
 #ifdef __CUDACC__
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(

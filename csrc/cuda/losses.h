@@ -22,14 +22,13 @@ struct RowLosses {
 
   __device__ float column(int which, int row) const { return p.column(seed, which)[row]; }
 
-  // The least of the target critics; NaN where one is.
+  // NaN where one is.
+  __device__ static float least(float a, float b) { return a <= b || a != a ? a : b; }
+  // The least of the target critics.
   __device__ float q(int row) const {
-    float least = column(kFirstCritic + p.critics, row);
-    for (int e = 1; e < p.critics; ++e) {
-      const float target = column(kFirstCritic + p.critics + e, row);
-      if (!(least <= target)) least = target;
-    }
-    return least;
+    float q = column(kFirstCritic + p.critics, row);
+    for (int e = 1; e < p.critics; ++e) q = least(q, column(kFirstCritic + p.critics + e, row));
+    return q;
   }
   __device__ float v(int row) const { return column(p.old_value ? kValueBefore : kValueNow, row); }
   __device__ float advantage(int row) const { return q(row) - v(row); }
@@ -57,27 +56,24 @@ struct RowLosses {
   // What a network's loss needs of a row. Reading is apart from computing, so that much else can be
   // under way in between.
   struct Numbers {
-    float q, v, critic, reward, mask, next_value;
+    float of[4];  // q, another target's, V(s); or a critic's, the reward, the mask, V(s')
   };
   __device__ Numbers read(int network, int row) const {
-    Numbers n{};
     if (network < engine::kCritic) {
-      n.q = q(row);
-      n.v = network == engine::kValue ? column(kValueBefore, row) : v(row);
-    } else {
-      n.critic = column(kFirstCritic + network - engine::kCritic, row);
-      n.reward = column(kReward, row);
-      n.mask = column(kMask, row);
-      n.next_value = column(kNextValue, row);
+      const int target = kFirstCritic + p.critics;
+      return {column(target, row), p.critics == 2 ? column(target + 1, row) : q(row),
+              network == engine::kValue ? column(kValueBefore, row) : v(row), 0};
     }
-    return n;
+    return {column(kFirstCritic + network - engine::kCritic, row), column(kReward, row),
+            column(kMask, row), column(kNextValue, row)};
   }
   // The factor of a network's loss, the mean over the batch included.
   __device__ float factor(int network, const Numbers& n) const {
+    const float (&of)[4] = n.of;
     const float B = float(p.batch);
-    if (network == engine::kValue) return -value(n.q, n.v).d_u / B;
-    if (network == engine::kActor) return -weight(n.q - n.v) / B;
-    return 2.0f * error(n.critic, n.reward, n.mask, n.next_value) / B;
+    if (network == engine::kValue) return -value(least(of[0], of[1]), of[2]).d_u / B;
+    if (network == engine::kActor) return -weight(least(of[0], of[1]) - of[2]) / B;
+    return 2.0f * error(of[0], of[1], of[2], of[3]) / B;
   }
 };
 

@@ -52,8 +52,10 @@ struct FragmentLane {
 };
 
 struct Fp32 {
+  static constexpr int kRowsThreads = 256;  // of a block that takes rows through a network
+
   // out(row, column, values of 4 columns) of in [kRows][inputs] times weights [inputs][outputs].
-  // Threads are 64 groups of 4 columns by 8 shares of the inputs, so that a weight goes to one
+  // Threads are 64 groups of 4 columns by 4 shares of the inputs, so that a weight goes to one
   // thread alone; what the shares make is added up in `scratch`, some rows at a time.
   template <int kRows, class Queue, class Out>
   __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
@@ -75,31 +77,42 @@ struct Fp32 {
 #pragma unroll
       for (int group = 0; group < kRows; group += kTogether) {
         if (first + group > 0) __syncthreads();  // the scratch is read
+        float4 own[kOwn];
 #pragma unroll
         for (int r = 0; r < kTogether; ++r) {
-          parts[(share * kTogether + r) * (kPass / 4)] = sum[group + r];
+          const int owner = r / kOwn;
+          if (owner == share) {
+            own[r % kOwn] = sum[group + r];
+          } else {
+            parts[place(share, owner, r % kOwn)] = sum[group + r];
+          }
         }
         __syncthreads();
-        // Each row has two shares, which take every other group of columns.
-        const int r = share / 2;
-        if (column >= outputs || column / 4 % 2 != share % 2) continue;
-        const auto part = [&](int s) { return parts[(s * kTogether + r) * (kPass / 4)]; };
-        const float4 total = sum_of<kShares>(part);
-        const float values[4] = {total.x, total.y, total.z, total.w};
-        out(group + r, column, values);
+        if (column >= outputs) continue;
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) {
+          const auto part = [&](int s) { return s == share ? own[i] : parts[place(s, share, i)]; };
+          const float4 total = sum_of<kShares>(part);
+          const float values[4] = {total.x, total.y, total.z, total.w};
+          out(group + share * kOwn + i, column, values);
+        }
       }
     }
   }
-  IQL_HD static constexpr int scratch_size(int) { return kShares * kTogether * kPass; }  // floats
+  IQL_HD static constexpr int scratch_size(int) {  // floats
+    return kShares * (kTogether - kOwn) * kPass;
+  }
   static constexpr int kMostRows = 16;  // whose sums a thread has registers for
 
   // In each step four rows of the product's weights.
   __device__ static WeightShare share(const Weights& weights, int first_column) {
     const int share = share_of_thread(), column = first_column + column_of_thread();
     const int steps = (weights.inputs / 4 - share + kShares - 1) / kShares;
-    return {weights.at + share * 4 * weights.outputs + column, 4, weights.outputs,
-            column < weights.outputs ? steps : 0, kShares * 4 * weights.outputs};
+    return {weights.at + share * 4 * weights.outputs + column, 4,
+            column < weights.outputs ? steps : 0, weights.outputs};
   }
+  __device__ static int piece(const WeightShare& share, int i) { return i * share.stride; }
+  __device__ static int step(const WeightShare& share) { return kShares * 4 * share.stride; }
 
   // The weights themselves serve the forward pass.
   __device__ static const float* forward(const HiddenLayout& layer, const float* weights,
@@ -131,7 +144,7 @@ struct Fp32 {
     __device__ void add(const float* left, const float* right) {
       left += group() * kRows * kTileLine + threadIdx.x % 16 / 4 * 4;
       right += group() * kRows * kTileLine + threadIdx.x % 4 * 4;
-#pragma unroll
+#pragma unroll 1
       for (int k = 0; k < kRows; ++k) {
         float x[8], y[8];
 #pragma unroll
@@ -161,8 +174,15 @@ struct Fp32 {
   };
 
  private:
-  static constexpr int kShares = 8, kTogether = kShares / 2;  // rows that are added up at a time
+  static constexpr int kShares = 4;
+  static constexpr int kTogether = 8;               // rows that are added up at a time,
+  static constexpr int kOwn = kTogether / kShares;  // some of them by each share
 
+  // Where a share's part of another one's row lies.
+  __device__ static int place(int share, int owner, int i) {
+    const int before = owner < share ? owner : owner - 1;
+    return ((share * (kShares - 1) + before) * kOwn + i) * (kPass / 4);
+  }
   __device__ static int share_of_thread() { return threadIdx.x / 64; }
   __device__ static int column_of_thread() { return threadIdx.x % 64 * 4; }
   __device__ static void unpack(const float4& from, float* to) {
@@ -190,6 +210,8 @@ struct Fp32 {
 };
 
 struct Bf16x3 {
+  static constexpr int kRowsThreads = 512;  // of a block that takes rows through a network
+
   // Weights lie in fragments of B, [inputs / 16][outputs / 8][lane]: 16 bytes of one lane are its
   // two registers of hi, then those of lo. A warp takes 32 columns and every other step of 16
   // inputs; it adds up half of the columns with the warp that takes the other steps.
@@ -259,8 +281,10 @@ struct Bf16x3 {
     const int tiles = tiles_from(column, weights.outputs);
     const int step = weights.outputs / 8 * 32 * 4;
     return {weights.at + half * step + (column / 8 * 32 + static_cast<int>(threadIdx.x) % 32) * 4,
-            tiles, 32 * 4, tiles > 0 ? (weights.inputs / 16 - half + 1) / 2 : 0, 2 * step};
+            tiles, tiles > 0 ? (weights.inputs / 16 - half + 1) / 2 : 0, 2 * step};
   }
+  __device__ static int piece(const WeightShare&, int i) { return i * 32 * 4; }
+  __device__ static int step(const WeightShare& share) { return share.stride; }
 
   __device__ static const float* forward(const HiddenLayout& layer, const float*,
                                          const float* operands) {
@@ -320,8 +344,7 @@ struct Bf16x3 {
       for (int m = 0; m < kLeft; ++m) {
 #pragma unroll
         for (int n = 0; n < kRight; ++n) {
-          float* at =
-              tile + (m * 16 + lane.group) * kLine + first_column() + n * 8 + lane.pair;
+          float* at = tile + (m * 16 + lane.group) * kLine + first_column() + n * 8 + lane.pair;
           *reinterpret_cast<float2*>(at) = make_float2(sum[m][n][0], sum[m][n][1]);
           *reinterpret_cast<float2*>(at + 8 * kLine) = make_float2(sum[m][n][2], sum[m][n][3]);
         }

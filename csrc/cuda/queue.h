@@ -5,8 +5,8 @@
 
 namespace iql::cuda {
 
-constexpr int kRowsThreads = 512;  // of a block that takes rows through a network
-constexpr int kPass = 256;         // columns of a product that such a block makes at a time
+// Columns of a product that a block makes at a time.
+constexpr int kPass = 256;
 
 // A product's weights, as Fp32 or Bf16x3 lays them out: [inputs][outputs].
 struct Weights {
@@ -15,11 +15,11 @@ struct Weights {
 };
 
 // What one thread takes of a product's weights, for some columns of the result: in each of the
-// steps up to four pieces of 16 bytes.
+// steps up to four pieces of 16 bytes. Precision::piece(share, i) is where a step's i-th piece lies
+// after its first one, in floats, and Precision::step(share) where the next step begins.
 struct WeightShare {
   const float* at;
-  int pieces, piece_stride;  // the stride in floats
-  int steps, step_stride;
+  int pieces, steps, stride;
 };
 
 // Every thread has a queue of its own: no other one reads what it fetches, so that nobody waits for
@@ -29,33 +29,28 @@ struct WeightShare {
 template <class Precision, class Products>
 class WeightQueue {
  public:
-  static constexpr int kSlots = 2, kPieces = 4;
-  static constexpr std::size_t kBytes = sizeof(float4) * kSlots * kPieces * kRowsThreads;
+  static constexpr int kPieces = 4, kThreads = Precision::kRowsThreads;
+  static constexpr std::size_t kBytes = sizeof(float4) * 2 * kPieces * kThreads;
 
   __device__ WeightQueue(float* memory, const Products& products)
       : ring_(reinterpret_cast<float4*>(memory) + threadIdx.x), products_(products) {
-    if (products_.count > 0) begin(0);
-    for (int i = 0; i < kSlots - 1; ++i) fetch();
+    begin(0);
+    fetch(0);
   }
 
   // The next step's weights.
   __device__ void take(float4 (&now)[kPieces]) {
-    wait_for_copies<kSlots - 2>();
-    const float4* from = slot(taken_);
+    wait_for_copies<0>();
+    const float4* from = ring_ + turn_ * kPieces * kThreads;
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) now[i] = from[i * kRowsThreads];
-    fetch();
+    for (int i = 0; i < kPieces; ++i) now[i] = from[i * kThreads];
+    turn_ ^= 1;
+    fetch(turn_);
   }
   // For copies that this thread began before it made the queue.
-  __device__ void wait_for_others() const { wait_for_copies<kSlots - 1>(); }
+  __device__ void wait_for_others() const { wait_for_copies<1>(); }
 
  private:
-  // The place of a step, which then counts as gone.
-  __device__ float4* slot(int& step) const {
-    float4* at = ring_ + step * kPieces * kRowsThreads;
-    step = step + 1 == kSlots ? 0 : step + 1;
-    return at;
-  }
   // From a product on, the first one of which this thread takes anything.
   __device__ void begin(int first_column) {
     for (;;) {
@@ -67,17 +62,16 @@ class WeightQueue {
       if (next_column_ == 0 && ++product_ >= products_.count) return;
     }
   }
-  // Even when there is nothing left to fetch, so that the copies to wait for can be counted.
-  __device__ void fetch() {
+  __device__ void fetch(int slot) {
     if (product_ < products_.count) {
-      float4* to = slot(fetched_);
+      float4* to = ring_ + slot * kPieces * kThreads;
 #pragma unroll
       for (int i = 0; i < kPieces; ++i) {
         if (i < share_.pieces) {
-          copy_16_bytes(to + i * kRowsThreads, share_.at + i * share_.piece_stride);
+          copy_16_bytes(to + i * kThreads, share_.at + Precision::piece(share_, i));
         }
       }
-      share_.at += share_.step_stride;
+      share_.at += Precision::step(share_);
       if (--share_.steps == 0 && (next_column_ > 0 || ++product_ < products_.count)) {
         begin(next_column_);
       }
@@ -86,10 +80,10 @@ class WeightQueue {
   }
 
   float4* ring_;
-  Products products_;
+  const Products& products_;
   int product_ = 0, next_column_ = 0;
-  WeightShare share_;
-  int fetched_ = 0, taken_ = 0;  // slots
+  WeightShare share_{};
+  int turn_ = 0;  // the slot to be taken next
 };
 
 }  // namespace iql::cuda

@@ -23,8 +23,8 @@ IQL_HD inline int row_jobs(const Problem& p, RowsPass pass) {
 }
 
 // Shared memory: a panel of the network's input; one of each hidden layer's activation, in whose
-// place its gradient then comes; one of the head's outputs and then its gradient, one of the terms of
-// the log-likelihood; the constants; what the products need; the rows' places in the dataset.
+// place its gradient then comes; one of the head's outputs and then its gradient, one of the terms
+// of the log-likelihood; the constants; what the products need; the rows' places in the dataset.
 struct RowsShared {
   int input_line, line, head_line, panel_size;
   std::int64_t* places;
@@ -47,8 +47,8 @@ struct RowsShared {
   // A layer's.
   __device__ float* panel(int l) const { return panels + l * panel_size; }
 
-  // Of the weights, those that every block needs as they are: the hidden layers' biases, the head's,
-  // and the head's weights unless they are many.
+  // Of the weights, those that every block needs as they are: the hidden layers' biases, the
+  // head's, and the head's weights unless they are many.
   static constexpr int kMostHeadWeights = 2048;
   IQL_HD static bool has_head_weights(const NetworkLayout& net) {
     return net.outputs * net.head_inputs <= kMostHeadWeights;
@@ -68,32 +68,37 @@ struct RowsShared {
   }
 };
 
-// The products of a network's way forward and, where there is one, back.
+// A network's products: one for each hidden layer forward and, where it is trained, one for each
+// but the first back.
 template <class Precision>
-struct RowsProducts {
+struct Way {
   const NetworkLayout& net;
   const float *weights, *operands;
   int count;
 
-  __device__ RowsProducts(const NetworkLayout& net_, const float* weights_, const float* operands_,
-                          bool back)
+  __device__ Way(const NetworkLayout& net_, const float* weights_, const float* operands_,
+                 bool trained)
       : net(net_),
         weights(weights_),
         operands(operands_),
-        count(back ? 2 * net_.depth - 1 : net_.depth) {}
-  __device__ Weights operator[](int i) const {
-    const bool back = i >= net.depth;
-    const int l = back ? 2 * net.depth - 1 - i : i;
+        count(trained ? 2 * net_.depth - 1 : net_.depth) {}
+  __device__ bool back(int i) const { return i >= net.depth; }
+  __device__ int layer(int i) const {
+    const int l = back(i) ? 2 * net.depth - 1 - i : i;
     if (l < 0) __builtin_unreachable();  // since i < count
-    const HiddenLayout& layer = net.hidden[l];
-    if (back) return {operands + layer.backward, layer.columns, layer.rows};
-    return {Precision::forward(layer, weights, operands), layer.rows, layer.columns};
+    return l;
+  }
+  __device__ Weights operator[](int i) const {
+    const HiddenLayout& of = net.hidden[layer(i)];
+    if (back(i)) return {operands + of.backward, of.columns, of.rows};
+    return {Precision::forward(of, weights, operands), of.rows, of.columns};
   }
 };
 
 // One network's way through a block's rows.
 template <class Precision, int kRows>
 struct RowsBlock {
+  static constexpr int kThreads = Precision::kRowsThreads;
   const Problem& p;
   const NetworkLayout& net;
   int seed, network, first_row;
@@ -116,7 +121,7 @@ struct RowsBlock {
   // kStep: a warp takes a row, and its lanes neighbours.
   template <int kStep = 1, class Body>
   __device__ void for_elements(int columns, const Body& body) const {
-    for (int row = threadIdx.x / 32; row < kRows; row += kRowsThreads / 32) {
+    for (int row = threadIdx.x / 32; row < kRows; row += kThreads / 32) {
       for (int c = threadIdx.x % 32 * kStep; c < columns; c += 32 * kStep) body(row, c);
     }
   }
@@ -125,7 +130,7 @@ struct RowsBlock {
   __device__ void copy_constants() const {
     float* to = shared.constants;
     const auto copy = [&](int from, int count) {
-      for (int i = threadIdx.x * 4; i < count; i += kRowsThreads * 4) {
+      for (int i = threadIdx.x * 4; i < count; i += kThreads * 4) {
         copy_16_bytes(to + i, weights + from + i);
       }
       to += count;
@@ -147,7 +152,7 @@ struct RowsBlock {
 
   // Where the block's rows lie in the dataset; -1 for those past the batch.
   __device__ void draw_places(const Source& source) const {
-    for (int r = threadIdx.x; r < kRows; r += kRowsThreads) {
+    for (int r = threadIdx.x; r < kRows; r += kThreads) {
       const int row = first_row + r;
       std::int64_t place = -1;
       if (row < p.batch) {
@@ -181,7 +186,7 @@ struct RowsBlock {
   __device__ void keep_rest_of_batch() const {
     const Source source = *p.source;
     draw_places(source);
-    for (int r = threadIdx.x; r < kRows; r += kRowsThreads) {
+    for (int r = threadIdx.x; r < kRows; r += kThreads) {
       const std::int64_t place = shared.places[r];
       p.column(seed, kReward)[first_row + r] = place < 0 ? 0.0f : source.rewards[place];
       p.column(seed, kMask)[first_row + r] = place < 0 ? 0.0f : source.masks[place];
@@ -204,34 +209,11 @@ struct RowsBlock {
     });
   }
 
-  // Through the hidden layers.
-  template <class Queue>
-  __device__ void forward(Queue& queue, bool keep) const {
-    for (int l = 0; l < net.depth; ++l) {
-      const HiddenLayout& layer = net.hidden[l];
-      const float* own_bias = bias(l);
-      float* activation = shared.panel(l);
-      Precision::template rows<kRows>(
-          l == 0 ? shared.input : shared.panel(l - 1), l == 0 ? shared.input_line : shared.line,
-          layer.rows, layer.columns, queue, shared.scratch,
-          [&](int row, int column, const auto& sum) {
-            put(activation + row * shared.line + column, sum, own_bias + column,
-                [](float x, float b) {
-                  const float y = x + b;
-                  return y < 0 ? 0.0f : y;  // NaN stays
-                });
-          });
-      __syncthreads();
-      if (network == engine::kActor && p.dropout) drop(l, layer.outputs, activation);
-      if (keep) write_down(activation, layer.columns, layer.activation);
-    }
-  }
-
   // One draw for each four units of the batch's activation.
   __device__ void drop(int l, int units, float* activation) const {
     const std::int64_t begin = std::int64_t(first_row) * units,
                        end = begin + std::int64_t(kRows) * units;
-    for (std::int64_t four = begin / 4 + threadIdx.x; four * 4 < end; four += kRowsThreads) {
+    for (std::int64_t four = begin / 4 + threadIdx.x; four * 4 < end; four += kThreads) {
       const PhiloxWords words =
           draw(p.keys[seed], step, kDropoutStream + l, static_cast<std::uint32_t>(four));
       for (int i = 0; i < 4; ++i) {
@@ -250,7 +232,7 @@ struct RowsBlock {
   __device__ void head(const Out& out) const {
     const int lane = threadIdx.x % 32;
     const float *weights = head_weights(), *bias = head_bias();
-    for (int row = threadIdx.x / 32; row < kRows; row += kRowsThreads / 32) {
+    for (int row = threadIdx.x / 32; row < kRows; row += kThreads / 32) {
       const float* activation = shared.panel(net.depth - 1) + row * shared.line;
       for (int output = 0; output < net.outputs; ++output) {
         const float* weight = weights + output * net.head_inputs;
@@ -263,7 +245,7 @@ struct RowsBlock {
   }
 
   // Of the log-likelihood of the batch's actions (of minus their squared error), given the outputs
-  // in shared.head: its sum over the action, and in the outputs' place its gradient.
+  // in shared.head: its terms, and in the outputs' place its gradient.
   __device__ void score() const {
     const int A = p.act_dim;
     for_elements(A, [&](int row, int a) {
@@ -282,28 +264,26 @@ struct RowsBlock {
       output = term.d_output;
       shared.head[row * shared.head_line + A + a] = term.d_log_std;
     });
-    __syncthreads();
-    for (int r = threadIdx.x; r < kRows; r += kRowsThreads) {
+  }
+  __device__ void sum_score() const {
+    for (int r = threadIdx.x; r < kRows; r += kThreads) {
       float fit = 0;
-      for (int a = 0; a < A; ++a) fit += shared.fit[r * shared.head_line + a];
+      for (int a = 0; a < p.act_dim; ++a) fit += shared.fit[r * shared.head_line + a];
       p.column(seed, kFit)[first_row + r] = fit;
     }
   }
 
-  // From the head's gradient in shared.head to that of every hidden layer. `scale` is dropout's
-  // factor on the units it kept.
-  template <class Queue>
-  __device__ void backward(Queue& queue, float scale) const {
-    const int head_columns = padded(net.head_columns);
-    float* workspace = p.workspace_of(seed, network);
-    for_elements(head_columns, [&](int row, int c) {
-      workspace[net.head_gradient + std::int64_t(first_row + row) * head_columns + c] =
+  // The head's gradient, from shared.head, and from it the last hidden layer's.
+  __device__ void head_back(float scale) const {
+    const int columns = padded(net.head_columns), last = net.depth - 1;
+    float* gradient = p.workspace_of(seed, network) + net.head_gradient;
+    for_elements(columns, [&](int row, int c) {
+      gradient[std::int64_t(first_row + row) * columns + c] =
           c < net.head_columns ? shared.head[row * shared.head_line + c] : 0;
     });
-    int l = net.depth - 1;
     const float* weights = head_weights();
-    float* panel = shared.panel(l);
-    for_elements(net.hidden[l].columns, [&](int row, int c) {
+    float* panel = shared.panel(last);
+    for_elements(net.hidden[last].columns, [&](int row, int c) {
       float sum = 0;
       for (int o = 0; o < net.outputs; ++o) {
         sum += shared.head[row * shared.head_line + o] * weights[o * net.head_inputs + c];
@@ -312,21 +292,43 @@ struct RowsBlock {
       at = at > 0 ? sum * scale : 0;
     });
     __syncthreads();
-    write_down(shared.panel(l), net.hidden[l].columns, net.hidden[l].gradient);
-    for (; l > 0; --l) {
-      const HiddenLayout& layer = net.hidden[l];
-      float* gradient = shared.panel(l - 1);
-      Precision::template rows<kRows>(
-          shared.panel(l), shared.line, layer.columns, layer.rows, queue, shared.scratch,
-          [&](int row, int column, const auto& sum) {
-            float* at = gradient + row * shared.line + column;
-            put(at, sum, at,
-                [scale](float x, float active) { return active > 0 ? x * scale : 0.0f; });
-          });
-      __syncthreads();
-      if (l == 1) let_next_launch_come_up();
-      write_down(gradient, layer.rows, net.hidden[l - 1].gradient);
-    }
+    write_down(panel, net.hidden[last].columns, net.hidden[last].gradient);
+  }
+
+  // One of the network's products: a layer's activation from the one before it (its input, for the
+  // first), or a layer's gradient from that of the one after it. One code for both ways, which is
+  // in the instruction cache when the way back begins.
+  template <class Queue>
+  __device__ void product(const Way<Precision>& way, int i, Queue& queue, bool keep,
+                          float scale) const {
+    const bool back = way.back(i), first = i == 0;
+    const HiddenLayout& layer = net.hidden[way.layer(i)];
+    const int to = back ? way.layer(i) - 1 : i;
+    const int inputs = back ? layer.columns : layer.rows;
+    const int outputs = back ? layer.rows : layer.columns;
+    float* panel = shared.panel(to);
+    const float* own_bias = bias(back ? 0 : i);
+    Precision::template rows<kRows>(first  ? shared.input
+                                    : back ? shared.panel(to + 1)
+                                           : shared.panel(to - 1),
+                                    first ? shared.input_line : shared.line, inputs, outputs, queue,
+                                    shared.scratch, [&](int row, int column, const auto& sum) {
+                                      float* at = panel + row * shared.line + column;
+                                      put(at, sum, back ? at : own_bias + column,
+                                          [back, scale](float x, float beside) {
+                                            // Beside is what the unit made of its input, or its
+                                            // bias; NaN stays.
+                                            if (back) return beside > 0 ? x * scale : 0.0f;
+                                            const float y = x + beside;
+                                            return y < 0 ? 0.0f : y;
+                                          });
+                                    });
+    __syncthreads();
+    if (i == way.count - 1) let_next_launch_come_up();
+    if (!back && network == engine::kActor && p.dropout) drop(i, layer.outputs, panel);
+    if (!keep) return;
+    const HiddenLayout& made = net.hidden[to];
+    write_down(panel, made.columns, back ? made.gradient : made.activation);
   }
 
   // Some columns of a panel's row, each after `change`, which also has its number of `beside`.
@@ -346,8 +348,7 @@ struct RowsBlock {
   __device__ void write_down(const float* panel, int columns, int offset) const {
     float* to = p.workspace_of(seed, network) + offset + std::int64_t(first_row) * columns;
     for_elements<4>(columns, [&](int row, int c) {
-      *reinterpret_cast<float4*>(to + row * columns + c) =
-          load4(panel + row * shared.line + c);
+      *reinterpret_cast<float4*>(to + row * columns + c) = load4(panel + row * shared.line + c);
     });
   }
 };
@@ -368,7 +369,7 @@ __device__ inline void tick(const Problem& p, int seed) {
 
 // Grid: blocks of rows, jobs, seeds.
 template <class Precision, int kRows>
-__global__ void __launch_bounds__(kRowsThreads)
+__global__ void __launch_bounds__(Precision::kRowsThreads, 512 / Precision::kRowsThreads)
     rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
   touch_parameter(p);
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
@@ -390,8 +391,8 @@ __global__ void __launch_bounds__(kRowsThreads)
     return;
   }
   block.copy_constants();
-  using Products = RowsProducts<Precision>;
-  WeightQueue<Precision, Products> queue(block.shared.queue, Products(net, weights, operands, keep));
+  const Way<Precision> way(net, weights, operands, keep);
+  WeightQueue<Precision, Way<Precision>> queue(block.shared.queue, way);
 
   if (train) {
     block.gather(next, job == 0);
@@ -400,27 +401,37 @@ __global__ void __launch_bounds__(kRowsThreads)
   }
   queue.wait_for_others();
   __syncthreads();
-  block.forward(queue, keep);
-  if (train && network == engine::kActor) {
-    block.head([&](int row, int output, float value) {
-      block.shared.head[row * block.shared.head_line + output] = value;
-    });
-    __syncthreads();
-    block.score();
-  } else {
-    const int which = target   ? kFirstCritic + network - engine::kCritic + p.critics
-                      : next   ? kNextValue
-                      : !train ? kValueNow
-                      : network == engine::kValue ? kValueBefore
-                                                  : kFirstCritic + network - engine::kCritic;
-    float* column = p.column(seed, which) + first_row;
-    block.head([&](int row, int, float value) {
-      column[row] = value;
-      block.shared.head[row * block.shared.head_line] = 1;
-    });
-    if (keep) __syncthreads();
+  const float scale = network == engine::kActor && p.dropout ? p.kept : 1.0f;
+#pragma unroll 1
+  for (int i = 0;; ++i) {
+    if (i == net.depth) {
+      if (train && network == engine::kActor) {
+        block.head([&](int row, int output, float value) {
+          block.shared.head[row * block.shared.head_line + output] = value;
+        });
+        __syncthreads();
+        block.score();
+      } else {
+        const int critic = network - engine::kCritic;
+        const int which = target                      ? kFirstCritic + critic + p.critics
+                          : next                      ? kNextValue
+                          : !train                    ? kValueNow
+                          : network == engine::kValue ? kValueBefore
+                                                      : kFirstCritic + critic;
+        float* column = p.column(seed, which) + first_row;
+        block.head([&](int row, int, float value) {
+          column[row] = value;
+          block.shared.head[row * block.shared.head_line] = 1;
+        });
+      }
+      if (!keep) return;
+      __syncthreads();
+      if (network == engine::kActor) block.sum_score();
+      block.head_back(scale);
+    }
+    if (i == way.count) return;
+    block.product(way, i, queue, keep, scale);
   }
-  if (keep) block.backward(queue, network == engine::kActor && p.dropout ? p.kept : 1.0f);
 }
 
 }  // namespace iql::cuda

@@ -25,7 +25,7 @@ struct Launches {
   static constexpr int kMostRows = Precision::kMostRows;
   static std::size_t rows_bytes(const Problem& p, int rows) {
     return RowsShared::bytes(p, rows, Precision::scratch_size(rows)) +
-           WeightQueue<Precision, RowsProducts<Precision>>::kBytes;
+           WeightQueue<Precision, Way<Precision>>::kBytes;
   }
   static auto* rows_kernel_of(int rows) {
     return rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, kMostRows>;
@@ -50,7 +50,8 @@ struct Launches {
     const int rows = pass == RowsPass::kTrain ? plan.train_rows : plan.value_rows;
     const dim3 grid(p.padded_batch / rows, row_jobs(p, pass), p.seeds);
     return launch(rows_kernel_of(rows),
-                  {grid, kRowsThreads, rows_bytes(p, rows), stream, plan.overlaps}, p, pass);
+                  {grid, Precision::kRowsThreads, rows_bytes(p, rows), stream, plan.overlaps}, p,
+                  pass);
   }
   // The networks [first, last), and the metrics after the last network.
   cudaError_t update(int first, int last) const {

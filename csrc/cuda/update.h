@@ -221,6 +221,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   // With the first slice's, so that whoever waits for that has these too.
   if (updates) descent.fetch(weight, shared.state);
   for (int slice = 0; slice < Shared::kSlices; ++slice) copy(slice);
+#pragma unroll 1
   for (int r = thread; r < p.padded_batch; r += kThreads) {
     if (r >= kThreads && r < p.batch) numbers = losses.read(network, r);
     shared.factor[r] = r < p.batch ? losses.factor(network, numbers) : 0;

@@ -552,7 +552,7 @@ void each_launch_of_a_step_can_be_timed() {
 // As docs/performance.md states it.
 void shared_memory_at_hoppers_sizes() {
   const iql::cuda::Problem p = iql::cuda::plan(config(11, 3, {256, 256}, 256));
-  CHECK(iql::cuda::shared_bytes(p, {Precision::kFp32, 16, 16, false}) == 142016);
+  CHECK(iql::cuda::shared_bytes(p, {Precision::kFp32, 16, 16, false}) == 101056);
   CHECK(iql::cuda::shared_bytes(p, {Precision::kBf16x3, 32, 32, false}) == 180544);
 }
 

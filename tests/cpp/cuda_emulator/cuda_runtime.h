@@ -4,14 +4,16 @@
 // Each CUDA thread is a fiber that runs until it waits for others: at __syncthreads, a shuffle or
 // an mma. Which fiber goes on then, and in which order blocks run, is drawn from a seeded
 // generator, or such that one warp lags behind all others, so that what one thread does before a
-// barrier and another after it can come in either order. Memory starts as NaN: every byte of device and of dynamic shared memory is 0xFF (a
+// barrier and another after it can come in either order. Memory starts as NaN: every byte of device
+// and of dynamic shared memory is 0xFF (a
 // __shared__ array keeps what the block before left). Blocks run one after another; a launch is
 // over when cudaLaunchKernelEx returns, as if each stream were in order and alone.
 //
 // What it finds: a missing barrier, a read of memory that nobody wrote, a barrier that not all
-// threads reach, a warp function that not all lanes call, an asynchronous copy nobody waited for, too much shared memory, a call that may
-// not be captured into a graph. What it cannot find: a race within code that has no barrier at all
-// between write and read on any schedule, and anything about speed.
+// threads reach, a warp function that not all lanes call, an asynchronous copy nobody waited for,
+// too much shared memory, a call that may not be captured into a graph. What it cannot find: a race
+// within code that has no barrier at all between write and read on any schedule, and anything about
+// speed.
 #pragma once
 
 #include <cmath>

@@ -48,8 +48,8 @@ struct Copy {
 
 struct Block {
   std::vector<std::deque<std::vector<Copy>>> copies;  // of each thread: groups, the last one open
-  std::vector<int> barriers;  // that each thread has reached
-  std::vector<dim3> threads;  // their threadIdx
+  std::vector<int> barriers;                          // that each thread has reached
+  std::vector<dim3> threads;                          // their threadIdx
   std::vector<Warp> warps;
   std::vector<int> waiting;  // at the barrier
   std::unique_ptr<unsigned char[]> shared;
