@@ -52,6 +52,7 @@ struct FragmentLane {
 };
 
 struct Fp32 {
+  using Base = Fp32;
   static constexpr int kRowsThreads = 256;  // of a block that takes rows through a network
 
   // out(row, column, values of 4 columns) of in [kRows][inputs] times weights [inputs][outputs].
@@ -210,82 +211,6 @@ struct Fp32 {
 };
 
 struct Bf16x3 {
-  static constexpr int kRowsThreads = 512;  // of a block that takes rows through a network
-
-  // Weights lie in fragments of B, [inputs / 16][outputs / 8][lane]: 16 bytes of one lane are its
-  // two registers of hi, then those of lo. A warp takes 32 columns and every other step of 16
-  // inputs; it adds up half of the columns with the warp that takes the other steps.
-  template <int kRows, class Queue, class Out>
-  __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
-                              float* scratch, const Out& out) {
-    constexpr int kFragments = kRows / 16, kKept = kColumns / 2;
-    const FragmentLane lane;
-    const int half = lane.warp / 8;
-    in += lane.group * line + lane.pair;
-    for (int first = 0; first < outputs; first += kPass) {
-      const int column = first + column_of_warp(lane.warp), tiles = tiles_from(column, outputs);
-      float sum[kFragments][kColumns][4] = {};
-      for (int k = half * 16; k < inputs && tiles > 0; k += 32) {
-        float4 weight[kColumns];
-        queue.take(weight);
-#pragma unroll
-        for (int f = 0; f < kFragments; ++f) {
-          std::uint32_t hi[4], lo[4];
-#pragma unroll
-          for (int part = 0; part < 4; ++part) {
-            const float2 x = *reinterpret_cast<const float2*>(in + (f * 16 + part % 2 * 8) * line +
-                                                              k + part / 2 * 8);
-            const SplitPair split = split_bf16(x.x, x.y);
-            hi[part] = split.hi;
-            lo[part] = split.lo;
-          }
-          multiply(sum[f], hi, lo, weight, tiles);
-        }
-      }
-      if (first > 0) __syncthreads();  // the scratch is read
-      float4* others = reinterpret_cast<float4*>(scratch) + threadIdx.x;
-#pragma unroll
-      for (int f = 0; f < kFragments; ++f) {
-#pragma unroll
-        for (int tile = 0; tile < kKept; ++tile) {
-          others[(f * kKept + tile) * kRowsThreads] =
-              one_of(half == 1, sum[f][tile], sum[f][kKept + tile]);
-        }
-      }
-      __syncthreads();
-      others += half == 0 ? kRowsThreads / 2 : -kRowsThreads / 2;
-#pragma unroll
-      for (int f = 0; f < kFragments; ++f) {
-#pragma unroll
-        for (int tile = 0; tile < kKept; ++tile) {
-          if (half * kKept + tile >= tiles) continue;
-          const float4 total = plus(one_of(half == 0, sum[f][tile], sum[f][kKept + tile]),
-                                    others[(f * kKept + tile) * kRowsThreads]);
-          const float upper[2] = {total.x, total.y}, lower[2] = {total.z, total.w};
-          const int at = column + (half * kKept + tile) * 8 + lane.pair;
-          out(f * 16 + lane.group, at, upper);
-          out(f * 16 + lane.group + 8, at, lower);
-        }
-      }
-    }
-  }
-  IQL_HD static constexpr int scratch_size(int rows) {
-    return rows / 16 * (kColumns / 2) * 4 * kRowsThreads;
-  }
-  static constexpr int kMostRows = 32;
-
-  // In each step the fragments of 16 inputs and the warp's columns.
-  __device__ static WeightShare share(const Weights& weights, int first_column) {
-    const int warp = threadIdx.x / 32, half = warp / 8;
-    const int column = first_column + column_of_warp(warp);
-    const int tiles = tiles_from(column, weights.outputs);
-    const int step = weights.outputs / 8 * 32 * 4;
-    return {weights.at + half * step + (column / 8 * 32 + static_cast<int>(threadIdx.x) % 32) * 4,
-            tiles, tiles > 0 ? (weights.inputs / 16 - half + 1) / 2 : 0, 2 * step};
-  }
-  __device__ static int piece(const WeightShare&, int i) { return i * 32 * 4; }
-  __device__ static int step(const WeightShare& share) { return share.stride; }
-
   __device__ static const float* forward(const HiddenLayout& layer, const float*,
                                          const float* operands) {
     return operands + layer.forward;
@@ -352,20 +277,7 @@ struct Bf16x3 {
     }
   };
 
- private:
-  static constexpr int kColumns = 4;  // tiles of 8 columns that a warp takes at a time
-
-  // Not a reference to either, so that both stay in registers.
-  __device__ static float4 one_of(bool first, const float (&a)[4], const float (&b)[4]) {
-    return make_float4(first ? a[0] : b[0], first ? a[1] : b[1], first ? a[2] : b[2],
-                       first ? a[3] : b[3]);
-  }
-  __device__ static int column_of_warp(int warp) { return warp % 8 * (kColumns * 8); }
-  IQL_HD static int tiles_from(int column, int outputs) {
-    const int tiles = (outputs - column) / 8;  // an even number
-    return tiles < 0 ? 0 : tiles < kColumns ? tiles : kColumns;
-  }
-
+ protected:
   // One fragment of A times some of B: the small products first, and so that no product waits for
   // the one before.
   template <int kTiles>
@@ -400,6 +312,107 @@ struct Bf16x3 {
       fragments[(std::int64_t(first_k + k) / 16 * (all_n / 8) + (first_n + n) / 8) * 32 +
                 threadIdx.x % 32] = make_uint4(first.hi, second.hi, first.lo, second.lo);
     }
+  }
+};
+
+// With the inputs of a product in one or two halves, for each of which a block has warps of its
+// own: two hide more of what a warp waits for, and take more shared memory.
+template <int kHalves>
+struct Bf16x3Rows : Bf16x3 {
+  using Base = Bf16x3;
+  static constexpr int kRowsThreads = 256 * kHalves;
+
+  // Weights lie in fragments of B, [inputs / 16][outputs / 8][lane]: 16 bytes of one lane are its
+  // two registers of hi, then those of lo. A warp takes 32 columns and, of two halves, every
+  // other step of 16 inputs; it then adds up half of the columns with the warp of the other half.
+  template <int kRows, class Queue, class Out>
+  __device__ static void rows(const float* in, int line, int inputs, int outputs, Queue& queue,
+                              float* scratch, const Out& out) {
+    constexpr int kFragments = kRows / 16, kKept = kColumns / kHalves;
+    const FragmentLane lane;
+    const int half = lane.warp / 8;
+    in += lane.group * line + lane.pair;
+    for (int first = 0; first < outputs; first += kPass) {
+      const int column = first + column_of_warp(lane.warp), tiles = tiles_from(column, outputs);
+      float sum[kFragments][kColumns][4] = {};
+      for (int k = half * 16; k < inputs && tiles > 0; k += 16 * kHalves) {
+        float4 weight[kColumns];
+        queue.take(weight);
+#pragma unroll
+        for (int f = 0; f < kFragments; ++f) {
+          std::uint32_t hi[4], lo[4];
+#pragma unroll
+          for (int part = 0; part < 4; ++part) {
+            const float2 x = *reinterpret_cast<const float2*>(in + (f * 16 + part % 2 * 8) * line +
+                                                              k + part / 2 * 8);
+            const SplitPair split = split_bf16(x.x, x.y);
+            hi[part] = split.hi;
+            lo[part] = split.lo;
+          }
+          multiply(sum[f], hi, lo, weight, tiles);
+        }
+      }
+      const float4* others = nullptr;
+      if constexpr (kHalves == 2) {
+        if (first > 0) __syncthreads();  // the scratch is read
+        float4* own = reinterpret_cast<float4*>(scratch) + threadIdx.x;
+#pragma unroll
+        for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+          for (int tile = 0; tile < kKept; ++tile) {
+            own[(f * kKept + tile) * kRowsThreads] =
+                one_of(half == 1, sum[f][tile], sum[f][kColumns - kKept + tile]);
+          }
+        }
+        __syncthreads();
+        others = own + (half == 0 ? kRowsThreads / 2 : -kRowsThreads / 2);
+      }
+#pragma unroll
+      for (int f = 0; f < kFragments; ++f) {
+#pragma unroll
+        for (int tile = 0; tile < kKept; ++tile) {
+          if (half * kKept + tile >= tiles) continue;
+          float4 total = one_of(half == 0, sum[f][tile], sum[f][kColumns - kKept + tile]);
+          if constexpr (kHalves == 2)
+            total = plus(total, others[(f * kKept + tile) * kRowsThreads]);
+          const float upper[2] = {total.x, total.y}, lower[2] = {total.z, total.w};
+          const int at = column + (half * kKept + tile) * 8 + lane.pair;
+          out(f * 16 + lane.group, at, upper);
+          out(f * 16 + lane.group + 8, at, lower);
+        }
+      }
+    }
+  }
+  IQL_HD static constexpr int scratch_size(int rows) {
+    return kHalves == 1 ? 0 : rows / 16 * (kColumns / kHalves) * 4 * kRowsThreads;
+  }
+  static constexpr int kMostRows = 32;
+
+  // In each step the fragments of 16 inputs and the warp's columns.
+  __device__ static WeightShare share(const Weights& weights, int first_column) {
+    const int warp = threadIdx.x / 32, half = warp / 8;
+    const int column = first_column + column_of_warp(warp);
+    const int tiles = tiles_from(column, weights.outputs);
+    const int step = weights.outputs / 8 * 32 * 4;
+    return {weights.at + half * step + (column / 8 * 32 + static_cast<int>(threadIdx.x) % 32) * 4,
+            tiles, tiles > 0 ? (weights.inputs / 16 - half + kHalves - 1) / kHalves : 0,
+            kHalves * step};
+  }
+  __device__ static int piece(const WeightShare&, int i) { return i * 32 * 4; }
+  __device__ static int step(const WeightShare& share) { return share.stride; }
+
+ private:
+  static constexpr int kColumns = 4;  // tiles of 8 columns that a warp takes at a time
+
+  // Not a reference to either, so that both stay in registers.
+  __device__ static float4 one_of(bool first, const float (&a)[4], const float (&b)[4]) {
+    return make_float4(first ? a[0] : b[0], first ? a[1] : b[1], first ? a[2] : b[2],
+                       first ? a[3] : b[3]);
+  }
+  __device__ static int column_of_warp(int warp) { return warp % 8 * (kColumns * 8); }
+  IQL_HD static int tiles_from(int column, int outputs) {
+    const int tiles = (outputs - column) / 8;  // an even number
+    return tiles < 0 ? 0 : tiles < kColumns ? tiles : kColumns;
   }
 };
 

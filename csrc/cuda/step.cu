@@ -6,6 +6,9 @@
 #include "cuda/step.h"
 #include "cuda/update.h"
 
+// With fewer registers than this kernel would like, two blocks share a multiprocessor, which is
+// worth more than some bytes outside of its loops: spills allowed: rows_kernel
+
 namespace iql::cuda {
 namespace {
 
@@ -41,8 +44,8 @@ struct Launches {
     for (const int rows : {plan.train_rows, plan.value_rows}) {
       allow(rows_kernel_of(rows), rows_bytes(p, rows));
     }
-    allow(update_kernel<Precision>, UpdateShared::bytes(p));
-    allow(refresh_kernel<Precision>, UpdateShared::bytes(p));
+    allow(update_kernel<typename Precision::Base>, UpdateShared::bytes(p));
+    allow(refresh_kernel<typename Precision::Base>, UpdateShared::bytes(p));
     return error;
   }
 
@@ -57,7 +60,7 @@ struct Launches {
   cudaError_t update(int first, int last) const {
     const int metrics = last == p.networks() ? 1 : 0;
     const dim3 grid(most_tiles(p, first, last), last - first + metrics, p.seeds);
-    return launch(update_kernel<Precision>,
+    return launch(update_kernel<typename Precision::Base>,
                   {grid, kThreads, UpdateShared::bytes(p), stream, plan.overlaps}, p, first);
   }
 
@@ -72,21 +75,24 @@ struct Launches {
 
   cudaError_t refresh() const {
     const dim3 grid(most_tiles(p, 0, p.networks()), p.networks(), p.seeds);
-    return launch(refresh_kernel<Precision>, {grid, kThreads, UpdateShared::bytes(p), stream}, p);
+    return launch(refresh_kernel<typename Precision::Base>,
+                  {grid, kThreads, UpdateShared::bytes(p), stream}, p);
   }
 };
 
 template <class Body>
 auto with_launches(const Problem& p, const StepPlan& plan, void* stream, const Body& body) {
   const auto on = static_cast<cudaStream_t>(stream);
-  return plan.precision == Precision::kFp32 ? body(Launches<Fp32>{p, plan, on})
-                                            : body(Launches<Bf16x3>{p, plan, on});
+  if (plan.precision == Precision::kFp32) return body(Launches<Fp32>{p, plan, on});
+  return plan.halves == 2 ? body(Launches<Bf16x3Rows<2>>{p, plan, on})
+                          : body(Launches<Bf16x3Rows<1>>{p, plan, on});
 }
 
 }  // namespace
 
 StepPlan plan_step(const Problem& p, Precision precision, const Limits& limits) {
-  StepPlan plan{precision, 16, 16, limits.overlaps};
+  StepPlan plan{precision, 16, 16, 2, limits.overlaps};
+  if (shared_bytes(p, plan) > limits.shared_of_block) plan.halves = 1;
   const auto rows = [&](RowsPass pass) {
     return with_launches(p, plan, nullptr, [&](auto launches) {
       const int most = launches.kMostRows;

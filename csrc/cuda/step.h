@@ -23,6 +23,7 @@ struct StepPlan {
   // Rows that a block takes through a network, 16 or 32, which changes no result: few keep a device
   // busy with few seeds, many read the weights less often.
   int train_rows, value_rows;
+  int halves;     // of Bf16x3Rows
   bool overlaps;  // the launches
 };
 

@@ -69,6 +69,8 @@ void leave_out_barrier(int launch, int barrier);
 std::int64_t barriers_left_out();
 // Bytes that cudaMalloc gives from here on, all together.
 void set_memory(std::size_t bytes);
+// The most of shared memory that a block can have; at first that of sm_80.
+void set_shared_memory(std::size_t bytes);
 
 // Of the thread that runs.
 unsigned lane();

@@ -27,7 +27,7 @@ namespace emulator {
 namespace {
 
 constexpr std::size_t kSharedWithoutAsking = 48 << 10;
-constexpr std::size_t kSharedAtMost = 163 << 10;  // of sm_80, the smallest that is supported
+std::size_t shared_at_most = 163 << 10;
 
 // A rendezvous of the lanes of a warp. Lanes may begin the next one before all have taken their
 // result from this one, but not the one after that: two sets of bytes are enough.
@@ -165,6 +165,7 @@ void set_schedule(unsigned seed) {
 
 std::int64_t launches() { return launch_count; }
 void set_memory(std::size_t bytes) { memory_left = bytes; }
+void set_shared_memory(std::size_t bytes) { shared_at_most = bytes; }
 unsigned lane() { return current % 32; }
 unsigned char* shared_memory() { return block->shared.get(); }
 
@@ -287,7 +288,7 @@ using emulator::capturing;
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   const auto bytes = static_cast<std::size_t>(value);
-  if (bytes > emulator::kSharedAtMost) return cudaErrorInvalidValue;
+  if (bytes > emulator::shared_at_most) return cudaErrorInvalidValue;
   emulator::shared_allowed[kernel] = std::max(bytes, emulator::kSharedWithoutAsking);
   return cudaSuccess;
 }
@@ -322,7 +323,7 @@ cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaE
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(emulator::kSharedAtMost);
+      *value = static_cast<int>(emulator::shared_at_most);
       break;
     case cudaDevAttrComputeCapabilityMajor:
       *value = 8;
