@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an install
 
 from bench.options import add_sizes, workload
 from bench.workload import Workload
-from iql_fast import cli, engines
+from iql_fast import cli, engines, environment_record
 from iql_fast.engines.cuda import CudaEngine
 
 
@@ -35,6 +35,19 @@ def measure(
     step = (time.perf_counter() - start) / repeats * 1e6
     launches = engine.time_launches(repeats)
     return {"seeds": seeds, "precision": precision, "step": step, "launches": launches}
+
+
+def machine() -> dict[str, Any]:
+    """The device and the software."""
+    import torch
+
+    found = torch.cuda.is_available()  # not so under the emulator
+    return {
+        "device": torch.cuda.get_device_name() if found else "emulated",
+        "cuda": torch.version.cuda,
+        **environment_record.machine(),
+        **environment_record.versions(),
+    }
 
 
 def main() -> None:
@@ -57,7 +70,8 @@ def main() -> None:
             for name, microseconds in row["launches"].items():
                 print(f"  {microseconds:7.1f} us  {name}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+        record = {"machine": machine(), "results": rows}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,6 +169,9 @@ def test_the_table_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
             "rows_kernel<Bf16x3, 32>"
         ),
         "_ZN3iql4cuda13update_kernelINS0_4Fp32EEEvNS0_7ProblemEi": "update_kernel<Fp32>",
+        "_ZN3iql4cuda11rows_kernelINS0_10Bf16x3RowsILi1EEELi32EEEvNS0_7ProblemENS0_8RowsPassE": (
+            "rows_kernel<Bf16x3Rows<1>, 32>"
+        ),
         "_ZN3iql4cuda47_GLOBAL__N__957e8e9e_14_elementwise_cu_f3789b5913polyak_kernelEPfPKflf": (
             "polyak_kernel"
         ),
@@ -184,9 +188,13 @@ def test_the_table_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "| `rows_kernel<Bf16x3, 32>` | 100, 0 | 100, 4 |" in made.splitlines()
     stated, _ = check.documented()
-    cells = [cell for line in stated.splitlines()[3:-1] for cell in line.split(" | ")[1:]]
-    assert len(cells) >= 3 * len(names)
-    assert all(cell.strip(" |").endswith(", 0") for cell in cells), "a kernel spills"
+    lines = [line.strip("| ").split(" | ") for line in stated.splitlines()[3:-1]]
+    assert len(lines) >= len(names)
+    sources = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("*.cu"))
+    allowed = re.findall(r"^// spills allowed: (\w+)$", sources, re.MULTILINE)
+    for kernel, *cells in lines:
+        may = kernel.strip("`").partition("<")[0] in allowed
+        assert may or all(cell.endswith(", 0") for cell in cells), f"{kernel} spills"
 
 
 WITHOUT_EXTENSION = """

@@ -36,7 +36,7 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
     for part in ("build", "tests", "launches", "kernels", "throughput", "million", "train"):
         status(tmp_path, part)
     launch = {"seeds": 16, "precision": "bf16x3", "step": 1234.56, "launches": {"rows": 9.0}}
-    write(tmp_path, "launches.json", [launch])
+    write(tmp_path, "launches.json", {"machine": {}, "results": [launch]})
     operations = [
         {"operation": "adam", "size": "256", "faster_rival": None, "ratio": {"eager": 3.0}},
         {"operation": "polyak", "size": "4096", "faster_rival": "foreach",

@@ -80,13 +80,14 @@ def readable(kernel: str) -> str:
     if found:
         name = found[-1][2][: int(found[-1][1])]
         rest = kernel[found[-1].start(2) + len(name) :]
-        arguments = re.match(r"I(.*?E)E", rest)
-        listed = (
-            re.findall(r"NS\d*_\d+([A-Z][a-z]+\d+(?:x\d+)?)|Li(\d+)", arguments[1])
-            if arguments
-            else []
+        arguments = re.match(r"I(.*?E)Ev", rest)  # up to the result's type
+        listed = re.findall(
+            r"NS\d*_\d+([A-Z][a-z]+\d+(?:x\d+)?(?:[A-Z][a-z]+)?)(?:ILi(\d+)EE)?|Li(\d+)",
+            arguments[1] if arguments else "",
         )
-        inner = ", ".join(kind or number for kind, number in listed)
+        inner = ", ".join(
+            (f"{kind}<{of}>" if of else kind) or number for kind, of, number in listed
+        )
         return name + (f"<{inner}>" if inner else "")
     return kernel
 

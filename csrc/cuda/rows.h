@@ -102,20 +102,20 @@ struct RowsBlock {
   const Problem& p;
   const NetworkLayout& net;
   int seed, network, first_row;
-  std::int64_t step;
   const float* weights;  // all parameters of the network
   RowsShared shared;
 
-  __device__ RowsBlock(const Problem& problem, int seed_, int network_, const float* weights_,
-                       std::int64_t step_)
+  __device__ RowsBlock(const Problem& problem, int seed_, int network_, const float* weights_)
       : p(problem),
         net(problem.layout(network_)),
         seed(seed_),
         network(network_),
         first_row(blockIdx.x * kRows),
-        step(step_),
         weights(weights_),
         shared(problem, kRows, Precision::scratch_size(kRows)) {}
+
+  // Dropout's factor on the units it kept.
+  __device__ float scale() const { return network == engine::kActor && p.dropout ? p.kept : 1.0f; }
 
   // body(row of the block, column) for each element of the block's rows, or for the first of every
   // kStep: a warp takes a row, and its lanes neighbours.
@@ -157,7 +157,7 @@ struct RowsBlock {
       std::int64_t place = -1;
       if (row < p.batch) {
         place = source.given ? std::int64_t(seed) * p.batch + row
-                             : batch_row(p.keys[seed], step, row, source.rows);
+                             : batch_row(p.keys[seed], p.clock->next, row, source.rows);
       }
       shared.places[r] = place;
     }
@@ -215,7 +215,8 @@ struct RowsBlock {
                        end = begin + std::int64_t(kRows) * units;
     for (std::int64_t four = begin / 4 + threadIdx.x; four * 4 < end; four += kThreads) {
       const PhiloxWords words =
-          draw(p.keys[seed], step, kDropoutStream + l, static_cast<std::uint32_t>(four));
+          draw(p.keys[seed], p.clock->next, kDropoutStream + l, static_cast<std::uint32_t>(four));
+#pragma unroll
       for (int i = 0; i < 4; ++i) {
         const std::int64_t unit = four * 4 + i;
         if (unit < begin || unit >= end) continue;
@@ -274,7 +275,7 @@ struct RowsBlock {
   }
 
   // The head's gradient, from shared.head, and from it the last hidden layer's.
-  __device__ void head_back(float scale) const {
+  __device__ void head_back() const {
     const int columns = padded(net.head_columns), last = net.depth - 1;
     float* gradient = p.workspace_of(seed, network) + net.head_gradient;
     for_elements(columns, [&](int row, int c) {
@@ -289,7 +290,7 @@ struct RowsBlock {
         sum += shared.head[row * shared.head_line + o] * weights[o * net.head_inputs + c];
       }
       float& at = panel[row * shared.line + c];
-      at = at > 0 ? sum * scale : 0;
+      at = at > 0 ? sum * scale() : 0;
     });
     __syncthreads();
     write_down(panel, net.hidden[last].columns, net.hidden[last].gradient);
@@ -299,8 +300,7 @@ struct RowsBlock {
   // first), or a layer's gradient from that of the one after it. One code for both ways, which is
   // in the instruction cache when the way back begins.
   template <class Queue>
-  __device__ void product(const Way<Precision>& way, int i, Queue& queue, bool keep,
-                          float scale) const {
+  __device__ void product(const Way<Precision>& way, int i, Queue& queue, bool keep) const {
     const bool back = way.back(i), first = i == 0;
     const HiddenLayout& layer = net.hidden[way.layer(i)];
     const int to = back ? way.layer(i) - 1 : i;
@@ -308,6 +308,7 @@ struct RowsBlock {
     const int outputs = back ? layer.rows : layer.columns;
     float* panel = shared.panel(to);
     const float* own_bias = bias(back ? 0 : i);
+    const float own_scale = scale();
     Precision::template rows<kRows>(first  ? shared.input
                                     : back ? shared.panel(to + 1)
                                            : shared.panel(to - 1),
@@ -315,10 +316,10 @@ struct RowsBlock {
                                     shared.scratch, [&](int row, int column, const auto& sum) {
                                       float* at = panel + row * shared.line + column;
                                       put(at, sum, back ? at : own_bias + column,
-                                          [back, scale](float x, float beside) {
+                                          [back, own_scale](float x, float beside) {
                                             // Beside is what the unit made of its input, or its
                                             // bias; NaN stays.
-                                            if (back) return beside > 0 ? x * scale : 0.0f;
+                                            if (back) return beside > 0 ? x * own_scale : 0.0f;
                                             const float y = x + beside;
                                             return y < 0 ? 0.0f : y;
                                           });
@@ -367,9 +368,19 @@ __device__ inline void tick(const Problem& p, int seed) {
   if (seed == 0) p.clock->now = step;
 }
 
+// Blocks for which a multiprocessor shall have the registers. Before sm_90 it has the shared memory
+// for one.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+template <int kThreads>
+constexpr int kBlocksTogether = 1;
+#else
+template <int kThreads>
+constexpr int kBlocksTogether = 512 / kThreads;
+#endif
+
 // Grid: blocks of rows, jobs, seeds.
 template <class Precision, int kRows>
-__global__ void __launch_bounds__(Precision::kRowsThreads, 512 / Precision::kRowsThreads)
+__global__ void __launch_bounds__(Precision::kRowsThreads, kBlocksTogether<Precision::kRowsThreads>)
     rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
   touch_parameter(p);
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
@@ -383,8 +394,7 @@ __global__ void __launch_bounds__(Precision::kRowsThreads, 512 / Precision::kRow
   const float* weights = p.parameters_of(seed, network) + (target ? 3 * net.size : 0);
   const float* operands = p.operands_of(seed, network) + (target ? net.operand_size : 0);
   wait_for_previous_launch();
-  const RowsBlock<Precision, kRows> block(p, seed, network, weights,
-                                          train ? p.clock->next : p.clock->now);
+  const RowsBlock<Precision, kRows> block(p, seed, network, weights);
   if (train && job == static_cast<int>(gridDim.y) - 1) {
     if (blockIdx.x == 0) tick(p, seed);
     block.keep_rest_of_batch();
@@ -401,7 +411,6 @@ __global__ void __launch_bounds__(Precision::kRowsThreads, 512 / Precision::kRow
   }
   queue.wait_for_others();
   __syncthreads();
-  const float scale = network == engine::kActor && p.dropout ? p.kept : 1.0f;
 #pragma unroll 1
   for (int i = 0;; ++i) {
     if (i == net.depth) {
@@ -427,10 +436,10 @@ __global__ void __launch_bounds__(Precision::kRowsThreads, 512 / Precision::kRow
       if (!keep) return;
       __syncthreads();
       if (network == engine::kActor) block.sum_score();
-      block.head_back(scale);
+      block.head_back();
     }
     if (i == way.count) return;
-    block.product(way, i, queue, keep, scale);
+    block.product(way, i, queue, keep);
   }
 }
 

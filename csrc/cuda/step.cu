@@ -6,8 +6,9 @@
 #include "cuda/step.h"
 #include "cuda/update.h"
 
-// With fewer registers than this kernel would like, two blocks share a multiprocessor, which is
-// worth more than some bytes outside of its loops: spills allowed: rows_kernel
+// Before sm_90 a block of 512 threads and 32 rows is a few registers short, outside of its loops.
+
+// spills allowed: rows_kernel
 
 namespace iql::cuda {
 namespace {

@@ -565,6 +565,7 @@ void little_shared_memory_is_enough() {
 void shared_memory_at_hoppers_sizes() {
   const iql::cuda::Problem p = iql::cuda::plan(config(11, 3, {256, 256}, 256));
   CHECK(iql::cuda::shared_bytes(p, {Precision::kFp32, 16, 16, 2, false}) == 101056);
+  CHECK(iql::cuda::shared_bytes(p, {Precision::kBf16x3, 16, 16, 2, false}) == 125632);
   CHECK(iql::cuda::shared_bytes(p, {Precision::kBf16x3, 32, 32, 2, false}) == 180544);
 }
 
