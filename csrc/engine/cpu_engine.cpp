@@ -55,13 +55,16 @@ struct CpuEngine<T, Operand>::Workspace {
     // listed.
     std::vector<cpu::ListBuffer<Operand>> columns;
     std::vector<std::vector<char>> listed;
+  };
+  struct Head {
     Buffer<T> out, d_out;  // [B][outputs]
   };
   Buffer<T> input, next_input;           // observation ++ action; next observation
   Buffer<T> reward, mask;                // [B]
   Buffer<T> q, v, v_next;                // [B]: min of the targets; V that the losses read
   Buffer<T> target_q;                    // [B]: one target critic
-  std::vector<Saved> saved;              // by NetworkId
+  std::vector<Saved> all_saved;          // by NetworkId; one where networks are trained in turn
+  std::vector<Head> heads;               // by NetworkId
   std::vector<Buffer<Operand>> scratch;  // [layer] of kBlockRows rows: a forward that keeps nothing
   cpu::ListBuffer<Operand> row_lists;    // of kBlockRows rows: the operand of one product
   Buffer<T> sums;                        // of that product
@@ -70,6 +73,8 @@ struct CpuEngine<T, Operand>::Workspace {
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
   std::vector<char> clipped;                                         // [B]
   std::vector<std::int64_t> rows;                                    // [B]
+
+  Saved& saved(int id) { return all_saved[all_saved.size() == 1 ? 0 : id]; }
 };
 
 // A member's rows of the batch: blocks [first, last), block b being rows bounds[b] ... bounds[b +
@@ -93,11 +98,20 @@ struct CpuEngine<T, Operand>::Update {
   std::int64_t cost;
 };
 
-// A step of one stage: the networks trained beside V, and each member's updates of V and of those.
+// Networks that a team trains together, and each member's updates of them.
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::Group {
+  std::vector<int> ids;
+  std::vector<std::vector<Update>> updates;
+};
+
+// A step of one stage: V, and then the others. A thread alone trains them one after the other, so
+// that a network's activations are still near when its weights are updated; a team trains all
+// others together, and so has few barriers.
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::StagePlan {
-  std::vector<int> others;
-  std::vector<std::vector<Update>> value_updates, other_updates;
+  Group value;
+  std::vector<Group> others;  // one at least
 };
 
 // Threads that train one seed together; they share the workspace of the first.
@@ -189,20 +203,29 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
     shared_.push_back(std::make_unique<Team>(last - first, first, config_.batch_size));
   }
   std::vector<int> blocks(threads, 0);
+  std::vector<bool> together(threads, false);  // some networks at a time
   for (const auto* teams : {&alone_, &shared_}) {
     for (const auto& team : *teams) {
       for (const Stage& stage : config_.stages) {
-        std::vector<int> value, others;
-        if (stage.value) value.push_back(kValue);
-        if (stage.actor) others.push_back(kActor);
-        for (int e = 0; stage.critic && e < config_.critics; ++e) others.push_back(kCritic + e);
-        team->plans.push_back({others, Team::share_out(updates(value, team->size), team->size),
-                               Team::share_out(updates(others, team->size), team->size)});
+        std::vector<std::vector<int>> others(1);
+        const auto add = [&](int id) {
+          if (team->size == 1 && !others.back().empty()) others.emplace_back();
+          others.back().push_back(id);
+        };
+        if (stage.actor) add(kActor);
+        for (int e = 0; stage.critic && e < config_.critics; ++e) add(kCritic + e);
+        const auto group = [&](const std::vector<int>& ids) -> Group {
+          return {ids, Team::share_out(updates(ids, team->size), team->size)};
+        };
+        StagePlan plan{group(stage.value ? std::vector<int>{kValue} : std::vector<int>{}), {}};
+        for (const std::vector<int>& ids : others) plan.others.push_back(group(ids));
+        team->plans.push_back(std::move(plan));
       }
       blocks[team->first_thread] = std::max(blocks[team->first_thread], team->blocks());
+      together[team->first_thread] = together[team->first_thread] || team->size > 1;
     }
   }
-  for (int t = 0; t < threads; ++t) make_workspace(blocks[t]);
+  for (int t = 0; t < threads; ++t) make_workspace(blocks[t], together[t]);
 }
 
 // The updates of the weights of some networks, for a team of so many.
@@ -228,7 +251,7 @@ std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updat
 }
 
 template <class T, class Operand>
-void CpuEngine<T, Operand>::make_workspace(int blocks) {
+void CpuEngine<T, Operand>::make_workspace(int blocks, bool together) {
   const std::size_t B = config_.batch_size, A = config_.act_dim, P = kernels_.panel;
   auto w = std::make_unique<Workspace>();
   w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
@@ -241,22 +264,24 @@ void CpuEngine<T, Operand>::make_workspace(int blocks) {
   std::size_t largest = 0;
   for (const Net& net : seeds_[0]->networks) {
     const NetworkLayout& layout = *net.layout;
-    typename Workspace::Saved saved;
     for (const HiddenLayer& layer : layout.hidden) {
-      saved.activation.emplace_back(B * padded(layer.outputs, P));
-      saved.gradient.emplace_back(B * padded(layer.outputs, P));
       const int lines = std::max(layer.inputs, layer.outputs);
       largest = std::max(largest, lines * P * kernels_.list_panels + padded(layer.outputs, P));
     }
-    for (std::size_t l = 1; l < layout.hidden.size(); ++l) {
-      saved.columns.emplace_back(padded(layout.hidden[l].outputs, P), blocks);
-      saved.listed.emplace_back(blocks);
-    }
-    saved.out = Buffer<T>(B * layout.outputs);
-    saved.d_out = Buffer<T>(B * layout.outputs);
-    w->saved.push_back(std::move(saved));
+    w->heads.push_back({Buffer<T>(B * layout.outputs), Buffer<T>(B * layout.outputs)});
     largest = std::max(largest, std::size_t(layout.outputs) * (layout.head_inputs_padded + 1) +
                                     layout.log_stds + 3 * 16);
+  }
+  w->all_saved.resize(together ? seeds_[0]->networks.size() : 1);
+  for (typename Workspace::Saved& saved : w->all_saved) {
+    for (std::size_t l = 0; l < config_.hidden.size(); ++l) {
+      const std::size_t width = padded(config_.hidden[l], P);
+      saved.activation.emplace_back(B * width);
+      saved.gradient.emplace_back(B * width);
+      if (l == 0) continue;
+      saved.columns.emplace_back(width, blocks);
+      saved.listed.emplace_back(blocks);
+    }
   }
   int widest = 0;
   for (const int width : config_.hidden) {
@@ -376,33 +401,44 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
       }
     };
     if (!stage.value || config_.old_value) read_value();
-    for (const int id : plan.others) {
-      const Seed* dropout = id == kActor ? &seed : nullptr;
-      forward_saved(seed.networks[id], id, w, share, own, dropout, step);
-    }
+    const auto forward_group = [&](const Group& group) {
+      for (const int id : group.ids) {
+        const Seed* dropout = id == kActor ? &seed : nullptr;
+        forward_saved(seed.networks[id], id, w, share, own, dropout, step);
+      }
+    };
+    const bool together = team.size > 1;  // then forward needs no barrier of its own
+    if (together) forward_group(plan.others[0]);
     if (member == 0 && stage.actor) read_log_std(seed);
     team.barrier.wait();
 
     if (stage.value) {
-      update(seed, plan.value_updates[member], now, w, team, own);
+      update(seed, plan.value.updates[member], now, w, team, own);
       team.barrier.wait();
       if (!config_.old_value) read_value();
     }
-    if (stage.actor) actor_head(seed, w, begin, end);
-    if (stage.critic) critic_heads(seed, w, begin, end);
-    for (const int id : plan.others) {
-      backward(seed.networks[id], id, w, share, own, id == kActor ? kept : T(1));
+    for (const Group& group : plan.others) {
+      if (!together) forward_group(group);
+      for (const int id : group.ids) {
+        if (id == kActor) {
+          actor_head(seed, w, begin, end);
+        } else {
+          critic_head(seed, id - kCritic, w, begin, end);
+        }
+        backward(seed.networks[id], id, w, share, own, id == kActor ? kept : T(1));
+      }
+      team.barrier.wait();
+      if (&group == &plan.others.back()) {
+        if (member == 0) {
+          add_metrics(seed, index, step, stage, w);
+          team.stop = seed.failure.has_value();
+        }
+        // The rows of the next step arrive during this one's last phase.
+        if (given == nullptr) draw_rows(seed, step + 1, w, begin, end);
+      }
+      update(seed, group.updates[member], now, w, team, own);
+      team.barrier.wait();
     }
-    team.barrier.wait();
-
-    if (member == 0) {
-      add_metrics(seed, index, step, stage, w);
-      team.stop = seed.failure.has_value();
-    }
-    // The rows of the next step arrive during this one's last phase.
-    if (given == nullptr) draw_rows(seed, step + 1, w, begin, end);
-    update(seed, plan.other_updates[member], now, w, team, own);
-    team.barrier.wait();
   }
 }
 
@@ -550,7 +586,7 @@ void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w,
                                           const Seed* dropout, std::int64_t step) const {
   const NetworkLayout& layout = *net.layout;
   const int last = static_cast<int>(layout.hidden.size()) - 1;
-  auto& saved = w.saved[id];
+  auto& saved = w.saved(id);
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     const auto finish = [&](int l) {
@@ -568,7 +604,7 @@ void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w,
     kernels_.head_forward(rows(std::as_const(saved.activation[last]), row), m, layout.head_inputs,
                           net.trained.values + layout.head_weight,
                           net.trained.values + layout.head_bias, layout.outputs,
-                          saved.out.data() + std::size_t(row) * layout.outputs);
+                          w.heads[id].out.data() + std::size_t(row) * layout.outputs);
   }
 }
 
@@ -601,12 +637,12 @@ template <class T, class Operand>
 void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const RowShare& share,
                                      Workspace& scratch, T scale) const {
   const NetworkLayout& layout = *net.layout;
-  auto& saved = w.saved[id];
+  auto& saved = w.saved(id);
   const int last = static_cast<int>(layout.hidden.size()) - 1;
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     const auto activation = [&](int l) { return rows(std::as_const(saved.activation[l]), row); };
-    kernels_.head_backward(saved.d_out.data() + std::size_t(row) * layout.outputs, m,
+    kernels_.head_backward(w.heads[id].d_out.data() + std::size_t(row) * layout.outputs, m,
                            layout.outputs, net.trained.values + layout.head_weight,
                            activation(last), layout.head_inputs, scale,
                            rows(saved.gradient[last], row));
@@ -639,12 +675,12 @@ void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const
 // V's loss and the gradient of its output (equation 5).
 template <class T, class Operand>
 void CpuEngine<T, Operand>::value_head(const Seed& seed, Workspace& w, int begin, int end) const {
-  auto& saved = w.saved[kValue];
+  auto& head = w.heads[kValue];
   const T tau = T(seed.hyper.expectile), B = T(config_.batch_size);
   for (int r = begin; r < end; ++r) {
-    const Expectile<T> e = expectile(w.q[r] - saved.out[r], tau);
+    const Expectile<T> e = expectile(w.q[r] - head.out[r], tau);
     w.value_loss[r] = e.loss;
-    saved.d_out[r] = -e.d_u / B;
+    head.d_out[r] = -e.d_u / B;
   }
 }
 
@@ -654,7 +690,7 @@ void CpuEngine<T, Operand>::actor_head(const Seed& seed, Workspace& w, int begin
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const T B = T(config_.batch_size), beta = T(seed.hyper.temperature),
           clip = T(seed.hyper.weight_clip);
-  auto& actor = w.saved[kActor];
+  auto& actor = w.heads[kActor];
   std::vector<const T*> actions;  // column by column
   for (int column = O; column < O + A; ++column) {
     const std::size_t panel = std::size_t(column / P) * config_.batch_size;
@@ -683,19 +719,18 @@ void CpuEngine<T, Operand>::actor_head(const Seed& seed, Workspace& w, int begin
   }
 }
 
-// The critics' losses (equation 6) and the gradients of their outputs.
+// A critic's loss (equation 6), added to those of the critics before it, and the gradient of its
+// output.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::critic_heads(const Seed& seed, Workspace& w, int begin, int end) const {
+void CpuEngine<T, Operand>::critic_head(const Seed& seed, int e, Workspace& w, int begin,
+                                        int end) const {
   const T B = T(config_.batch_size), discount = T(seed.hyper.discount);
+  auto& critic = w.heads[kCritic + e];
   for (int r = begin; r < end; ++r) {
     const T target = w.reward[r] + discount * w.mask[r] * w.v_next[r];
-    w.critic_loss[r] = 0;
-    for (int e = 0; e < config_.critics; ++e) {
-      auto& critic = w.saved[kCritic + e];
-      const T error = critic.out[r] - target;
-      w.critic_loss[r] += error * error;
-      critic.d_out[r] = T(2) * error / B;
-    }
+    const T error = critic.out[r] - target;
+    w.critic_loss[r] = (e == 0 ? T(0) : w.critic_loss[r]) + error * error;
+    critic.d_out[r] = T(2) * error / B;
   }
 }
 
@@ -727,7 +762,7 @@ void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const 
   const HiddenLayer& layer = net.layout->hidden[update.layer];
   const int B = config_.batch_size, l = update.layer, lines = l == 0 ? layer.inputs : layer.outputs;
   const std::size_t P = kernels_.panel, count = P * lines;  // of a panel
-  auto& saved = w.saved[update.id];
+  auto& saved = w.saved(update.id);
   T* gradient = scratch.gradient.data();
   const auto from_panel = [&](const Buffer<Operand>& matrix) {
     const Rows<const Operand> all = rows(matrix, 0);
@@ -780,11 +815,12 @@ template <class T, class Operand>
 void CpuEngine<T, Operand>::update_head(Net& net, int id, const AdamStep<T>& adam, T alpha,
                                         Workspace& w, T* gradient) const {
   const NetworkLayout& layout = *net.layout;
-  auto& saved = w.saved[id];
+  auto& saved = w.saved(id);
+  const auto& d_out = w.heads[id].d_out;
   const std::size_t count = std::size_t(layout.outputs) * layout.head_inputs_padded;
   T* d_bias = gradient + count;
   kernels_.head_gradient(rows(std::as_const(saved.activation.back()), 0), config_.batch_size,
-                         layout.head_inputs, saved.d_out.data(), layout.outputs, gradient, d_bias);
+                         layout.head_inputs, d_out.data(), layout.outputs, gradient, d_bias);
   const auto descend = [&](std::size_t at, const T* g, std::size_t n) {
     kernels_.adam(net.arrays(at, false), g, n, adam, alpha);
   };
@@ -817,7 +853,7 @@ template <class T, class Operand>
 void CpuEngine<T, Operand>::add_metrics(Seed& seed, int index, std::int64_t step,
                                         const Stage& stage, const Workspace& w) const {
   const int B = config_.batch_size;
-  const T *q = w.q.data(), *v = stage.value ? w.saved[kValue].out.data() : w.v.data();
+  const T *q = w.q.data(), *v = stage.value ? w.heads[kValue].out.data() : w.v.data();
   const bool with_q = stage.value || stage.actor;
   const auto mean = [B](const auto& column) {
     double sum = 0;

@@ -62,12 +62,13 @@ class CpuEngine {
   struct Team;
   struct RowShare;
   struct Update;
+  struct Group;
   struct StagePlan;
   using Net = Network<T, Operand>;
   using Weights = Parameters<T, Operand>;
   static constexpr bool kRounded = !std::is_same_v<T, Operand>;
 
-  void make_workspace(int blocks);
+  void make_workspace(int blocks, bool together);
   std::vector<Update> updates(const std::vector<int>& networks, int members) const;
   bool sparse(std::size_t nonzero, int rows, int columns) const;
   int panels(int columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
@@ -96,7 +97,7 @@ class CpuEngine {
                 T scale) const;
   void value_head(const Seed& seed, Workspace& w, int begin, int end) const;
   void actor_head(const Seed& seed, Workspace& w, int begin, int end) const;
-  void critic_heads(const Seed& seed, Workspace& w, int begin, int end) const;
+  void critic_head(const Seed& seed, int e, Workspace& w, int begin, int end) const;
 
   // By panels: a member's share of the weights.
   void update(Seed& seed, const std::vector<Update>& share, const Moment& now, Workspace& w,
