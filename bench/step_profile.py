@@ -49,7 +49,7 @@ PARTS = {
     "Adam and Polyak": ("adam",),
     "copies of the weights for products": ("transpose_panel", "operands", "transpose_square"),
     "sampling and gathering": ("gather",),
-    "losses and metrics": ("value_head", "actor_and_critic_heads", "add_metrics"),
+    "losses and metrics": ("value_head", "actor_head", "critic_head", "add_metrics"),
 }
 OTHER = "other"
 _PART_OF = {function: part for part, functions in PARTS.items() for function in functions}

@@ -36,7 +36,7 @@ struct Rows {
 // leaves every bit of the result as it is.
 //
 // A line is cut into pieces, each a list of its own: element i of line l's piece p lies at
-// (l * pieces + p) * kListCapacity + i. Lists are filled up with zeros to a multiple of 4.
+// (l * pieces + p) * kListCapacity<Operand> + i. Lists are filled up with zeros to a multiple of 4.
 template <class Operand>
 struct Lists {
   Operand* value;
@@ -44,9 +44,12 @@ struct Lists {
   int* count;           // [lines][pieces]
   int pieces;
 };
-constexpr int kPiece = 128;  // elements of a line that a piece covers at most
-static_assert(kPiece <= 256, "a place is a byte");
-constexpr int kListCapacity = kPiece + 16;
+// Elements of a line that a piece covers at most; a set of kernels may cut lines shorter.
+template <class Operand>
+constexpr int kMostOfPiece = sizeof(Operand) == 2 ? 256 : 128;
+static_assert(kMostOfPiece<BFloat16> <= 256, "a place is a byte");
+template <class Operand>
+constexpr int kListCapacity = kMostOfPiece<Operand> + 16;
 
 // Where column c of a panel, of its P, lies in a row of it.
 template <class T, class Operand>
@@ -70,6 +73,7 @@ struct Kernels {
   int panel;         // P
   // Panels that a product with lists does at a time: it is fastest with a multiple of these.
   int list_panels;
+  int piece;  // elements that it cuts lines into
   // Above this share of nonzero elements a product is faster without lists.
   double list_density;
 
@@ -90,10 +94,10 @@ struct Kernels {
   // The gradient of one panel of biases: d_bias [P] = the column sums of d_out, over m rows.
   void (*bias_gradient)(const Operand* d_out, int m, T* d_bias);
 
-  // The lists of m rows of in [m, k], in pieces of kPiece; returns how many elements they hold.
+  // The lists of m rows of in [m, k]; returns how many elements they hold.
   std::size_t (*list_rows)(Rows<const Operand> in, int m, int k, Lists<Operand> lists);
 
-  // Piece `piece` of the lists of the columns of in [m, k]: these m rows, at most kPiece; returns
+  // Piece `piece` of the lists of the columns of in [m, k]: these m rows, a piece at most; returns
   // how many elements it holds.
   std::size_t (*list_columns)(Rows<const Operand> in, int m, int k, Lists<Operand> lists,
                               int piece);
@@ -132,6 +136,9 @@ struct Kernels {
 
   // Writes panel p (columns p*P ...) of a weight matrix [k, n] into its transpose [n, k].
   void (*transpose_panel)(const Operand* weight_panel, int k, int p, int n, Operand* weight_t);
+
+  // Pieces of a line of so many elements.
+  int pieces_of(int length) const { return (length + piece - 1) / piece; }
 };
 
 // Bytes of a core's L1 data cache; 0 where the system does not tell.

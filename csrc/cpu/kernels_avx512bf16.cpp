@@ -6,9 +6,9 @@
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::avx512bf16 {
-// Twice the panels read the lists half as often, but take 32 KiB of a cache that must hold the
-// lists and the results, too.
+// Both keep 32 KiB of a matrix in the L1 cache. Long pieces write and read fewer sums; more panels
+// read the lists less often, but need a cache with room for what else passes through.
 extern const Kernels<float, BFloat16> kMixed, kMixedWide;
-const Kernels<float, BFloat16> kMixed = table<float, BFloat16, 2>("avx512bf16");
+const Kernels<float, BFloat16> kMixed = table<float, BFloat16, 2, 256>("avx512bf16");
 const Kernels<float, BFloat16> kMixedWide = table<float, BFloat16, 4>("avx512bf16-wide", 48 * 1024);
 }  // namespace iql::cpu::avx512bf16

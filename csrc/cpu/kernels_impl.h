@@ -141,6 +141,7 @@ struct Tile {
   Vec<T> left[MR], right[MR];
 
   inline void clear() {
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) left[r] = right[r] = Vec<T>{};
   }
   inline void add(int r, Vec<T> x, Vec<T> b_left, Vec<T> b_right) {
@@ -225,15 +226,15 @@ void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int
              Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
   for (int p = 0; p < panels<T>(n); ++p) {
-    const T* panel = weight + std::size_t(p) * k * P;
+    const T *panel = weight + std::size_t(p) * k * P, *bias_panel = bias + p * P;
     Operand* out_panel = out.data + p * out.panel_stride;
-    for_tiles(m, [&](auto count, int first) {
+    for_tiles(m, [=](auto count, int first) {
       constexpr int MR = decltype(count)::value;
       Tile<T, MR> tile;
       multiply_rows<T, MR>({in.data + first * P, in.panel_stride}, k, panel, tile);
 #pragma GCC unroll 16
       for (int r = 0; r < MR; ++r) {
-        finish_forward<T>(tile.left[r], tile.right[r], bias + p * P, out_panel + (first + r) * P);
+        finish_forward<T>(tile.left[r], tile.right[r], bias_panel, out_panel + (first + r) * P);
       }
     });
   }
@@ -247,7 +248,7 @@ void backward(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T
     const T* panel = weight_t + std::size_t(p) * n * P;
     const T* in_panel = in.data + p * in.panel_stride;
     T* d_panel = d_in.data + p * d_in.panel_stride;
-    for_tiles(m, [&](auto count, int first) {
+    for_tiles(m, [=](auto count, int first) {
       constexpr int MR = decltype(count)::value;
       Tile<T, MR> tile;
       multiply_rows<T, MR>({d_out.data + first * P, d_out.panel_stride}, n, panel, tile);
@@ -428,16 +429,16 @@ inline int fill_up(Operand* value, std::uint8_t* place, int n) {
   return (n + 3) / 4 * 4;
 }
 
-template <class T, class Operand>
+template <class T, class Operand, int Piece>
 std::size_t list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists) {
   constexpr int P = Vector<T>::kPanel;
   std::size_t total = 0;
   for (int r = 0; r < m; ++r) {
     for (int piece = 0; piece < lists.pieces; ++piece) {
       const std::size_t list = std::size_t(r) * lists.pieces + piece;
-      Operand* value = lists.value + list * kListCapacity;
-      std::uint8_t* place = lists.place + list * kListCapacity;
-      const int begin = piece * kPiece, end = k < begin + kPiece ? k : begin + kPiece;
+      Operand* value = lists.value + list * kListCapacity<Operand>;
+      std::uint8_t* place = lists.place + list * kListCapacity<Operand>;
+      const int begin = piece * Piece, end = k < begin + Piece ? k : begin + Piece;
       int n = 0;
       // Columns past the last are zero, so a panel's whole row may be read.
       for (int c = begin; c < end; c += P) {
@@ -543,8 +544,8 @@ std::size_t list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> li
     const Operand* panel = in.data + (c0 / P) * in.panel_stride;
     const int count = k - c0 < W ? k - c0 : W;
     int n[W] = {};
-    const std::size_t first = (std::size_t(c0) * lists.pieces + piece) * kListCapacity,
-                      next = std::size_t(lists.pieces) * kListCapacity;
+    const std::size_t first = (std::size_t(c0) * lists.pieces + piece) * kListCapacity<Operand>,
+                      next = std::size_t(lists.pieces) * kListCapacity<Operand>;
     for (int r0 = 0; r0 < m; r0 += P) {
       alignas(IQL_VECTOR_BYTES) Operand block[W * P];
       transpose_block<T>(panel + r0 * P, c0 % P, m - r0, block);
@@ -674,71 +675,51 @@ inline Vec<T> choose(bool second, Vec<T> a, Vec<T> b) {
   return second ? b : a;
 }
 
-// out [NP panels] += lists * b, over one piece, for N lines from `line` on, which take turns as
-// long as all have elements left: the additions of one go on while those of another wait for their
-// last result.
-//
-// Always inlined, and all arguments values: what a store could change would be loaded again.
-template <class T, int NP, int N, class Operand, class Finish>
-__attribute__((always_inline)) inline void multiply_lines(Lists<Operand> a, int piece, int line,
-                                                          Rows<const Operand> b, bool first,
-                                                          Rows<T> out, const Finish finish) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+// A line of a product under way: what is left of its list, and its sums so far, NP panels side by
+// side.
+template <class T, int NP, class Operand>
+struct Line {
   using Step = FourElements<T, Operand>;
-  Tile<T, NP> sum[N];  // of each line; NP panels side by side
-  const Operand* value[N];
-  const std::uint8_t* place[N];
-  int count[N], common = kListCapacity;
-#pragma GCC unroll 2
-  for (int l = 0; l < N; ++l) {
-    const std::size_t list = std::size_t(line + l) * a.pieces + piece;
-    value[l] = a.value + list * kListCapacity;
-    place[l] = a.place + list * kListCapacity;
-    count[l] = a.count[list];
-    common = count[l] < common ? count[l] : common;
-    T* at = out.data + std::size_t(line + l) * P;
+  Tile<T, NP> sum;
+  const Operand* value;  // of the next four elements
+  const std::uint8_t* place;
+  int left, number;
+
+  __attribute__((always_inline)) inline void start(Lists<Operand> a, int piece, int line,
+                                                   bool first, Rows<T> out) {
+    constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+    const std::size_t list = std::size_t(line) * a.pieces + piece;
+    number = line;
+    left = a.count[list];
+    const int at = Step::kDescending ? left - 4 : 0;
+    value = a.value + list * kListCapacity<Operand> + at;
+    place = a.place + list * kListCapacity<Operand> + at;
+    T* sums = out.data + std::size_t(line) * P;
 #pragma GCC unroll 4
     for (int p = 0; p < NP; ++p) {
-      sum[l].left[p] = first ? Vec<T>{} : load(at + p * out.panel_stride);
-      sum[l].right[p] = first ? Vec<T>{} : load(at + p * out.panel_stride + W);
+      sum.left[p] = first ? Vec<T>{} : load(sums + p * out.panel_stride);
+      sum.right[p] = first ? Vec<T>{} : load(sums + p * out.panel_stride + W);
     }
   }
-  const auto add = [&](int l, int done) {
-    const int i = Step::kDescending ? count[l] - 4 - done : done;
-    Step::template add<NP>(value[l] + i, place[l] + i, b, sum[l]);
-  };
-  for (int done = 0; done < common; done += 4) {
-#pragma GCC unroll 2
-    for (int l = 0; l < N; ++l) add(l, done);
+  inline void add(int done, Rows<const Operand> b) {
+    const int i = Step::kDescending ? -done : done;
+    Step::template add<NP>(value + i, place + i, b, sum);
   }
-  // What is left of the longer: chosen without a branch, as nobody foresees which it is.
-  const bool longer = N == 2 && count[N - 1] > count[0];
-  Tile<T, NP> rest = sum[0], other;
-  if constexpr (N == 2) {
-#pragma GCC unroll 4
-    for (int p = 0; p < NP; ++p) {
-      rest.left[p] = choose<T>(longer, sum[0].left[p], sum[1].left[p]);
-      rest.right[p] = choose<T>(longer, sum[0].right[p], sum[1].right[p]);
-      other.left[p] = choose<T>(longer, sum[1].left[p], sum[0].left[p]);
-      other.right[p] = choose<T>(longer, sum[1].right[p], sum[0].right[p]);
-    }
-#pragma GCC unroll 4
-    for (int p = 0; p < NP; ++p) finish(line + !longer, p, other.left[p], other.right[p]);
+  inline void advance(int done) {
+    left -= done;
+    value += Step::kDescending ? -done : done;
+    place += Step::kDescending ? -done : done;
   }
-  const Operand* values = longer ? value[N - 1] : value[0];
-  const std::uint8_t* places = longer ? place[N - 1] : place[0];
-  const int length = longer ? count[N - 1] : count[0];
-  for (int done = common; done < length; done += 4) {
-    const int i = Step::kDescending ? length - 4 - done : done;
-    Step::template add<NP>(values + i, places + i, b, rest);
-  }
+  template <class Finish>
+  __attribute__((always_inline)) inline void end(const Finish finish) const {
 #pragma GCC unroll 4
-  for (int p = 0; p < NP; ++p) finish(line + longer, p, rest.left[p], rest.right[p]);
-}
+    for (int p = 0; p < NP; ++p) finish(number, p, sum.left[p], sum.right[p]);
+  }
+};
 
 // The rows that the next pass over the lines will read, brought near by and by with each line of
 // this pass: lists touch them in an order that no processor foresees.
-template <class T, class Operand>
+template <class T, class Operand, int Piece>
 class Ahead {
  public:
   Ahead(Rows<const Operand> rows, int panels, int fetches)
@@ -754,8 +735,8 @@ class Ahead {
   }
 
  private:
-  static constexpr int kLine = 64 / sizeof(Operand);       // a cache line
-  static constexpr int kEnd = kPiece * Vector<T>::kPanel;  // of a panel's rows
+  static constexpr int kLine = 64 / sizeof(Operand);      // a cache line
+  static constexpr int kEnd = Piece * Vector<T>::kPanel;  // of a panel's rows
   Rows<const Operand> rows_;
   int panels_, step_, at_ = 0;
 };
@@ -766,12 +747,12 @@ enum class Made { kNow, kBefore };
 
 // Always inlined: GCC takes a call of a function that only prefetches for one without effect, and
 // drops it.
-template <class Operand>
+template <int Piece, class Operand>
 __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int piece, int line,
                                                        int count) {
-  constexpr int kLine = 64 / sizeof(Operand), kUsual = kPiece / 2;  // a half is not zero
+  constexpr int kLine = 64 / sizeof(Operand), kUsual = Piece / 2;  // a half is not zero
   for (int l = line; l < line + count; ++l) {
-    const std::size_t list = (std::size_t(l) * a.pieces + piece) * kListCapacity;
+    const std::size_t list = (std::size_t(l) * a.pieces + piece) * kListCapacity<Operand>;
     for (int i = 0; i < kUsual; i += kLine) __builtin_prefetch(a.value + list + i);
     for (int i = 0; i < kUsual; i += 64) __builtin_prefetch(a.place + list + i);
   }
@@ -779,22 +760,63 @@ __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int pie
 
 // out [m lines, NP panels] += lists * b, over one piece; out is taken as zero where `first`. Then
 // finish(line, panel, left, right) of every vector of the result stores it.
-template <class T, int NP, Made kMade, class Operand, class Finish>
-inline void multiply_piece(Lists<Operand> a, int piece, int m, Rows<const Operand> b,
-                           Ahead<T, Operand> ahead, bool first, Rows<T> out, const Finish finish) {
-  constexpr int N = IQL_LIST_LINES;
-  int line = 0;
-  for (; line + N <= m; line += N) {
-    ahead.fetch();
-    if (kMade == Made::kBefore && line + 2 * N <= m) fetch_lists(a, piece, line + N, N);
-    multiply_lines<T, NP, N>(a, piece, line, b, first, out, finish);
+//
+// Two lines at a time: the additions of one go on while those of the other wait for their last
+// result. When the shorter ends, the next line takes its place; which it is is chosen without a
+// branch, as nobody foresees it.
+template <class T, int NP, int Piece, Made kMade, class Operand, class Finish>
+__attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m,
+                                              Rows<const Operand> b, Ahead<T, Operand, Piece> ahead,
+                                              bool first, Rows<T> out, const Finish finish) {
+  Line<T, NP, Operand> one;
+  one.start(a, piece, 0, first, out);
+  if constexpr (IQL_LIST_LINES == 2) {
+    for (int line = 1; line < m; ++line) {
+      Line<T, NP, Operand> other;
+      other.start(a, piece, line, first, out);
+      ahead.fetch();
+      if (kMade == Made::kBefore && line + 1 < m) fetch_lists<Piece>(a, piece, line + 1, 1);
+      const int common = one.left < other.left ? one.left : other.left;
+      for (int done = 0; done < common; done += 4) {
+        one.add(done, b);
+        other.add(done, b);
+      }
+      const bool longer = one.left < other.left;  // the other
+      Line<T, NP, Operand> ended, rest;
+#pragma GCC unroll 4
+      for (int p = 0; p < NP; ++p) {
+        ended.sum.left[p] = choose<T>(longer, other.sum.left[p], one.sum.left[p]);
+        ended.sum.right[p] = choose<T>(longer, other.sum.right[p], one.sum.right[p]);
+        rest.sum.left[p] = choose<T>(longer, one.sum.left[p], other.sum.left[p]);
+        rest.sum.right[p] = choose<T>(longer, one.sum.right[p], other.sum.right[p]);
+      }
+      ended.number = longer ? one.number : other.number;
+      ended.end(finish);
+      rest.number = longer ? other.number : one.number;
+      rest.value = longer ? other.value : one.value;
+      rest.place = longer ? other.place : one.place;
+      rest.left = longer ? other.left : one.left;
+      rest.advance(common);
+      one = rest;
+    }
+    for (int done = 0; done < one.left; done += 4) one.add(done, b);
+    one.end(finish);
+  } else {
+    for (int line = 0;;) {
+      ahead.fetch();
+      if (kMade == Made::kBefore && line + 1 < m) fetch_lists<Piece>(a, piece, line + 1, 1);
+      for (int done = 0; done < one.left; done += 4) one.add(done, b);
+      one.end(finish);
+      if (++line == m) break;
+      one.start(a, piece, line, first, out);
+    }
   }
-  for (; line < m; ++line) multiply_lines<T, NP, 1>(a, piece, line, b, first, out, finish);
 }
 
 // finish(lists * b), m lines of `count` panels, NP at a time. Piece p of the lists meets the rows
 // of b from first_row(p) on; sums(p) is where the sums of panels from p on wait for the next piece.
-template <class T, int NP, Made kMade, class Operand, class FirstRow, class Sums, class Finish>
+template <class T, int NP, int Piece, Made kMade, class Operand, class FirstRow, class Sums,
+          class Finish>
 inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
                            const FirstRow& first_row, int count, const Sums& sums,
                            const Finish& finish) {
@@ -810,24 +832,24 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
     constexpr int N = decltype(panels_at_once)::value;
     const int left = count - (p + N);  // panels
     const Rows<T> to{sums(p), std::size_t(m) * P};
-    const int fetches = (m + IQL_LIST_LINES - 1) / IQL_LIST_LINES;
+    const int fetches = m > 1 ? m - 1 : 1;
     for (int i = 0; i < a.pieces; ++i) {
       const int piece = piece_at(i);
       if (i + 1 < a.pieces) {
-        multiply_piece<T, N, kMade>(a, piece, m, rows(p, piece),
-                                    {rows(p, piece_at(i + 1)), N, fetches}, i == 0, to,
-                                    [=](int line, int q, Vec<T> left, Vec<T> right) {
-                                      T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
-                                      store(at, left);
-                                      store(at + W, right);
-                                    });
+        multiply_piece<T, N, Piece, kMade>(
+            a, piece, m, rows(p, piece), {rows(p, piece_at(i + 1)), N, fetches}, i == 0, to,
+            [=](int line, int q, Vec<T> left, Vec<T> right) {
+              T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
+              store(at, left);
+              store(at + W, right);
+            });
       } else {
-        multiply_piece<T, N, kMade>(a, piece, m, rows(p, piece),
-                                    {left > 0 ? rows(p + N, piece_at(0)) : Rows<const Operand>{},
-                                     left < N ? left : N, fetches},
-                                    i == 0, to, [=](int line, int q, Vec<T> left, Vec<T> right) {
-                                      finish(line, p + q, left, right);
-                                    });
+        multiply_piece<T, N, Piece, kMade>(
+            a, piece, m, rows(p, piece),
+            {left > 0 ? rows(p + N, piece_at(0)) : Rows<const Operand>{}, left < N ? left : N,
+             fetches},
+            i == 0, to,
+            [=](int line, int q, Vec<T> left, Vec<T> right) { finish(line, p + q, left, right); });
       }
     }
   };
@@ -839,39 +861,42 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
   for (; p < count; ++p) group(RowCount<1>{}, p);
 }
 
-inline int whole_pieces(int piece) { return piece * kPiece; }
+template <int Piece>
+inline int first_of_piece(int piece) {
+  return piece * Piece;
+}
 
-template <class T, class Operand, int NP>
+template <class T, class Operand, int NP, int Piece>
 void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
                    T* sums, Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
-  multiply_lists<T, NP, Made::kNow>(
-      in, m, Rows<const Operand>{weight, std::size_t(k) * P}, whole_pieces, panels<T>(n),
+  multiply_lists<T, NP, Piece, Made::kNow>(
+      in, m, Rows<const Operand>{weight, std::size_t(k) * P}, first_of_piece<Piece>, panels<T>(n),
       [=](int) { return sums; },
       [=](int line, int p, Vec<T> left, Vec<T> right) {
         finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + line * P);
       });
 }
 
-template <class T, class Operand, int NP>
+template <class T, class Operand, int NP, int Piece>
 void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
                     Rows<const Operand> in, int k, T scale, T* sums, Rows<Operand> d_in) {
   constexpr int P = Vector<T>::kPanel;
-  multiply_lists<T, NP, Made::kNow>(
-      d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, whole_pieces, panels<T>(k),
-      [=](int) { return sums; },
+  multiply_lists<T, NP, Piece, Made::kNow>(
+      d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, first_of_piece<Piece>,
+      panels<T>(k), [=](int) { return sums; },
       [=](int line, int p, Vec<T> left, Vec<T> right) {
         finish_backward<T>(left, right, scale, in.data + p * in.panel_stride + line * P,
                            d_in.data + p * d_in.panel_stride + line * P);
       });
 }
 
-template <class T, class Operand, int NP>
+template <class T, class Operand, int NP, int Piece>
 void weight_gradient_lists(Lists<Operand> in, const int* piece_rows, int k,
                            Rows<const Operand> d_out, int count, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const auto panel = [=](int p) { return d_weight + std::size_t(p) * k * P; };
-  multiply_lists<T, NP, Made::kBefore>(
+  multiply_lists<T, NP, Piece, Made::kBefore>(
       in, k, d_out, [&](int piece) { return piece_rows[piece]; }, count, panel,
       [=](int line, int p, Vec<T> left, Vec<T> right) {
         T* at = panel(p) + std::size_t(line) * P;
@@ -1059,23 +1084,25 @@ void transpose_panel(const Operand* panel, int k, int p, int n, Operand* weight_
   }
 }
 
-// The set whose products with lists have NP panels in registers.
-template <class T, class Operand, int NP>
+// The set whose products with lists have NP panels in registers, of lines cut into such pieces.
+template <class T, class Operand, int NP, int Piece = 128>
 constexpr Kernels<T, Operand> table(const char* name, long l1_bytes = 0) {
+  static_assert(Piece <= kMostOfPiece<Operand>);
   return {name,
           l1_bytes,
           Vector<T>::kPanel,
           NP,
+          Piece,
           IQL_LIST_DENSITY,
           forward<T, Operand>,
           std::is_same_v<T, Operand> ? backward<T> : nullptr,
           weight_gradient<T, Operand>,
           bias_gradient<T, Operand>,
-          list_rows<T, Operand>,
+          list_rows<T, Operand, Piece>,
           list_columns<T, Operand>,
-          forward_lists<T, Operand, NP>,
-          backward_lists<T, Operand, NP>,
-          weight_gradient_lists<T, Operand, NP>,
+          forward_lists<T, Operand, NP, Piece>,
+          backward_lists<T, Operand, NP, Piece>,
+          weight_gradient_lists<T, Operand, NP, Piece>,
           head_forward<T, Operand>,
           head_backward<T, Operand>,
           head_gradient<T, Operand>,

@@ -41,17 +41,14 @@ class Buffer {
   std::size_t size_ = 0;
 };
 
-// Pieces of a line of so many elements.
-inline int pieces_of(int length) { return (length + kPiece - 1) / kPiece; }
-
 // Memory for the lists of a matrix's lines, in at most so many pieces.
 template <class Operand>
 class ListBuffer {
  public:
   ListBuffer() = default;
   ListBuffer(std::size_t lines, int pieces, Contents contents = Contents::kZero)
-      : value_(lines * pieces * kListCapacity, contents),
-        place_(lines * pieces * kListCapacity, contents),
+      : value_(lines * pieces * kListCapacity<Operand>, contents),
+        place_(lines * pieces * kListCapacity<Operand>, contents),
         count_(lines * pieces, contents),
         pieces_(pieces) {}
   Lists<Operand> lists() { return in_pieces(pieces_); }

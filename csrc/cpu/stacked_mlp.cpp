@@ -68,7 +68,7 @@ std::size_t StackedMlp<T>::padded(int columns) const {
 template <class T>
 int StackedMlp<T>::block_rows(std::int64_t rows) const {
   const std::int64_t each = ceiling(rows * nets_, threads_);
-  return static_cast<int>(std::clamp<std::int64_t>(ceiling(each, 16) * 16, 32, kPiece));
+  return static_cast<int>(std::clamp<std::int64_t>(ceiling(each, 16) * 16, 32, kernels_.piece));
 }
 
 template <class T>
@@ -171,7 +171,7 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
   share_out_(nets_ * blocks, [&](Range range) {
     Buffer<T> first(stride * panels(inputs), Contents::kAny);
     Buffer<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0, Contents::kAny);
-    ListBuffer<T> lists(most, pieces_of(widest), Contents::kAny);
+    ListBuffer<T> lists(most, kernels_.pieces_of(widest), Contents::kAny);
     Buffer<T> sums(stride * kernels_.list_panels, Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / blocks);
@@ -187,8 +187,8 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
           result = {const_cast<T*>(kept.data), kept.panel_stride};
         }
         layer_forward(packed.weights_of(e, l), packed.biases_of(e, l), in, m, sizes_[l],
-                      sizes_[l + 1], l > 0, lists.in_pieces(pieces_of(sizes_[l])), sums.data(),
-                      result);
+                      sizes_[l + 1], l > 0, lists.in_pieces(kernels_.pieces_of(sizes_[l])),
+                      sums.data(), result);
         in = {result.data, result.panel_stride};
       }
       kernels_.head_forward(in, m, sizes_[head], packed.weights_of(e, head),
@@ -261,7 +261,7 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
   const int widest = *std::max_element(sizes_.begin() + 1, sizes_.end() - 1);
   const std::size_t block_stride = std::size_t(chunk.block) * P;
   share_out_(std::int64_t(nets_) * chunk.blocks, [&](Range range) {
-    ListBuffer<T> lists(chunk.block, pieces_of(widest), Contents::kAny);
+    ListBuffer<T> lists(chunk.block, kernels_.pieces_of(widest), Contents::kAny);
     Buffer<T> sums(block_stride * kernels_.list_panels, Contents::kAny);
     // The kernel passes a gradient where the layer's input is positive: of x, everywhere.
     const std::size_t input_block = d_x == nullptr ? 0 : block_stride * panels(inputs);
@@ -275,7 +275,7 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
       const auto pass = [&](int l, Rows<const T> in, Rows<T> d_in) {
         const Rows<T> d = gradient(l);
         const int k = sizes_[l], n = sizes_[l + 1];
-        const Lists<T> nonzero = lists.in_pieces(pieces_of(n));
+        const Lists<T> nonzero = lists.in_pieces(kernels_.pieces_of(n));
         if (sparse(kernels_.list_rows({d.data, d.panel_stride}, m, n, nonzero),
                    std::int64_t(m) * n)) {
           kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), sums.data(),

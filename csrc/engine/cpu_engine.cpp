@@ -19,10 +19,6 @@ using cpu::Rows;
 
 namespace {
 
-// Rows that go through all layers of a network together, at most: their activations stay in the L2
-// cache from one layer to the next.
-constexpr int kBlockRows = cpu::kPiece;
-
 std::size_t padded(int n, int multiple) {
   return std::size_t(n + multiple - 1) / multiple * multiple;
 }
@@ -65,8 +61,8 @@ struct CpuEngine<T, Operand>::Workspace {
   Buffer<T> target_q;                    // [B]: one target critic
   std::vector<Saved> all_saved;          // by NetworkId; one where networks are trained in turn
   std::vector<Head> heads;               // by NetworkId
-  std::vector<Buffer<Operand>> scratch;  // [layer] of kBlockRows rows: a forward that keeps nothing
-  cpu::ListBuffer<Operand> row_lists;    // of kBlockRows rows: the operand of one product
+  std::vector<Buffer<Operand>> scratch;  // [layer] of a block of rows: a forward that keeps nothing
+  cpu::ListBuffer<Operand> row_lists;    // of a block of rows: the operand of one product
   Buffer<T> sums;                        // of that product
   Buffer<T> gradient;                    // of the weights and biases of one update
   Buffer<T> d_log_std;                   // [B][A]
@@ -117,8 +113,8 @@ struct CpuEngine<T, Operand>::StagePlan {
 // Threads that train one seed together; they share the workspace of the first.
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Team {
-  // Rows are shared out evenly and, within a member's share, cut into even blocks.
-  Team(int size, int first_thread, int batch_size)
+  // Rows are shared out evenly and, within a member's share, cut into even blocks, at most so long.
+  Team(int size, int first_thread, int batch_size, int block_rows)
       : size(size), first_thread(first_thread), barrier(size), bounds{0}, first_block{0} {
     for (int m = 0; m < size; ++m) {
       // Whole cache lines of a column, so that no two members write to one.
@@ -127,7 +123,7 @@ struct CpuEngine<T, Operand>::Team {
         return i == size ? batch_size : at / 16 * 16;
       };
       const int begin = bound(m), count = bound(m + 1) - begin;
-      const int blocks = (count + kBlockRows - 1) / kBlockRows;
+      const int blocks = (count + block_rows - 1) / block_rows;
       for (int b = 1; b <= blocks; ++b) bounds.push_back(begin + count * b / blocks);
       first_block.push_back(static_cast<int>(bounds.size()) - 1);
     }
@@ -171,6 +167,7 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
     : config_(std::move(config)),
       data_(data),
       kernels_(cpu::kernels<T, Operand>()),
+      block_rows_(kernels_.piece),
       value_layout_(config_.obs_dim, config_.hidden, 1, 0, kernels_.panel, 64 / sizeof(Operand)),
       actor_layout_(config_.obs_dim, config_.hidden, config_.act_dim, config_.act_dim,
                     kernels_.panel, 64 / sizeof(Operand)),
@@ -195,12 +192,12 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
   const int threads = workers_->size(), all = static_cast<int>(seeds_.size());
   whole_seeds_ = all / threads * threads;
   for (int t = 0; whole_seeds_ > 0 && t < threads; ++t) {
-    alone_.push_back(std::make_unique<Team>(1, t, config_.batch_size));
+    alone_.push_back(std::make_unique<Team>(1, t, config_.batch_size, block_rows_));
   }
   const int shared = all - whole_seeds_;
   for (int i = 0; i < shared; ++i) {
     const int first = threads * i / shared, last = threads * (i + 1) / shared;
-    shared_.push_back(std::make_unique<Team>(last - first, first, config_.batch_size));
+    shared_.push_back(std::make_unique<Team>(last - first, first, config_.batch_size, block_rows_));
   }
   std::vector<int> blocks(threads, 0);
   std::vector<bool> together(threads, false);  // some networks at a time
@@ -285,11 +282,11 @@ void CpuEngine<T, Operand>::make_workspace(int blocks, bool together) {
   }
   int widest = 0;
   for (const int width : config_.hidden) {
-    w->scratch.emplace_back(kBlockRows * padded(width, P));
+    w->scratch.emplace_back(block_rows_ * padded(width, P));
     widest = std::max(widest, width);
   }
-  w->row_lists = cpu::ListBuffer<Operand>(kBlockRows, cpu::pieces_of(widest));
-  w->sums = Buffer<T>(kBlockRows * P * kernels_.list_panels);
+  w->row_lists = cpu::ListBuffer<Operand>(block_rows_, kernels_.pieces_of(widest));
+  w->sums = Buffer<T>(block_rows_ * P * kernels_.list_panels);
   w->gradient = Buffer<T>(largest);
   w->d_log_std = Buffer<T>(B * A);
   w->clipped.resize(B);
@@ -524,7 +521,7 @@ void CpuEngine<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weight
                                         Rows<const Operand> in, int m, Workspace& scratch,
                                         Rows<Operand> out) const {
   const T* bias = weights.values + layer.bias;
-  const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.inputs));
+  const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(kernels_.pieces_of(layer.inputs));
   const bool by_lists = sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs);
   if constexpr (!kRounded) {
     if (!by_lists) {
@@ -563,7 +560,7 @@ template <class T, class Operand>
 void CpuEngine<T, Operand>::forward(const NetworkLayout& layout, Weights weights,
                                     const Buffer<T>& input, const RowShare& share,
                                     Workspace& scratch, T* out) const {
-  const std::size_t block_stride = std::size_t(kBlockRows) * kernels_.panel;
+  const std::size_t block_stride = std::size_t(block_rows_) * kernels_.panel;
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     Rows<Operand> hidden{scratch.scratch[0].data(), block_stride};
@@ -650,7 +647,8 @@ void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const
       const HiddenLayer& layer = layout.hidden[l];
       const Rows<const Operand> d_out = rows(std::as_const(saved.gradient[l]), row);
       const Rows<Operand> d_in = rows(saved.gradient[l - 1], row);
-      const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(cpu::pieces_of(layer.outputs));
+      const cpu::Lists<Operand> lists =
+          scratch.row_lists.in_pieces(kernels_.pieces_of(layer.outputs));
       const bool by_lists =
           sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs);
       saved.listed[l - 1][block] = by_lists;

@@ -119,6 +119,9 @@ class CpuEngine {
   Config config_;
   Dataset data_;
   const cpu::Kernels<T, Operand>& kernels_;
+  // Rows that go through all layers of a network together, at most: their activations stay in the
+  // L2 cache from one layer to the next.
+  const int block_rows_;
   NetworkLayout value_layout_, actor_layout_, critic_layout_;
   std::vector<std::unique_ptr<Seed>> seeds_;
   std::vector<std::unique_ptr<Workspace>> workspaces_;  // one a thread

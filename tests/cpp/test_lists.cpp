@@ -22,7 +22,6 @@ using iql::cpu::Buffer;
 using iql::cpu::Kernels;
 using iql::cpu::ListBuffer;
 using iql::cpu::Lists;
-using iql::cpu::pieces_of;
 using iql::cpu::Rows;
 
 std::uint32_t draw(std::uint32_t index) { return iql::draw(7, 0, 0, index).word[0]; }
@@ -87,7 +86,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   }
 
   Panels<T> dense(m, n, P), listed(m, n, P);
-  ListBuffer<T> rows(m, pieces_of(k));
+  ListBuffer<T> rows(m, kernels.pieces_of(k));
   CHECK(kernels.list_rows(in.read(0), m, k, rows.lists()) == nonzero);
   kernels.forward(in.read(0), m, k, weight.data.data(), bias.data.data(), n, dense.from(0));
   Buffer<T> sums(std::size_t(kernels.list_panels) * m * P);
@@ -97,7 +96,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   if (poison) CHECK(listed.at(m / 2, 0) != listed.at(m / 2, 0));
 
   Panels<T> d_dense(m, k, P), d_listed(m, k, P);
-  ListBuffer<T> d_rows(m, pieces_of(n));
+  ListBuffer<T> d_rows(m, kernels.pieces_of(n));
   kernels.list_rows(d_out.read(0), m, n, d_rows.lists());
   kernels.backward(d_out.read(0), m, n, weight_t.data.data(), in.read(0), k, T(1.25),
                    d_dense.from(0));
@@ -106,7 +105,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   CHECK(same(d_dense.data, d_listed.data));
 
   // The rows in two uneven pieces where there are enough, else in one.
-  std::vector<int> bounds = {0, m > iql::cpu::kPiece ? m - iql::cpu::kPiece : m};
+  std::vector<int> bounds = {0, m > kernels.piece ? m - kernels.piece : m};
   if (bounds.back() < m) bounds.push_back(m);
   const int pieces = static_cast<int>(bounds.size()) - 1, panels = d_out.padded / P;
   ListBuffer<T> columns(in.padded, pieces);
@@ -179,7 +178,8 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
     for (int c = 0; c < k && !poison; ++c) CHECK(ins.at(r, c) == in.at(r, c));
   }
 
-  ListBuffer<BFloat16> rows(m, pieces_of(k)), d_rows(m, pieces_of(n)), columns(in.padded, 2);
+  ListBuffer<BFloat16> rows(m, kernels.pieces_of(k)), d_rows(m, kernels.pieces_of(n)),
+      columns(in.padded, 2);
   const std::size_t nonzero = kernels.list_rows(ins.read(0), m, k, rows.lists());
   kernels.list_rows(d_outs.read(0), m, n, d_rows.lists());
   const int bounds[] = {0, m / 2, m};
@@ -236,7 +236,7 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
   for (int p = 0; p < panels; ++p) check_gradient(p);
 
   // However the rows are cut into pieces, and so however elements are paired.
-  if (m <= iql::cpu::kPiece) {
+  if (m <= kernels.piece) {
     ListBuffer<BFloat16> whole(in.padded, 1);
     kernels.list_columns(ins.read(0), m, k, whole.lists(), 0);
     Buffer<float> in_one(gradient.size());
@@ -307,7 +307,7 @@ void check_all_mixed() {
       std::printf("this machine cannot run %s\n", (*sets)->name);
       continue;
     }
-    for (const int m : {1, 37, 128, 200}) {
+    for (const int m : {1, 37, 128, 200, 300}) {
       for (const int k : {1, 31, 130, 256, 290}) {
         for (const int n : {1, 33, 150}) check_mixed(**sets, m, k, n, 0.5, false);
       }
