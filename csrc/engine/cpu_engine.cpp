@@ -59,7 +59,7 @@ struct CpuEngine<T, Operand>::Workspace {
   Buffer<T> reward, mask;                // [B]
   Buffer<T> q, v, v_next;                // [B]: min of the targets; V that the losses read
   Buffer<T> target_q;                    // [B]: one target critic
-  std::vector<Saved> all_saved;          // by NetworkId; one where networks are trained in turn
+  std::vector<Saved> saved;              // by Team::slot
   std::vector<Head> heads;               // by NetworkId
   std::vector<Buffer<Operand>> scratch;  // [layer] of a block of rows: a forward that keeps nothing
   cpu::ListBuffer<Operand> row_lists;    // of a block of rows: the operand of one product
@@ -69,8 +69,6 @@ struct CpuEngine<T, Operand>::Workspace {
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
   std::vector<char> clipped;                                         // [B]
   std::vector<std::int64_t> rows;                                    // [B]
-
-  Saved& saved(int id) { return all_saved[all_saved.size() == 1 ? 0 : id]; }
 };
 
 // A member's rows of the batch: blocks [first, last), block b being rows bounds[b] ... bounds[b +
@@ -94,16 +92,15 @@ struct CpuEngine<T, Operand>::Update {
   std::int64_t cost;
 };
 
-// Networks that a team trains together, and each member's updates of them.
+// Networks that a team trains together, with one barrier between their rows and their weights, and
+// each member's updates of them.
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Group {
   std::vector<int> ids;
   std::vector<std::vector<Update>> updates;
 };
 
-// A step of one stage: V, and then the others. A thread alone trains them one after the other, so
-// that a network's activations are still near when its weights are updated; a team trains all
-// others together, and so has few barriers.
+// A step of one stage: V, and then the others, group by group.
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::StagePlan {
   Group value;
@@ -114,8 +111,13 @@ struct CpuEngine<T, Operand>::StagePlan {
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Team {
   // Rows are shared out evenly and, within a member's share, cut into even blocks, at most so long.
-  Team(int size, int first_thread, int batch_size, int block_rows)
-      : size(size), first_thread(first_thread), barrier(size), bounds{0}, first_block{0} {
+  Team(int size, int first_thread, int batch_size, int block_rows, int together)
+      : size(size),
+        first_thread(first_thread),
+        together(together),
+        barrier(size),
+        bounds{0},
+        first_block{0} {
     for (int m = 0; m < size; ++m) {
       // Whole cache lines of a column, so that no two members write to one.
       const auto bound = [&](int i) {
@@ -133,6 +135,16 @@ struct CpuEngine<T, Operand>::Team {
   RowShare rows(int member) const {
     return {bounds.data(), blocks(), first_block[member], first_block[member + 1]};
   }
+
+  // Which of the workspace's activations are a network's. All networks of a thread alone share
+  // them. In a team some members may still be at the weights of one group while others are at the
+  // rows of the next, but of no later one; V has the team to itself.
+  int group(int id) const { return (id - kActor) / together; }
+  int slot(int id) const {
+    if (size == 1 || id == kValue) return 0;
+    return group(id) % 2 * together + (id - kActor) % together;
+  }
+  std::size_t slots() const { return size == 1 ? 1 : 2 * together; }
 
   // Gives each update to the member with the least to do, the costliest first.
   static std::vector<std::vector<Update>> share_out(std::vector<Update> updates, int members) {
@@ -155,6 +167,7 @@ struct CpuEngine<T, Operand>::Team {
   }
 
   const int size, first_thread;
+  const int together;  // networks besides V in a group
   cpu::Barrier barrier;
   std::vector<int> bounds;       // of the blocks of rows
   std::vector<int> first_block;  // of each member, and the number of blocks
@@ -190,23 +203,30 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
   // Whole seeds go to threads while there are at least as many seeds as threads; threads share what
   // is left.
   const int threads = workers_->size(), all = static_cast<int>(seeds_.size());
+  const auto make_team = [&](int size, int first_thread) {
+    // The fewer networks together, the nearer a network's activations when its weights are updated;
+    // but every member shall have a share of those, of as many panels as are fastest.
+    const int shares = std::max(1, panels(config_.hidden.front()) / kernels_.list_panels);
+    return std::make_unique<Team>(size, first_thread, config_.batch_size, block_rows_,
+                                  std::min((size + shares - 1) / shares, 1 + config_.critics));
+  };
   whole_seeds_ = all / threads * threads;
-  for (int t = 0; whole_seeds_ > 0 && t < threads; ++t) {
-    alone_.push_back(std::make_unique<Team>(1, t, config_.batch_size, block_rows_));
-  }
+  for (int t = 0; whole_seeds_ > 0 && t < threads; ++t) alone_.push_back(make_team(1, t));
   const int shared = all - whole_seeds_;
   for (int i = 0; i < shared; ++i) {
     const int first = threads * i / shared, last = threads * (i + 1) / shared;
-    shared_.push_back(std::make_unique<Team>(last - first, first, config_.batch_size, block_rows_));
+    shared_.push_back(make_team(last - first, first));
   }
   std::vector<int> blocks(threads, 0);
-  std::vector<bool> together(threads, false);  // some networks at a time
+  std::vector<std::size_t> slots(threads, 0);
   for (const auto* teams : {&alone_, &shared_}) {
     for (const auto& team : *teams) {
       for (const Stage& stage : config_.stages) {
         std::vector<std::vector<int>> others(1);
         const auto add = [&](int id) {
-          if (team->size == 1 && !others.back().empty()) others.emplace_back();
+          if (!others.back().empty() && team->group(others.back().back()) != team->group(id)) {
+            others.emplace_back();
+          }
           others.back().push_back(id);
         };
         if (stage.actor) add(kActor);
@@ -219,10 +239,10 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
         team->plans.push_back(std::move(plan));
       }
       blocks[team->first_thread] = std::max(blocks[team->first_thread], team->blocks());
-      together[team->first_thread] = together[team->first_thread] || team->size > 1;
+      slots[team->first_thread] = std::max(slots[team->first_thread], team->slots());
     }
   }
-  for (int t = 0; t < threads; ++t) make_workspace(blocks[t], together[t]);
+  for (int t = 0; t < threads; ++t) make_workspace(blocks[t], slots[t]);
 }
 
 // The updates of the weights of some networks, for a team of so many.
@@ -236,7 +256,8 @@ std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updat
       const HiddenLayer& layer = layout.hidden[l];
       const int lines = l == 0 ? layer.inputs : layer.outputs;
       const int panels = this->panels(l == 0 ? layer.outputs : layer.inputs);
-      const int together = std::max(1, std::min(kernels_.list_panels, panels / members));
+      const int each = panels * static_cast<int>(networks.size()) / members;  // a member
+      const int together = std::max(1, std::min(kernels_.list_panels, each));
       for (int p = 0; p < panels; p += together) {
         const int count = std::min(together, panels - p);
         found.push_back({id, static_cast<int>(l), p, count, std::int64_t(lines) * count});
@@ -248,7 +269,7 @@ std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updat
 }
 
 template <class T, class Operand>
-void CpuEngine<T, Operand>::make_workspace(int blocks, bool together) {
+void CpuEngine<T, Operand>::make_workspace(int blocks, std::size_t slots) {
   const std::size_t B = config_.batch_size, A = config_.act_dim, P = kernels_.panel;
   auto w = std::make_unique<Workspace>();
   w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
@@ -269,8 +290,8 @@ void CpuEngine<T, Operand>::make_workspace(int blocks, bool together) {
     largest = std::max(largest, std::size_t(layout.outputs) * (layout.head_inputs_padded + 1) +
                                     layout.log_stds + 3 * 16);
   }
-  w->all_saved.resize(together ? seeds_[0]->networks.size() : 1);
-  for (typename Workspace::Saved& saved : w->all_saved) {
+  w->saved.resize(slots);
+  for (typename Workspace::Saved& saved : w->saved) {
     for (std::size_t l = 0; l < config_.hidden.size(); ++l) {
       const std::size_t width = padded(config_.hidden[l], P);
       saved.activation.emplace_back(B * width);
@@ -387,9 +408,9 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
     gather(index, given, stage.critic, w, begin, end);
     if (stage.value || stage.actor) least_target(seed, w, share, own);
     if (stage.value) {
-      forward_saved(value, kValue, w, share, own, nullptr, step);
+      forward_saved(value, kValue, w, team, share, own, nullptr, step);
       value_head(seed, w, begin, end);
-      backward(value, kValue, w, share, own, T(1));
+      backward(value, kValue, w, team, share, own, T(1));
     }
     const auto read_value = [&] {  // as the losses of the actor and the critics read it
       if (stage.actor) forward(value_layout_, value.trained, w.input, share, own, w.v.data());
@@ -398,14 +419,6 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
       }
     };
     if (!stage.value || config_.old_value) read_value();
-    const auto forward_group = [&](const Group& group) {
-      for (const int id : group.ids) {
-        const Seed* dropout = id == kActor ? &seed : nullptr;
-        forward_saved(seed.networks[id], id, w, share, own, dropout, step);
-      }
-    };
-    const bool together = team.size > 1;  // then forward needs no barrier of its own
-    if (together) forward_group(plan.others[0]);
     if (member == 0 && stage.actor) read_log_std(seed);
     team.barrier.wait();
 
@@ -415,17 +428,21 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
       if (!config_.old_value) read_value();
     }
     for (const Group& group : plan.others) {
-      if (!together) forward_group(group);
+      const bool last = &group == &plan.others.back();
       for (const int id : group.ids) {
+        const Net& net = seed.networks[id];
         if (id == kActor) {
+          forward_saved(net, id, w, team, share, own, &seed, step);
           actor_head(seed, w, begin, end);
+          backward(net, id, w, team, share, own, kept);
         } else {
+          forward_saved(net, id, w, team, share, own, nullptr, step);
           critic_head(seed, id - kCritic, w, begin, end);
+          backward(net, id, w, team, share, own, T(1));
         }
-        backward(seed.networks[id], id, w, share, own, id == kActor ? kept : T(1));
       }
       team.barrier.wait();
-      if (&group == &plan.others.back()) {
+      if (last) {
         if (member == 0) {
           add_metrics(seed, index, step, stage, w);
           team.stop = seed.failure.has_value();
@@ -434,7 +451,7 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
         if (given == nullptr) draw_rows(seed, step + 1, w, begin, end);
       }
       update(seed, group.updates[member], now, w, team, own);
-      team.barrier.wait();
+      if (last) team.barrier.wait();
     }
   }
 }
@@ -578,12 +595,12 @@ void CpuEngine<T, Operand>::forward(const NetworkLayout& layout, Weights weights
 
 // Outputs, with what the backward pass and the weight gradients need of every activation.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w,
+void CpuEngine<T, Operand>::forward_saved(const Net& net, int id, Workspace& w, const Team& team,
                                           const RowShare& share, Workspace& scratch,
                                           const Seed* dropout, std::int64_t step) const {
   const NetworkLayout& layout = *net.layout;
   const int last = static_cast<int>(layout.hidden.size()) - 1;
-  auto& saved = w.saved(id);
+  auto& saved = w.saved[team.slot(id)];
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
     const auto finish = [&](int l) {
@@ -631,10 +648,10 @@ void CpuEngine<T, Operand>::drop(const Seed& seed, std::int64_t step, int layer,
 // From the head's output gradients to those of every hidden layer. `scale` is dropout's factor on
 // the units it kept.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const RowShare& share,
-                                     Workspace& scratch, T scale) const {
+void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const Team& team,
+                                     const RowShare& share, Workspace& scratch, T scale) const {
   const NetworkLayout& layout = *net.layout;
-  auto& saved = w.saved(id);
+  auto& saved = w.saved[team.slot(id)];
   const int last = static_cast<int>(layout.hidden.size()) - 1;
   for (int block = share.first; block < share.last; ++block) {
     const int row = share.bounds[block], m = share.bounds[block + 1] - row;
@@ -746,7 +763,7 @@ void CpuEngine<T, Operand>::update(Seed& seed, const std::vector<Update>& share,
                               : std::pair{seed.hyper.critic_lr, now.critic_updates};
     const AdamStep<T> adam = adam_step<T>(rate, double(before + 1));
     if (update.layer < 0) {
-      update_head(net, update.id, adam, alpha, w, scratch.gradient.data());
+      update_head(net, update.id, adam, alpha, w, team, scratch.gradient.data());
     } else {
       update_panels(net, update, adam, alpha, w, team, scratch);
     }
@@ -760,7 +777,7 @@ void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const 
   const HiddenLayer& layer = net.layout->hidden[update.layer];
   const int B = config_.batch_size, l = update.layer, lines = l == 0 ? layer.inputs : layer.outputs;
   const std::size_t P = kernels_.panel, count = P * lines;  // of a panel
-  auto& saved = w.saved(update.id);
+  auto& saved = w.saved[team.slot(update.id)];
   T* gradient = scratch.gradient.data();
   const auto from_panel = [&](const Buffer<Operand>& matrix) {
     const Rows<const Operand> all = rows(matrix, 0);
@@ -811,9 +828,9 @@ void CpuEngine<T, Operand>::copy_panel(Net& net, int l, int panel) const {
 
 template <class T, class Operand>
 void CpuEngine<T, Operand>::update_head(Net& net, int id, const AdamStep<T>& adam, T alpha,
-                                        Workspace& w, T* gradient) const {
+                                        Workspace& w, const Team& team, T* gradient) const {
   const NetworkLayout& layout = *net.layout;
-  auto& saved = w.saved(id);
+  auto& saved = w.saved[team.slot(id)];
   const auto& d_out = w.heads[id].d_out;
   const std::size_t count = std::size_t(layout.outputs) * layout.head_inputs_padded;
   T* d_bias = gradient + count;

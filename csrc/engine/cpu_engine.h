@@ -68,7 +68,7 @@ class CpuEngine {
   using Weights = Parameters<T, Operand>;
   static constexpr bool kRounded = !std::is_same_v<T, Operand>;
 
-  void make_workspace(int blocks, bool together);
+  void make_workspace(int blocks, std::size_t slots);
   std::vector<Update> updates(const std::vector<int>& networks, int members) const;
   bool sparse(std::size_t nonzero, int rows, int columns) const;
   int panels(int columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
@@ -85,7 +85,7 @@ class CpuEngine {
                     Workspace& scratch) const;
   void forward(const NetworkLayout& layout, Weights weights, const Buffer<T>& input,
                const RowShare& share, Workspace& scratch, T* out) const;
-  void forward_saved(const Net& net, int id, Workspace& w, const RowShare& share,
+  void forward_saved(const Net& net, int id, Workspace& w, const Team& team, const RowShare& share,
                      Workspace& scratch, const Seed* dropout, std::int64_t step) const;
   void first_layer(const NetworkLayout& layout, Weights weights, cpu::Rows<const T> in, int m,
                    cpu::Rows<Operand> out) const;
@@ -93,8 +93,8 @@ class CpuEngine {
                    Workspace& scratch, cpu::Rows<Operand> out) const;
   void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<Operand> rows,
             int begin, int count) const;
-  void backward(const Net& net, int id, Workspace& w, const RowShare& share, Workspace& scratch,
-                T scale) const;
+  void backward(const Net& net, int id, Workspace& w, const Team& team, const RowShare& share,
+                Workspace& scratch, T scale) const;
   void value_head(const Seed& seed, Workspace& w, int begin, int end) const;
   void actor_head(const Seed& seed, Workspace& w, int begin, int end) const;
   void critic_head(const Seed& seed, int e, Workspace& w, int begin, int end) const;
@@ -106,7 +106,7 @@ class CpuEngine {
   void update_panels(Net& net, const Update& update, const AdamStep<T>& adam, T alpha, Workspace& w,
                      const Team& team, Workspace& scratch) const;
   void update_head(Net& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,
-                   T* gradient) const;
+                   const Team& team, T* gradient) const;
 
   void read_log_std(Seed& seed) const;
   void add_metrics(Seed& seed, int index, std::int64_t step, const Stage& stage,
