@@ -17,6 +17,17 @@ inline void pause() {
 #endif
 }
 
+template <class Done>
+void spin_until(const Done& done) {
+  for (int spin = 0; !done(); ++spin) {
+    if (spin < 2000) {
+      pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
 }  // namespace
 
 void Barrier::wait() {
@@ -26,13 +37,11 @@ void Barrier::wait() {
     generation_.store(generation + 1, std::memory_order_release);
     return;
   }
-  for (int spin = 0; generation_.load(std::memory_order_acquire) == generation; ++spin) {
-    if (spin < 2000) {
-      pause();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  spin_until([&] { return generation_.load(std::memory_order_acquire) != generation; });
+}
+
+void Signal::wait(std::int64_t number) const {
+  spin_until([&] { return number_.load(std::memory_order_acquire) >= number; });
 }
 
 Workers::Workers(int n) {

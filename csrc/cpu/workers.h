@@ -24,6 +24,18 @@ class Barrier {
   std::atomic<int> generation_{0};
 };
 
+// What one thread of a step tells another: that it is so far. Waiting spins and yields as a
+// barrier's does.
+class Signal {
+ public:
+  // Nobody may be waiting for a greater number when it is set back.
+  void post(std::int64_t number) { number_.store(number, std::memory_order_release); }
+  void wait(std::int64_t number) const;
+
+ private:
+  std::atomic<std::int64_t> number_{0};
+};
+
 // n threads, the caller among them, asleep between jobs.
 class Workers {
  public:

@@ -111,10 +111,11 @@ struct CpuEngine<T, Operand>::StagePlan {
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Team {
   // Rows are shared out evenly and, within a member's share, cut into even blocks, at most so long.
-  Team(int size, int first_thread, int batch_size, int block_rows, int together)
+  Team(int size, int first_thread, int batch_size, int block_rows, int together, bool apart)
       : size(size),
         first_thread(first_thread),
         together(together),
+        apart(apart),
         barrier(size),
         bounds{0},
         first_block{0} {
@@ -141,10 +142,11 @@ struct CpuEngine<T, Operand>::Team {
   // rows of the next, but of no later one; V has the team to itself.
   int group(int id) const { return (id - kActor) / together; }
   int slot(int id) const {
+    if (apart) return id < kCritic ? id : id - kCritic;
     if (size == 1 || id == kValue) return 0;
     return group(id) % 2 * together + (id - kActor) % together;
   }
-  std::size_t slots() const { return size == 1 ? 1 : 2 * together; }
+  std::size_t slots() const { return apart ? 2 : size == 1 ? 1 : 2 * together; }
 
   // Gives each update to the member with the least to do, the costliest first.
   static std::vector<std::vector<Update>> share_out(std::vector<Update> updates, int members) {
@@ -168,11 +170,26 @@ struct CpuEngine<T, Operand>::Team {
 
   const int size, first_thread;
   const int together;  // networks besides V in a group
+  const bool apart;    // whether two members of a pair have two networks each
   cpu::Barrier barrier;
   std::vector<int> bounds;       // of the blocks of rows
   std::vector<int> first_block;  // of each member, and the number of blocks
   std::vector<StagePlan> plans;  // of each stage
+  std::unique_ptr<Pair> pair;    // if there is one
   bool stop = false;             // written by member 0 before a barrier, read after it
+};
+
+// Two members who share a seed out by networks: the first has V and the actor, the other two
+// critics and their targets, eight products of the hidden layers' size each. Weights and
+// activations stay with the core that changes them, and only columns of the batch change hands.
+template <class T, class Operand>
+struct CpuEngine<T, Operand>::Pair {
+  Team alone;                                    // as either is within its networks
+  cpu::Signal q{}, next_value{}, critic_loss{};  // of a step, counted from 1
+
+  void reset() {
+    for (cpu::Signal* signal : {&q, &next_value, &critic_loss}) signal->post(0);
+  }
 };
 
 template <class T, class Operand>
@@ -207,8 +224,13 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
     // The fewer networks together, the nearer a network's activations when its weights are updated;
     // but every member shall have a share of those, of as many panels as are fastest.
     const int shares = std::max(1, panels(config_.hidden.front()) / kernels_.list_panels);
-    return std::make_unique<Team>(size, first_thread, config_.batch_size, block_rows_,
-                                  std::min((size + shares - 1) / shares, 1 + config_.critics));
+    auto team =
+        std::make_unique<Team>(size, first_thread, config_.batch_size, block_rows_,
+                               std::min((size + shares - 1) / shares, 1 + config_.critics), false);
+    if (size == 2 && config_.critics == 2) {
+      team->pair.reset(new Pair{{1, first_thread, config_.batch_size, block_rows_, 1, true}});
+    }
+    return team;
   };
   whole_seeds_ = all / threads * threads;
   for (int t = 0; whole_seeds_ > 0 && t < threads; ++t) alone_.push_back(make_team(1, t));
@@ -219,27 +241,34 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
   }
   std::vector<int> blocks(threads, 0);
   std::vector<std::size_t> slots(threads, 0);
+  // Plans, and what the workspaces of so many threads need for them.
+  const auto prepare = [&](Team& team, int with_workspace) {
+    const auto group = [&](const std::vector<int>& ids) -> Group {
+      return {ids, Team::share_out(updates(ids, team.size), team.size)};
+    };
+    for (const Stage& stage : config_.stages) {
+      std::vector<std::vector<int>> others(1);
+      const auto add = [&](int id) {
+        if (!others.back().empty() && team.group(others.back().back()) != team.group(id)) {
+          others.emplace_back();
+        }
+        others.back().push_back(id);
+      };
+      if (stage.actor) add(kActor);
+      for (int e = 0; stage.critic && e < config_.critics; ++e) add(kCritic + e);
+      StagePlan plan{group(stage.value ? std::vector<int>{kValue} : std::vector<int>{}), {}};
+      for (const std::vector<int>& ids : others) plan.others.push_back(group(ids));
+      team.plans.push_back(std::move(plan));
+    }
+    for (int t = team.first_thread; t < team.first_thread + with_workspace; ++t) {
+      blocks[t] = std::max(blocks[t], team.blocks());
+      slots[t] = std::max(slots[t], team.slots());
+    }
+  };
   for (const auto* teams : {&alone_, &shared_}) {
     for (const auto& team : *teams) {
-      for (const Stage& stage : config_.stages) {
-        std::vector<std::vector<int>> others(1);
-        const auto add = [&](int id) {
-          if (!others.back().empty() && team->group(others.back().back()) != team->group(id)) {
-            others.emplace_back();
-          }
-          others.back().push_back(id);
-        };
-        if (stage.actor) add(kActor);
-        for (int e = 0; stage.critic && e < config_.critics; ++e) add(kCritic + e);
-        const auto group = [&](const std::vector<int>& ids) -> Group {
-          return {ids, Team::share_out(updates(ids, team->size), team->size)};
-        };
-        StagePlan plan{group(stage.value ? std::vector<int>{kValue} : std::vector<int>{}), {}};
-        for (const std::vector<int>& ids : others) plan.others.push_back(group(ids));
-        team->plans.push_back(std::move(plan));
-      }
-      blocks[team->first_thread] = std::max(blocks[team->first_thread], team->blocks());
-      slots[team->first_thread] = std::max(slots[team->first_thread], team->slots());
+      prepare(*team, 1);
+      if (team->pair) prepare(team->pair->alone, 2);
     }
   }
   for (int t = 0; t < threads; ++t) make_workspace(blocks[t], slots[t]);
@@ -396,14 +425,39 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
   const int begin = share.begin(), end = share.end();
   const Net& value = seed.networks[kValue];
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
+  const auto paired = [&](std::int64_t step) {
+    const Stage& stage = config_.stages[moment(config_.stages, step).stage];
+    return team.pair && stage.value && stage.actor && stage.critic;
+  };
+  const auto draw = [&](std::int64_t step) {
+    if (given != nullptr) return;
+    if (paired(step)) {
+      draw_rows(seed, step, own, 0, config_.batch_size);
+    } else {
+      draw_rows(seed, step, w, begin, end);
+    }
+  };
+  if (team.pair && member == 0) team.pair->reset();
   // The first member may still be at a seed of its own, with the workspace that is now to be
   // shared.
   team.barrier.wait();
 
-  if (given == nullptr) draw_rows(seed, first_step, w, begin, end);
+  draw(first_step);
   for (std::int64_t step = first_step; step < first_step + steps && !team.stop; ++step) {
     const Moment now = moment(config_.stages, step);
     const Stage& stage = config_.stages[now.stage];
+    if (paired(step)) {
+      gather(index, given, true, own, 0, config_.batch_size);
+      Workspace& others = *workspaces_[team.first_thread + 1 - member];
+      if (member == 0) {
+        step_value_and_actor(seed, index, step, now, own, others, *team.pair, draw);
+        team.stop = seed.failure.has_value();
+      } else {
+        step_critics(seed, step, now, own, others, *team.pair, draw);
+      }
+      team.barrier.wait();
+      continue;
+    }
     const StagePlan& plan = team.plans[now.stage];
     gather(index, given, stage.critic, w, begin, end);
     if (stage.value || stage.actor) least_target(seed, w, share, own);
@@ -447,12 +501,74 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
           add_metrics(seed, index, step, stage, w);
           team.stop = seed.failure.has_value();
         }
-        // The rows of the next step arrive during this one's last phase.
-        if (given == nullptr) draw_rows(seed, step + 1, w, begin, end);
+        draw(step + 1);  // the rows arrive during this step's last phase
       }
       update(seed, group.updates[member], now, w, team, own);
       if (last) team.barrier.wait();
     }
+  }
+}
+
+// The first member's step. V'(s') goes out as soon as it can: the critics wait for it.
+template <class T, class Operand>
+template <class Draw>
+void CpuEngine<T, Operand>::step_value_and_actor(Seed& seed, int index, std::int64_t step,
+                                                 const Moment& now, Workspace& w,
+                                                 Workspace& critics, Pair& pair, const Draw& draw) {
+  const Team& team = pair.alone;
+  const RowShare share = team.rows(0);
+  const StagePlan& plan = team.plans[now.stage];
+  const int B = config_.batch_size;
+  Net &value = seed.networks[kValue], &actor = seed.networks[kActor];
+  const auto read_value = [&] {
+    forward(value_layout_, value.trained, w.next_input, share, w, critics.v_next.data());
+    pair.next_value.post(step + 1);
+    forward(value_layout_, value.trained, w.input, share, w, w.v.data());
+  };
+  forward_saved(value, kValue, w, team, share, w, nullptr, step);
+  if (config_.old_value) read_value();
+  forward_saved(actor, kActor, w, team, share, w, &seed, step);
+  read_log_std(seed);
+
+  pair.q.wait(step + 1);
+  value_head(seed, w, 0, B);
+  backward(value, kValue, w, team, share, w, T(1));
+  update(seed, plan.value.updates[0], now, w, team, w);
+  if (!config_.old_value) read_value();
+  actor_head(seed, w, 0, B);
+  backward(actor, kActor, w, team, share, w, T(1.0 / (1.0 - config_.actor_dropout)));
+  draw(step + 1);
+  update(seed, plan.others[0].updates[0], now, w, team, w);
+
+  pair.critic_loss.wait(step + 1);
+  add_metrics(seed, index, step, config_.stages[now.stage], w);
+}
+
+// And the other's.
+template <class T, class Operand>
+template <class Draw>
+void CpuEngine<T, Operand>::step_critics(Seed& seed, std::int64_t step, const Moment& now,
+                                         Workspace& w, Workspace& value, Pair& pair,
+                                         const Draw& draw) {
+  const Team& team = pair.alone;
+  const RowShare share = team.rows(0);
+  const StagePlan& plan = team.plans[now.stage];
+  const int B = config_.batch_size;
+  least_target(seed, w, share, w);
+  std::copy_n(w.q.data(), B, value.q.data());
+  pair.q.post(step + 1);
+  for (int e = 0; e < config_.critics; ++e) {
+    forward_saved(seed.networks[kCritic + e], kCritic + e, w, team, share, w, nullptr, step);
+  }
+
+  pair.next_value.wait(step + 1);
+  for (int e = 0; e < config_.critics; ++e) critic_head(seed, e, w, 0, B);
+  std::copy_n(w.critic_loss.data(), B, value.critic_loss.data());
+  pair.critic_loss.post(step + 1);
+  for (int e = 0; e < config_.critics; ++e) {
+    backward(seed.networks[kCritic + e], kCritic + e, w, team, share, w, T(1));
+    if (e + 1 == config_.critics) draw(step + 1);
+    update(seed, plan.others[1 + e].updates[0], now, w, team, w);
   }
 }
 

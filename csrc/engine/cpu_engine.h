@@ -60,6 +60,7 @@ class CpuEngine {
   struct Seed;
   struct Workspace;
   struct Team;
+  struct Pair;
   struct RowShare;
   struct Update;
   struct Group;
@@ -76,6 +77,12 @@ class CpuEngine {
                      const std::function<bool()>& interrupted);
   void train_seed(int index, std::int64_t first_step, std::int64_t steps,
                   const GivenBatch<T>* given, Team& team, int member);
+  template <class Draw>
+  void step_value_and_actor(Seed& seed, int index, std::int64_t step, const Moment& now,
+                            Workspace& w, Workspace& critics, Pair& pair, const Draw& draw);
+  template <class Draw>
+  void step_critics(Seed& seed, std::int64_t step, const Moment& now, Workspace& w,
+                    Workspace& value, Pair& pair, const Draw& draw);
 
   // By rows: a member's share of the batch.
   void gather(int index, const GivenBatch<T>* given, bool next, Workspace& w, int begin,

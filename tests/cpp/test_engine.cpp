@@ -97,25 +97,57 @@ std::vector<T> weights(const CpuEngine<T>& engine, const Config& c) {
   return all;
 }
 
+// Weights after a run, and one from an earlier step on, as from a checkpoint; then the metrics.
 template <class T>
-std::vector<T> trained(int seeds, int threads, const std::vector<int>& hidden, double dropout) {
+std::vector<T> trained(const Config& c) {
   const Columns columns;
-  const Config c = config(seeds, threads, hidden, dropout);
   CpuEngine<T> engine(c, columns.dataset());
   initialise(engine, c);
   CHECK(engine.run(25, [] { return false; }) == 25);
   CHECK(engine.step() == 25);
+  engine.set_step(9);
+  CHECK(engine.run(6, [] { return false; }) == 6);
   CHECK(!engine.failure());
-  return weights(engine, c);
+  std::vector<T> found = weights(engine, c);
+  std::int64_t steps = 0;
+  for (const auto& sums : engine.take_metrics(&steps)) {
+    for (const double sum : {sums.value_loss, sums.critic_loss, sums.actor_loss, sums.value, sums.q,
+                             sums.advantage, sums.weight, sums.weight_max}) {
+      found.push_back(T(sum));
+    }
+  }
+  CHECK(steps == 31);
+  return found;
+}
+
+template <class T>
+void threads_change_nothing_of(Config c) {
+  c.threads = 1;
+  const std::vector<T> one = trained<T>(c);
+  for (const T value : one) CHECK(std::isfinite(value));
+  for (const int threads : {2, 3, 5}) {
+    c.threads = threads;
+    CHECK(trained<T>(c) == one);
+  }
 }
 
 template <class T>
 void threads_change_nothing() {
   for (const int seeds : {1, 2, 3}) {
     for (const std::vector<int>& hidden : {std::vector<int>{33}, std::vector<int>{40, 17, 24}}) {
-      const std::vector<T> one = trained<T>(seeds, 1, hidden, 0.1);
-      for (const int threads : {2, 3, 5}) CHECK(trained<T>(seeds, threads, hidden, 0.1) == one);
-      for (const T value : one) CHECK(std::isfinite(value));
+      threads_change_nothing_of<T>(config(seeds, 1, hidden, 0.1));
+    }
+    Config c = config(seeds, 1, {130, 70}, 0);
+    threads_change_nothing_of<T>(c);
+    c.old_value = true;
+    threads_change_nothing_of<T>(c);
+    c.old_value = false;
+    c.stages = {{true, false, true, 7}, {true, true, true, 11}, {false, true, false}};
+    threads_change_nothing_of<T>(c);
+    c.stages = {{}};
+    for (const int critics : {1, 3}) {
+      c.critics = critics;
+      threads_change_nothing_of<T>(c);
     }
   }
 }
@@ -178,15 +210,27 @@ void threads_stop_after_the_same_round() {
 }
 
 void a_loss_that_is_not_finite_stops_the_run() {
-  Columns columns;
-  columns.rewards.assign(kRows, std::numeric_limits<float>::infinity());
-  const Config c = config(1, 2, {16}, 0);
-  CpuEngine<float> engine(c, columns.dataset());
-  initialise(engine, c);
-  engine.run(50, [] { return false; });
-  CHECK(engine.failure().has_value());
-  CHECK(engine.failure()->step == 1);
-  CHECK(std::string(engine.failure()->network) == "critic");
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const int threads : {1, 2, 3}) {
+    const Config c = config(1, threads, {16}, 0);
+    const auto failure = [&](const Columns& columns) {
+      CpuEngine<float> engine(c, columns.dataset());
+      initialise(engine, c);
+      engine.run(50, [] { return false; });
+      CHECK(engine.failure().has_value());
+      CHECK(engine.step() == 1);
+      return *engine.failure();
+    };
+    Columns columns;
+    columns.rewards.assign(kRows, infinity);
+    const Failure of_critic = failure(columns);
+    CHECK(of_critic.step == 1);
+    CHECK(std::string(of_critic.network) == "critic");
+    CHECK(of_critic.q_min <= of_critic.q_max);
+    CHECK(of_critic.v_min <= of_critic.v_max);
+    columns.observations.assign(columns.observations.size(), infinity);
+    CHECK(std::string(failure(columns).network) == "value");  // the first in update order
+  }
 }
 
 // Every kernel set against plain loops, in fp64.
