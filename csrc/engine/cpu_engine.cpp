@@ -133,6 +133,7 @@ struct CpuEngine<T, Operand>::Team {
   }
 
   int blocks() const { return static_cast<int>(bounds.size()) - 1; }
+  RowShare block(int b) const { return {bounds.data(), blocks(), b, b + 1}; }
   RowShare rows(int member) const {
     return {bounds.data(), blocks(), first_block[member], first_block[member + 1]};
   }
@@ -184,9 +185,13 @@ struct CpuEngine<T, Operand>::Team {
 // activations stay with the core that changes them, and only columns of the batch change hands.
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Pair {
-  Team alone;                                    // as either is within its networks
-  cpu::Signal q{}, next_value{}, critic_loss{};  // of a step, counted from 1
+  Team alone;                     // as either is within its networks
+  cpu::Signal q{}, next_value{};  // of a block of a step
+  cpu::Signal critic_loss{};      // of a step, counted from 1
 
+  std::int64_t number(std::int64_t step, int block) const {
+    return step * alone.blocks() + block + 1;
+  }
   void reset() {
     for (cpu::Signal* signal : {&q, &next_value, &critic_loss}) signal->post(0);
   }
@@ -228,7 +233,11 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
         std::make_unique<Team>(size, first_thread, config_.batch_size, block_rows_,
                                std::min((size + shares - 1) / shares, 1 + config_.critics), false);
     if (size == 2 && config_.critics == 2) {
-      team->pair.reset(new Pair{{1, first_thread, config_.batch_size, block_rows_, 1, true}});
+      // In two blocks at least, so that one member can be at the second when the other gets the
+      // first.
+      const int half = (config_.batch_size + 1) / 2;
+      team->pair.reset(
+          new Pair{{1, first_thread, config_.batch_size, std::min(block_rows_, half), 1, true}});
     }
     return team;
   };
@@ -429,12 +438,13 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
     const Stage& stage = config_.stages[moment(config_.stages, step).stage];
     return team.pair && stage.value && stage.actor && stage.critic;
   };
+  const Parts of_member{member == 0, member == 1};  // of a pair
   const auto draw = [&](std::int64_t step) {
     if (given != nullptr) return;
     if (paired(step)) {
-      draw_rows(seed, step, own, 0, config_.batch_size);
+      draw_rows(seed, step, of_member, own, 0, config_.batch_size);
     } else {
-      draw_rows(seed, step, w, begin, end);
+      draw_rows(seed, step, {true, true}, w, begin, end);
     }
   };
   if (team.pair && member == 0) team.pair->reset();
@@ -447,7 +457,7 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
     const Moment now = moment(config_.stages, step);
     const Stage& stage = config_.stages[now.stage];
     if (paired(step)) {
-      gather(index, given, true, own, 0, config_.batch_size);
+      gather(index, given, of_member, own, 0, config_.batch_size);
       Workspace& others = *workspaces_[team.first_thread + 1 - member];
       if (member == 0) {
         step_value_and_actor(seed, index, step, now, own, others, *team.pair, draw);
@@ -459,7 +469,7 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
       continue;
     }
     const StagePlan& plan = team.plans[now.stage];
-    gather(index, given, stage.critic, w, begin, end);
+    gather(index, given, {stage.critic, stage.critic}, w, begin, end);
     if (stage.value || stage.actor) least_target(seed, w, share, own);
     if (stage.value) {
       forward_saved(value, kValue, w, team, share, own, nullptr, step);
@@ -509,34 +519,42 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
   }
 }
 
-// The first member's step. V'(s') goes out as soon as it can: the critics wait for it.
+// The first member's step. The other waits for V'(s'), so that goes out as soon as it can.
 template <class T, class Operand>
 template <class Draw>
 void CpuEngine<T, Operand>::step_value_and_actor(Seed& seed, int index, std::int64_t step,
                                                  const Moment& now, Workspace& w,
                                                  Workspace& critics, Pair& pair, const Draw& draw) {
   const Team& team = pair.alone;
-  const RowShare share = team.rows(0);
+  const RowShare all = team.rows(0);
   const StagePlan& plan = team.plans[now.stage];
-  const int B = config_.batch_size;
   Net &value = seed.networks[kValue], &actor = seed.networks[kActor];
   const auto read_value = [&] {
-    forward(value_layout_, value.trained, w.next_input, share, w, critics.v_next.data());
-    pair.next_value.post(step + 1);
-    forward(value_layout_, value.trained, w.input, share, w, w.v.data());
+    for (int b = 0; b < team.blocks(); ++b) {
+      forward(value_layout_, value.trained, w.next_input, team.block(b), w, critics.v_next.data());
+      pair.next_value.post(pair.number(step, b));
+    }
+    forward(value_layout_, value.trained, w.input, all, w, w.v.data());
   };
-  forward_saved(value, kValue, w, team, share, w, nullptr, step);
+  const auto forward_actor = [&](int b) {
+    forward_saved(actor, kActor, w, team, team.block(b), w, &seed, step);
+  };
+  forward_saved(value, kValue, w, team, all, w, nullptr, step);
   if (config_.old_value) read_value();
-  forward_saved(actor, kActor, w, team, share, w, &seed, step);
-  read_log_std(seed);
-
-  pair.q.wait(step + 1);
-  value_head(seed, w, 0, B);
-  backward(value, kValue, w, team, share, w, T(1));
+  for (int b = 0; b < team.blocks(); ++b) {
+    const RowShare block = team.block(b);
+    pair.q.wait(pair.number(step, b));
+    value_head(seed, w, block.begin(), block.end());
+    backward(value, kValue, w, team, block, w, T(1));
+    if (b + 1 < team.blocks()) forward_actor(b);  // until the next rows' Q is there
+  }
   update(seed, plan.value.updates[0], now, w, team, w);
   if (!config_.old_value) read_value();
-  actor_head(seed, w, 0, B);
-  backward(actor, kActor, w, team, share, w, T(1.0 / (1.0 - config_.actor_dropout)));
+
+  forward_actor(team.blocks() - 1);
+  read_log_std(seed);
+  actor_head(seed, w, all.begin(), all.end());
+  backward(actor, kActor, w, team, all, w, T(1.0 / (1.0 - config_.actor_dropout)));
   draw(step + 1);
   update(seed, plan.others[0].updates[0], now, w, team, w);
 
@@ -551,23 +569,31 @@ void CpuEngine<T, Operand>::step_critics(Seed& seed, std::int64_t step, const Mo
                                          Workspace& w, Workspace& value, Pair& pair,
                                          const Draw& draw) {
   const Team& team = pair.alone;
-  const RowShare share = team.rows(0);
+  const RowShare all = team.rows(0);
   const StagePlan& plan = team.plans[now.stage];
-  const int B = config_.batch_size;
-  least_target(seed, w, share, w);
-  std::copy_n(w.q.data(), B, value.q.data());
-  pair.q.post(step + 1);
-  for (int e = 0; e < config_.critics; ++e) {
-    forward_saved(seed.networks[kCritic + e], kCritic + e, w, team, share, w, nullptr, step);
+  for (int b = 0; b < team.blocks(); ++b) {
+    const RowShare block = team.block(b);
+    const int begin = block.begin(), end = block.end();
+    least_target(seed, w, block, w);
+    std::copy(w.q.data() + begin, w.q.data() + end, value.q.data() + begin);
+    pair.q.post(pair.number(step, b));
   }
-
-  pair.next_value.wait(step + 1);
-  for (int e = 0; e < config_.critics; ++e) critic_head(seed, e, w, 0, B);
-  std::copy_n(w.critic_loss.data(), B, value.critic_loss.data());
-  pair.critic_loss.post(step + 1);
+  const auto critic = [&](int e) -> Net& { return seed.networks[kCritic + e]; };
   for (int e = 0; e < config_.critics; ++e) {
-    backward(seed.networks[kCritic + e], kCritic + e, w, team, share, w, T(1));
-    if (e + 1 == config_.critics) draw(step + 1);
+    forward_saved(critic(e), kCritic + e, w, team, all, w, nullptr, step);
+  }
+  for (int b = 0; b < team.blocks(); ++b) {
+    const RowShare block = team.block(b);
+    pair.next_value.wait(pair.number(step, b));
+    for (int e = 0; e < config_.critics; ++e) {
+      critic_head(seed, e, w, block.begin(), block.end());
+      backward(critic(e), kCritic + e, w, team, block, w, T(1));
+    }
+  }
+  std::copy_n(w.critic_loss.data(), config_.batch_size, value.critic_loss.data());
+  pair.critic_loss.post(step + 1);
+  draw(step + 1);
+  for (int e = 0; e < config_.critics; ++e) {
     update(seed, plan.others[1 + e].updates[0], now, w, team, w);
   }
 }
@@ -586,9 +612,9 @@ Rows<const Element> CpuEngine<T, Operand>::rows(const Buffer<Element>& matrix, i
   return {matrix.data() + row * P, config_.batch_size * P};
 }
 
-// The batch's transitions; `next`: with what follows them, which only the critics' target reads.
+// The batch's transitions.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::gather(int index, const GivenBatch<T>* given, bool next, Workspace& w,
+void CpuEngine<T, Operand>::gather(int index, const GivenBatch<T>* given, Parts parts, Workspace& w,
                                    int begin, int end) const {
   const int O = config_.obs_dim, A = config_.act_dim, P = kernels_.panel;
   const std::int64_t B = config_.batch_size;
@@ -605,10 +631,13 @@ void CpuEngine<T, Operand>::gather(int index, const GivenBatch<T>* given, bool n
   const auto take = [&](const auto& source, std::int64_t from, int row) {
     copy(source.observations + from * O, O, w.input, row, 0);
     copy(source.actions + from * A, A, w.input, row, O);
-    if (!next) return;
-    copy(source.next_observations + from * O, O, w.next_input, row, 0);
-    w.reward[row] = static_cast<T>(source.rewards[from]);
-    w.mask[row] = static_cast<T>(source.masks[from]);
+    if (parts.next_observation) {
+      copy(source.next_observations + from * O, O, w.next_input, row, 0);
+    }
+    if (parts.reward_and_mask) {
+      w.reward[row] = static_cast<T>(source.rewards[from]);
+      w.mask[row] = static_cast<T>(source.masks[from]);
+    }
   };
   for (int r = begin; r < end; ++r) {
     if (given != nullptr) {
@@ -621,8 +650,8 @@ void CpuEngine<T, Operand>::gather(int index, const GivenBatch<T>* given, bool n
 
 // Draws rows of a step's batch, and has them brought near: most lie in main memory.
 template <class T, class Operand>
-void CpuEngine<T, Operand>::draw_rows(const Seed& seed, std::int64_t step, Workspace& w, int begin,
-                                      int end) const {
+void CpuEngine<T, Operand>::draw_rows(const Seed& seed, std::int64_t step, Parts parts,
+                                      Workspace& w, int begin, int end) const {
   const int O = config_.obs_dim, A = config_.act_dim;
   const auto fetch = [](const float* from, int count) {
     for (int i = 0; i < count; i += 16) __builtin_prefetch(from + i);
@@ -633,9 +662,11 @@ void CpuEngine<T, Operand>::draw_rows(const Seed& seed, std::int64_t step, Works
     w.rows[r] = from;
     fetch(data_.observations + from * O, O);
     fetch(data_.actions + from * A, A);
-    fetch(data_.next_observations + from * O, O);
-    fetch(data_.rewards + from, 1);
-    fetch(data_.masks + from, 1);
+    if (parts.next_observation) fetch(data_.next_observations + from * O, O);
+    if (parts.reward_and_mask) {
+      fetch(data_.rewards + from, 1);
+      fetch(data_.masks + from, 1);
+    }
   }
 }
 

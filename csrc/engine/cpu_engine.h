@@ -63,6 +63,10 @@ class CpuEngine {
   struct Pair;
   struct RowShare;
   struct Update;
+  // What somebody needs of a transition besides its observation and action.
+  struct Parts {
+    bool next_observation, reward_and_mask;
+  };
   struct Group;
   struct StagePlan;
   using Net = Network<T, Operand>;
@@ -85,9 +89,10 @@ class CpuEngine {
                     Workspace& value, Pair& pair, const Draw& draw);
 
   // By rows: a member's share of the batch.
-  void gather(int index, const GivenBatch<T>* given, bool next, Workspace& w, int begin,
+  void gather(int index, const GivenBatch<T>* given, Parts parts, Workspace& w, int begin,
               int end) const;
-  void draw_rows(const Seed& seed, std::int64_t step, Workspace& w, int begin, int end) const;
+  void draw_rows(const Seed& seed, std::int64_t step, Parts parts, Workspace& w, int begin,
+                 int end) const;
   void least_target(const Seed& seed, Workspace& w, const RowShare& share,
                     Workspace& scratch) const;
   void forward(const NetworkLayout& layout, Weights weights, const Buffer<T>& input,
