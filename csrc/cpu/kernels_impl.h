@@ -141,6 +141,7 @@ struct Tile {
   Vec<T> left[MR], right[MR];
 
   inline void clear() {
+    // Not unrolled, it clears memory: GCC then has the tile in registers, and both.
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) left[r] = right[r] = Vec<T>{};
   }
@@ -228,6 +229,7 @@ void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int
   for (int p = 0; p < panels<T>(n); ++p) {
     const T *panel = weight + std::size_t(p) * k * P, *bias_panel = bias + p * P;
     Operand* out_panel = out.data + p * out.panel_stride;
+    // Values are captured: what a store could change would be loaded again.
     for_tiles(m, [=](auto count, int first) {
       constexpr int MR = decltype(count)::value;
       Tile<T, MR> tile;
@@ -764,6 +766,9 @@ __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int pie
 // Two lines at a time: the additions of one go on while those of the other wait for their last
 // result. When the shorter ends, the next line takes its place; which it is is chosen without a
 // branch, as nobody foresees it.
+//
+// All arguments are values: what a store could change would be loaded again. Never inlined: beside
+// its callers' variables GCC has no registers left for the loop's pointers.
 template <class T, int NP, int Piece, Made kMade, class Operand, class Finish>
 __attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m,
                                               Rows<const Operand> b, Ahead<T, Operand, Piece> ahead,

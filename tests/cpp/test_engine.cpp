@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -211,6 +212,7 @@ void threads_stop_after_the_same_round() {
 
 void a_loss_that_is_not_finite_stops_the_run() {
   const float infinity = std::numeric_limits<float>::infinity();
+  std::optional<Failure> with_one_thread;
   for (const int threads : {1, 2, 3}) {
     const Config c = config(1, threads, {16}, 0);
     const auto failure = [&](const Columns& columns) {
@@ -226,8 +228,12 @@ void a_loss_that_is_not_finite_stops_the_run() {
     const Failure of_critic = failure(columns);
     CHECK(of_critic.step == 1);
     CHECK(std::string(of_critic.network) == "critic");
-    CHECK(of_critic.q_min <= of_critic.q_max);
-    CHECK(of_critic.v_min <= of_critic.v_max);
+    CHECK(of_critic.q_min < of_critic.q_max);
+    CHECK(of_critic.v_min < of_critic.v_max);
+    if (!with_one_thread) with_one_thread = of_critic;
+    for (const auto range : {&Failure::q_min, &Failure::q_max, &Failure::v_min, &Failure::v_max}) {
+      CHECK(of_critic.*range == (*with_one_thread).*range);
+    }
     columns.observations.assign(columns.observations.size(), infinity);
     CHECK(std::string(failure(columns).network) == "value");  // the first in update order
   }
