@@ -33,9 +33,9 @@ from iql_fast.errors import UserError
 
 #: What the functions of csrc/cpu/kernels.h and csrc/engine do for a step, in the table's order.
 PARTS = {
-    "hidden products, forward": ("forward_lists",),
-    "hidden products, towards the input": ("backward_lists", "backward"),
-    "hidden products, towards the weights": ("weight_gradient_lists",),
+    "hidden products, forward": ("forward_lists", "tiled_forward"),
+    "hidden products, towards the input": ("backward_lists", "backward", "tiled_backward"),
+    "hidden products, towards the weights": ("weight_gradient_lists", "tiled_weight_gradient"),
     "listing nonzero elements": ("list_rows", "list_columns"),
     "first layer (and hidden products without lists)": ("forward", "weight_gradient"),
     "heads": (
@@ -47,7 +47,12 @@ PARTS = {
     ),
     "biases' gradients": ("bias_gradient",),
     "Adam and Polyak": ("adam",),
-    "copies of the weights for products": ("transpose_panel", "operands", "transpose_square"),
+    "copies of the weights for products": (
+        "transpose_panel",
+        "operands",
+        "transpose_square",
+        "interleave",
+    ),
     "sampling and gathering": ("gather",),
     "losses and metrics": ("value_head", "actor_head", "critic_head", "add_metrics"),
 }

@@ -1,4 +1,8 @@
 // Which set of kernels this machine runs.
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include <cstdlib>
@@ -23,6 +27,14 @@ IQL_DECLARE_KERNELS(avx512)
 namespace avx512bf16 {
 extern const Kernels<float, BFloat16> kMixed, kMixedWide;
 }
+namespace amx {
+extern const Kernels<float, BFloat16> kMixed;
+}
+#if defined(IQL_EMULATED_AMX)  // the tests' build: last, so that only its name chooses it
+namespace amx_emulated {
+extern const Kernels<float, BFloat16> kMixed;
+}
+#endif
 #endif
 #undef IQL_DECLARE_KERNELS
 
@@ -50,14 +62,40 @@ template <>
 const Kernels<float, BFloat16>* const* all_kernels<float, BFloat16>() {
   static const Kernels<float, BFloat16>* const sets[] = {
 #if defined(__x86_64__)
-      &avx512bf16::kMixedWide, &avx512bf16::kMixed,
+      &amx::kMixed, &avx512bf16::kMixedWide, &avx512bf16::kMixed,
+#if defined(IQL_EMULATED_AMX)
+      &amx_emulated::kMixed,
+#endif
 #endif
       nullptr};
   return sets;
 }
 
+namespace {
+
+// Whether there are matrix registers for bf16, and the system lets this process have them: their
+// state is large, so Linux saves it for those alone that ask.
+bool have_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24;
+  constexpr long kAskFor = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  return (d & kBf16) != 0 && (d & kTiles) != 0 && syscall(SYS_arch_prctl, kAskFor, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+
 bool can_run(const char* name) {
 #if defined(__x86_64__)
+  if (std::strcmp(name, "amx") == 0) {
+    static const bool tiles = have_tiles();
+    return tiles && can_run("avx512bf16");
+  }
+  if (std::strcmp(name, "amx-emulated") == 0) return can_run("avx512bf16");
   if (std::strcmp(name, "avx2") == 0) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   }

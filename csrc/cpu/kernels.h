@@ -66,29 +66,49 @@ struct AdamArrays {
   Operand *weight_operands, *target_operands;  // copies for products
 };
 
-template <class T, class Operand = T>
-struct Kernels {
-  const char* name;  // "portable", "avx2", "avx512", "avx512bf16", "avx512bf16-wide"
-  long l1_bytes;     // it is meant for cores whose L1 data cache is no smaller
-  int panel;         // P
-  // Panels that a product with lists does at a time: it is fastest with a multiple of these.
-  int list_panels;
-  int piece;  // elements that it cuts lines into
-  // Above this share of nonzero elements a product is faster without lists.
-  double list_density;
+// The products between hidden layers that multiply all elements, zeros or not.
+template <class T, class Operand>
+struct DenseProducts {
+  // Operands that each has to itself while it runs, its `room`, with no more than so many rows and
+  // columns in any of its matrices.
+  std::size_t (*room)(int rows, int columns);
 
   // out = relu(in * weight + bias), for m rows. in [m, k], weight [k, n], bias [n padded].
+  void (*forward)(Rows<const Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
+                  Operand* room, Rows<Operand> out);
+
+  // d_in = (d_out * weight^T) where `in` > 0, times scale. d_out [m, n], transposed weight [n, k],
+  // in [m, k] (the ReLU's output, which tells where its input was positive), d_in [m, k].
+  void (*backward)(Rows<const Operand> d_out, int m, int n, const Operand* weight_t,
+                   Rows<const Operand> in, int k, T scale, Operand* room, Rows<Operand> d_in);
+
+  // The gradient of some panels of weights: d_weight [panels][k, P] = in^T * d_out, over m rows.
+  // d_out points at the first panel.
+  void (*weight_gradient)(Rows<const Operand> in, int m, int k, Rows<const Operand> d_out,
+                          int panels, Operand* room, T* d_weight);
+};
+
+template <class T, class Operand = T>
+struct Kernels {
+  const char* name;  // "portable", "avx2", "avx512", "avx512bf16", "avx512bf16-wide", "amx"
+  long l1_bytes;     // it is meant for cores whose L1 data cache is no smaller
+  int panel;         // P
+  // Panels that a product towards the weights does at a time: it is fastest with a multiple of
+  // these.
+  int panels_together;
+  int piece;  // elements that a product with lists cuts lines into
+  // Above this share of nonzero elements a product is faster without lists. 0: lists are of no use;
+  // 1: all products go by lists, and there are no dense ones.
+  double list_density;
+  DenseProducts<T, Operand> dense;
+
+  // out = relu(in * weight + bias), for m rows of the first layer, whose input and weights are
+  // never rounded. in [m, k], weight [k, n], bias [n padded].
   void (*forward)(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
                   Rows<Operand> out);
 
-  // d_in = (d_out * weight^T) where `in` > 0, times scale. d_out [m, n], transposed weight [n, k],
-  // in [m, k] (the ReLU's output, which tells where its input was positive), d_in [m, k]. None
-  // where operands are of another type: their products always go by lists.
-  void (*backward)(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
-                   T scale, Rows<T> d_in);
-
-  // The gradient of one panel of weights: d_weight [k, P] = in^T * d_out, over m rows. d_out points
-  // at the panel, contiguous rows of P.
+  // The gradient of one panel of its weights: d_weight [k, P] = in^T * d_out, over m rows. d_out
+  // points at the panel, contiguous rows of P.
   void (*weight_gradient)(Rows<const T> in, int m, int k, const Operand* d_out, T* d_weight);
 
   // The gradient of one panel of biases: d_bias [P] = the column sums of d_out, over m rows.
@@ -102,15 +122,15 @@ struct Kernels {
   std::size_t (*list_columns)(Rows<const Operand> in, int m, int k, Lists<Operand> lists,
                               int piece);
 
-  // `forward` and `backward` whose first operand is given by the lists of its rows. `sums`: room
-  // for list_panels panels of m rows.
+  // The dense `forward` and `backward` whose first operand is given by the lists of its rows.
+  // `sums`: room for panels_together panels of m rows.
   void (*forward_lists)(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias,
                         int n, T* sums, Rows<Operand> out);
   void (*backward_lists)(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
                          Rows<const Operand> in, int k, T scale, T* sums, Rows<Operand> d_in);
 
-  // `weight_gradient` of `panels` panels, [panels][k, P], with the lists of the columns of `in`;
-  // piece p of them covers rows from piece_rows[p] on. d_out points at the first panel.
+  // And `weight_gradient`, by the lists of the columns of `in`; piece p of them covers rows from
+  // piece_rows[p] on.
   void (*weight_gradient_lists)(Lists<Operand> in, const int* piece_rows, int k,
                                 Rows<const Operand> d_out, int panels, T* d_weight);
 
@@ -154,7 +174,7 @@ const Kernels<T, Operand>& kernels(long l1_bytes = l1_data_cache());
 template <class T, class Operand = T>
 const Kernels<T, Operand>* const* all_kernels();
 
-// Whether this machine has the instructions of the set.
+// Whether this machine has the instructions of the set, and what they need of the system.
 bool can_run(const char* name);
 
 }  // namespace iql::cpu

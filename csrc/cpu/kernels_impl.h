@@ -244,7 +244,7 @@ void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int
 
 template <class T>
 void backward(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
-              T scale, Rows<T> d_in) {
+              T scale, T*, Rows<T> d_in) {
   constexpr int P = Vector<T>::kPanel;
   for (int p = 0; p < panels<T>(k); ++p) {
     const T* panel = weight_t + std::size_t(p) * n * P;
@@ -288,6 +288,25 @@ void weight_gradient(Rows<const T> in, int m, int k, const Operand* d_out, T* d_
       store(d_weight + (first + r) * P + W, tile.right[r]);
     }
   });
+}
+
+// Operands that are T need no room. Others have no dense products here.
+template <class T, class Operand>
+constexpr DenseProducts<T, Operand> dense_products() {
+  if constexpr (!std::is_same_v<T, Operand>) {
+    return {};
+  } else {
+    return {[](int, int) { return std::size_t{0}; },
+            [](Rows<const T> in, int m, int k, const T* weight, const T* bias, int n, T*,
+               Rows<T> out) { forward<T, T>(in, m, k, weight, bias, n, out); },
+            backward<T>,
+            [](Rows<const T> in, int m, int k, Rows<const T> d_out, int count, T*, T* d_weight) {
+              for (int p = 0; p < count; ++p) {
+                weight_gradient<T, T>(in, m, k, d_out.data + p * d_out.panel_stride,
+                                      d_weight + std::size_t(p) * k * Vector<T>::kPanel);
+              }
+            }};
+  }
 }
 
 template <class T, class Operand>
@@ -1099,8 +1118,8 @@ constexpr Kernels<T, Operand> table(const char* name, long l1_bytes = 0) {
           NP,
           Piece,
           IQL_LIST_DENSITY,
+          dense_products<T, Operand>(),
           forward<T, Operand>,
-          std::is_same_v<T, Operand> ? backward<T> : nullptr,
           weight_gradient<T, Operand>,
           bias_gradient<T, Operand>,
           list_rows<T, Operand, Piece>,

@@ -156,7 +156,7 @@ void StackedMlp<T>::layer_forward(const T* weight, const T* bias, Rows<const T> 
   if (after_relu && sparse(kernels_.list_rows(in, m, k, lists), std::int64_t(m) * k)) {
     kernels_.forward_lists(lists, m, k, weight, bias, n, sums, out);
   } else {
-    kernels_.forward(in, m, k, weight, bias, n, out);
+    kernels_.dense.forward(in, m, k, weight, bias, n, nullptr, out);
   }
 }
 
@@ -172,7 +172,7 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
     Buffer<T> first(stride * panels(inputs), Contents::kAny);
     Buffer<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0, Contents::kAny);
     ListBuffer<T> lists(most, kernels_.pieces_of(widest), Contents::kAny);
-    Buffer<T> sums(stride * kernels_.list_panels, Contents::kAny);
+    Buffer<T> sums(stride * kernels_.panels_together, Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / blocks);
       const std::int64_t row = i % blocks * most;
@@ -262,7 +262,7 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
   const std::size_t block_stride = std::size_t(chunk.block) * P;
   share_out_(std::int64_t(nets_) * chunk.blocks, [&](Range range) {
     ListBuffer<T> lists(chunk.block, kernels_.pieces_of(widest), Contents::kAny);
-    Buffer<T> sums(block_stride * kernels_.list_panels, Contents::kAny);
+    Buffer<T> sums(block_stride * kernels_.panels_together, Contents::kAny);
     // The kernel passes a gradient where the layer's input is positive: of x, everywhere.
     const std::size_t input_block = d_x == nullptr ? 0 : block_stride * panels(inputs);
     Buffer<T> everywhere(input_block, Contents::kAny), d_input(input_block, Contents::kAny);
@@ -281,8 +281,8 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
           kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), sums.data(),
                                   d_in);
         } else {
-          kernels_.backward({d.data, d.panel_stride}, m, n, packed.weights_of(e, l), in, k, T(1),
-                            d_in);
+          kernels_.dense.backward({d.data, d.panel_stride}, m, n, packed.weights_of(e, l), in, k,
+                                  T(1), nullptr, d_in);
         }
       };
       kernels_.head_backward(d_out + (e * rows_ + row) * outputs, m, outputs,
@@ -315,7 +315,7 @@ template <class T>
 void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, const Chunk& chunk,
                                     T* const* d_weight, T* const* d_bias) const {
   const int P = kernels_.panel, head = hidden_layers(), outputs = sizes_.back();
-  const int m = static_cast<int>(chunk.rows), together = kernels_.list_panels;
+  const int m = static_cast<int>(chunk.rows), together = kernels_.panels_together;
   const bool add = chunk.begin > 0;
   std::vector<int> piece_rows;
   for (int block = 0; block < chunk.blocks; ++block) piece_rows.push_back(block * chunk.block);
@@ -366,10 +366,7 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
         const Rows<T> x = chunk.input_rows(e, 0, P);
         const Rows<const T> in = l == 0 ? Rows<const T>{x.data, x.panel_stride}
                                         : hidden_rows(hidden, l - 1, e, chunk.begin);
-        for (int q = 0; q < count; ++q) {
-          kernels_.weight_gradient(in, m, k, d.data + q * d.panel_stride,
-                                   gradient.data() + q * panel_size);
-        }
+        kernels_.dense.weight_gradient(in, m, k, d, count, nullptr, gradient.data());
       }
       for (int q = 0; q < count; ++q) {
         const int c = (p + q) * P, width = std::min(P, n - c);

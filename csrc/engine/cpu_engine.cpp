@@ -64,6 +64,7 @@ struct CpuEngine<T, Operand>::Workspace {
   std::vector<Buffer<Operand>> scratch;  // [layer] of a block of rows: a forward that keeps nothing
   cpu::ListBuffer<Operand> row_lists;    // of a block of rows: the operand of one product
   Buffer<T> sums;                        // of that product
+  Buffer<Operand> room;                  // of a dense one
   Buffer<T> gradient;                    // of the weights and biases of one update
   Buffer<T> d_log_std;                   // [B][A]
   Buffer<T> value_loss, advantage, weight, actor_loss, critic_loss;  // [B]
@@ -228,7 +229,7 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
   const auto make_team = [&](int size, int first_thread) {
     // The fewer networks together, the nearer a network's activations when its weights are updated;
     // but every member shall have a share of those, of as many panels as are fastest.
-    const int shares = std::max(1, panels(config_.hidden.front()) / kernels_.list_panels);
+    const int shares = std::max(1, panels(config_.hidden.front()) / kernels_.panels_together);
     auto team =
         std::make_unique<Team>(size, first_thread, config_.batch_size, block_rows_,
                                std::min((size + shares - 1) / shares, 1 + config_.critics), false);
@@ -295,7 +296,7 @@ std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updat
       const int lines = l == 0 ? layer.inputs : layer.outputs;
       const int panels = this->panels(l == 0 ? layer.outputs : layer.inputs);
       const int each = panels * static_cast<int>(networks.size()) / members;  // a member
-      const int together = std::max(1, std::min(kernels_.list_panels, each));
+      const int together = std::max(1, std::min(kernels_.panels_together, each));
       for (int p = 0; p < panels; p += together) {
         const int count = std::min(together, panels - p);
         found.push_back({id, static_cast<int>(l), p, count, std::int64_t(lines) * count});
@@ -309,6 +310,7 @@ std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updat
 template <class T, class Operand>
 void CpuEngine<T, Operand>::make_workspace(int blocks, std::size_t slots) {
   const std::size_t B = config_.batch_size, A = config_.act_dim, P = kernels_.panel;
+  const bool lists = kernels_.list_density > 0;
   auto w = std::make_unique<Workspace>();
   w->input = Buffer<T>(B * padded(config_.obs_dim + config_.act_dim, P));
   w->next_input = Buffer<T>(B * padded(config_.obs_dim, P));
@@ -322,7 +324,7 @@ void CpuEngine<T, Operand>::make_workspace(int blocks, std::size_t slots) {
     const NetworkLayout& layout = *net.layout;
     for (const HiddenLayer& layer : layout.hidden) {
       const int lines = std::max(layer.inputs, layer.outputs);
-      largest = std::max(largest, lines * P * kernels_.list_panels + padded(layer.outputs, P));
+      largest = std::max(largest, lines * P * kernels_.panels_together + padded(layer.outputs, P));
     }
     w->heads.push_back({Buffer<T>(B * layout.outputs), Buffer<T>(B * layout.outputs)});
     largest = std::max(largest, std::size_t(layout.outputs) * (layout.head_inputs_padded + 1) +
@@ -335,7 +337,7 @@ void CpuEngine<T, Operand>::make_workspace(int blocks, std::size_t slots) {
       saved.activation.emplace_back(B * width);
       saved.gradient.emplace_back(B * width);
       if (l == 0) continue;
-      saved.columns.emplace_back(width, blocks);
+      saved.columns.emplace_back(lists ? width : 0, blocks);
       saved.listed.emplace_back(blocks);
     }
   }
@@ -344,8 +346,11 @@ void CpuEngine<T, Operand>::make_workspace(int blocks, std::size_t slots) {
     w->scratch.emplace_back(block_rows_ * padded(width, P));
     widest = std::max(widest, width);
   }
-  w->row_lists = cpu::ListBuffer<Operand>(block_rows_, kernels_.pieces_of(widest));
-  w->sums = Buffer<T>(block_rows_ * P * kernels_.list_panels);
+  w->row_lists = cpu::ListBuffer<Operand>(lists ? block_rows_ : 0, kernels_.pieces_of(widest));
+  w->sums = Buffer<T>(lists ? block_rows_ * P * kernels_.panels_together : 0);
+  if (kernels_.dense.room != nullptr) {
+    w->room = Buffer<Operand>(kernels_.dense.room(config_.batch_size, widest));
+  }
   w->gradient = Buffer<T>(largest);
   w->d_log_std = Buffer<T>(B * A);
   w->clipped.resize(B);
@@ -684,25 +689,26 @@ template <class T, class Operand>
 void CpuEngine<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weights,
                                         Rows<const Operand> in, int m, Workspace& scratch,
                                         Rows<Operand> out) const {
+  const Operand* weight = weights.forward + layer.forward;
   const T* bias = weights.values + layer.bias;
   const cpu::Lists<Operand> lists = scratch.row_lists.in_pieces(kernels_.pieces_of(layer.inputs));
-  const bool by_lists = sparse(kernels_.list_rows(in, m, layer.inputs, lists), m, layer.inputs);
-  if constexpr (!kRounded) {
-    if (!by_lists) {
-      kernels_.forward(in, m, layer.inputs, weights.forward + layer.forward, bias, layer.outputs,
-                       out);
-      return;
-    }
+  if (list_rows(in, m, layer.inputs, lists)) {
+    kernels_.forward_lists(lists, m, layer.inputs, weight, bias, layer.outputs, scratch.sums.data(),
+                           out);
+  } else {
+    kernels_.dense.forward(in, m, layer.inputs, weight, bias, layer.outputs, scratch.room.data(),
+                           out);
   }
-  kernels_.forward_lists(lists, m, layer.inputs, weights.forward + layer.forward, bias,
-                         layer.outputs, scratch.sums.data(), out);
 }
 
-// Whether products of a matrix with so many nonzero elements go by lists. Those of rounded operands
-// always do.
+// Lists the nonzero elements of a matrix's rows; returns whether there are few enough for its
+// products to go by lists. Where no product does, there are no lists.
 template <class T, class Operand>
-bool CpuEngine<T, Operand>::sparse(std::size_t nonzero, int rows, int columns) const {
-  return kRounded || double(nonzero) <= kernels_.list_density * rows * columns;
+bool CpuEngine<T, Operand>::list_rows(Rows<const Operand> matrix, int rows, int columns,
+                                      cpu::Lists<Operand> lists) const {
+  if (kernels_.list_density == 0) return false;
+  const std::size_t nonzero = kernels_.list_rows(matrix, rows, columns, lists);
+  return double(nonzero) <= kernels_.list_density * rows * columns;
 }
 
 // The least of the target critics' values.
@@ -813,23 +819,18 @@ void CpuEngine<T, Operand>::backward(const Net& net, int id, Workspace& w, const
       const Rows<Operand> d_in = rows(saved.gradient[l - 1], row);
       const cpu::Lists<Operand> lists =
           scratch.row_lists.in_pieces(kernels_.pieces_of(layer.outputs));
-      const bool by_lists =
-          sparse(kernels_.list_rows(d_out, m, layer.outputs, lists), m, layer.outputs);
+      const Operand* weight = net.trained.operands + layer.weight;
+      const bool by_lists = list_rows(d_out, m, layer.outputs, lists);
       saved.listed[l - 1][block] = by_lists;
       if (by_lists) {
         kernels_.list_columns(d_out, m, layer.outputs, saved.columns[l - 1].in_pieces(share.blocks),
                               block);
+        kernels_.backward_lists(lists, m, layer.outputs, weight, activation(l - 1), layer.inputs,
+                                scale, scratch.sums.data(), d_in);
+      } else {
+        kernels_.dense.backward(d_out, m, layer.outputs, weight, activation(l - 1), layer.inputs,
+                                scale, scratch.room.data(), d_in);
       }
-      const Operand* weight = net.trained.operands + layer.weight;
-      if constexpr (!kRounded) {
-        if (!by_lists) {
-          kernels_.backward(d_out, m, layer.outputs, weight, activation(l - 1), layer.inputs, scale,
-                            d_in);
-          continue;
-        }
-      }
-      kernels_.backward_lists(lists, m, layer.outputs, weight, activation(l - 1), layer.inputs,
-                              scale, scratch.sums.data(), d_in);
     }
   }
 }
@@ -930,24 +931,23 @@ void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const 
     const Rows<const Operand> all = rows(matrix, 0);
     return Rows<const Operand>{all.data + update.panel * all.panel_stride, all.panel_stride};
   };
-  // [lines, panels] = left^T * right
-  const auto dense = [&](Rows<const T> left, Rows<const Operand> right) {
-    for (int p = 0; p < update.panels; ++p) {
-      kernels_.weight_gradient(left, B, lines, right.data + p * right.panel_stride,
-                               gradient + p * count);
-    }
-  };
   const auto listed = [&](const std::vector<char>& blocks) {
     return std::all_of(blocks.begin(), blocks.begin() + team.blocks(), [](char b) { return b; });
   };
   if (l == 0) {
-    dense(rows(std::as_const(w.input), 0), from_panel(saved.gradient[0]));
+    const Rows<const Operand> d_out = from_panel(saved.gradient[0]);
+    for (int p = 0; p < update.panels; ++p) {
+      kernels_.weight_gradient(rows(std::as_const(w.input), 0), B, lines,
+                               d_out.data + p * d_out.panel_stride, gradient + p * count);
+    }
   } else if (listed(saved.listed[l - 1])) {
     kernels_.weight_gradient_lists(saved.columns[l - 1].in_pieces(team.blocks()),
                                    team.bounds.data(), lines, from_panel(saved.activation[l - 1]),
                                    update.panels, gradient);
-  } else if constexpr (!kRounded) {
-    dense(rows(std::as_const(saved.gradient[l]), 0), from_panel(saved.activation[l - 1]));
+  } else {
+    kernels_.dense.weight_gradient(rows(std::as_const(saved.gradient[l]), 0), B, lines,
+                                   from_panel(saved.activation[l - 1]), update.panels,
+                                   scratch.room.data(), gradient);
   }
   kernels_.adam(net.arrays(layer.weight + update.panel * count, l > 0), gradient,
                 update.panels * count, adam, alpha);

@@ -75,7 +75,8 @@ class CpuEngine {
 
   void make_workspace(int blocks, std::size_t slots);
   std::vector<Update> updates(const std::vector<int>& networks, int members) const;
-  bool sparse(std::size_t nonzero, int rows, int columns) const;
+  bool list_rows(cpu::Rows<const Operand> matrix, int rows, int columns,
+                 cpu::Lists<Operand> lists) const;
   int panels(int columns) const { return (columns + kernels_.panel - 1) / kernels_.panel; }
   std::int64_t train(std::int64_t steps, std::int64_t round_steps, const GivenBatch<T>* given,
                      const std::function<bool()>& interrupted);

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <optional>
 #include <string>
@@ -13,6 +14,7 @@
 #include "cpu/kernels.h"
 #include "cpu/workers.h"
 #include "engine/cpu_engine.h"
+#include "iql/bfloat16.h"
 #include "iql/philox.h"
 
 namespace {
@@ -64,8 +66,8 @@ Config config(int seeds, int threads, const std::vector<int>& hidden, double dro
 }
 
 // Small numbers that depend on the place alone into every weight; the target equals the critic.
-template <class T>
-void initialise(CpuEngine<T>& engine, const Config& c) {
+template <class T, class Operand>
+void initialise(CpuEngine<T, Operand>& engine, const Config& c) {
   for (std::size_t s = 0; s < c.seeds.size(); ++s) {
     for (int n = 0; n < 2 + c.critics; ++n) {
       const NetworkId id = static_cast<NetworkId>(n < 2 ? n : 2);
@@ -82,15 +84,15 @@ void initialise(CpuEngine<T>& engine, const Config& c) {
   engine.refresh();
 }
 
-template <class T>
-std::vector<T> weights(const CpuEngine<T>& engine, const Config& c) {
+template <class T, class Operand>
+std::vector<T> all_of(const CpuEngine<T, Operand>& engine, const Config& c, ArrayId array) {
   std::vector<T> all;
   for (std::size_t s = 0; s < c.seeds.size(); ++s) {
     for (int n = 0; n < 2 + c.critics; ++n) {
       const NetworkId id = static_cast<NetworkId>(n < 2 ? n : 2);
       for (int piece = 0; piece < engine.pieces(id); ++piece) {
         std::vector<T> values(engine.piece_size(id, piece));
-        engine.read(static_cast<int>(s), n, kWeights, piece, values.data());
+        engine.read(static_cast<int>(s), n, array, piece, values.data());
         all.insert(all.end(), values.begin(), values.end());
       }
     }
@@ -99,17 +101,17 @@ std::vector<T> weights(const CpuEngine<T>& engine, const Config& c) {
 }
 
 // Weights after a run, and one from an earlier step on, as from a checkpoint; then the metrics.
-template <class T>
+template <class T, class Operand>
 std::vector<T> trained(const Config& c) {
   const Columns columns;
-  CpuEngine<T> engine(c, columns.dataset());
+  CpuEngine<T, Operand> engine(c, columns.dataset());
   initialise(engine, c);
   CHECK(engine.run(25, [] { return false; }) == 25);
   CHECK(engine.step() == 25);
   engine.set_step(9);
   CHECK(engine.run(6, [] { return false; }) == 6);
   CHECK(!engine.failure());
-  std::vector<T> found = weights(engine, c);
+  std::vector<T> found = all_of(engine, c, kWeights);
   std::int64_t steps = 0;
   for (const auto& sums : engine.take_metrics(&steps)) {
     for (const double sum : {sums.value_loss, sums.critic_loss, sums.actor_loss, sums.value, sums.q,
@@ -121,35 +123,78 @@ std::vector<T> trained(const Config& c) {
   return found;
 }
 
-template <class T>
+template <class T, class Operand>
 void threads_change_nothing_of(Config c) {
   c.threads = 1;
-  const std::vector<T> one = trained<T>(c);
+  const std::vector<T> one = trained<T, Operand>(c);
   for (const T value : one) CHECK(std::isfinite(value));
   for (const int threads : {2, 3, 5}) {
     c.threads = threads;
-    CHECK(trained<T>(c) == one);
+    CHECK((trained<T, Operand>(c) == one));
   }
 }
 
-template <class T>
+template <class T, class Operand = T>
 void threads_change_nothing() {
   for (const int seeds : {1, 2, 3}) {
     for (const std::vector<int>& hidden : {std::vector<int>{33}, std::vector<int>{40, 17, 24}}) {
-      threads_change_nothing_of<T>(config(seeds, 1, hidden, 0.1));
+      threads_change_nothing_of<T, Operand>(config(seeds, 1, hidden, 0.1));
     }
     Config c = config(seeds, 1, {130, 70}, 0);
-    threads_change_nothing_of<T>(c);
+    threads_change_nothing_of<T, Operand>(c);
     c.old_value = true;
-    threads_change_nothing_of<T>(c);
+    threads_change_nothing_of<T, Operand>(c);
     c.old_value = false;
     c.stages = {{true, false, true, 7}, {true, true, true, 11}, {false, true, false}};
-    threads_change_nothing_of<T>(c);
+    threads_change_nothing_of<T, Operand>(c);
     c.stages = {{}};
     for (const int critics : {1, 3}) {
       c.critics = critics;
-      threads_change_nothing_of<T>(c);
+      threads_change_nothing_of<T, Operand>(c);
     }
+  }
+}
+
+// Mixed precision with each set of kernels that runs here.
+template <class Body>
+void with_each_mixed_set(const Body& body) {
+  using iql::BFloat16;
+  for (const auto* const* set = iql::cpu::all_kernels<float, BFloat16>(); *set != nullptr; ++set) {
+    if (!iql::cpu::can_run((*set)->name)) continue;
+    setenv("IQL_FAST_CPU_KERNELS", (*set)->name, 1);
+    body(std::string((*set)->name));
+    unsetenv("IQL_FAST_CPU_KERNELS");
+  }
+}
+
+void threads_change_nothing_in_mixed_precision() {
+  with_each_mixed_set([](const std::string&) { threads_change_nothing<float, iql::BFloat16>(); });
+}
+
+// The gradients of a step from equal weights, as Adam's first moments show them: the same operands,
+// summed up in other orders, after which one of thousands may be rounded the other way.
+void mixed_sets_agree() {
+  for (const std::vector<int>& hidden :
+       {std::vector<int>{130, 70}, std::vector<int>{40, 300, 24}}) {
+    Config c = config(1, 1, hidden, 0.1);
+    c.batch_size = 150;
+    std::vector<float> first;
+    with_each_mixed_set([&](const std::string& name) {
+      const Columns columns;
+      CpuEngine<float, iql::BFloat16> engine(c, columns.dataset());
+      CHECK(engine.kernel_set() == name);
+      initialise(engine, c);
+      engine.run(1, [] { return false; });
+      const std::vector<float> moments = all_of(engine, c, kFirstMoment);
+      if (first.empty()) first = moments;
+      double difference = 0, size = 0;
+      for (std::size_t i = 0; i < moments.size(); ++i) {
+        difference += std::pow(double(moments[i]) - first[i], 2);
+        size += std::pow(double(first[i]), 2);
+      }
+      CHECK(size > 0);
+      CHECK(std::sqrt(difference / size) < 1e-3);
+    });
   }
 }
 
@@ -263,8 +308,8 @@ void products_equal_plain_loops() {
     for (int p = 0; p < panels(n); ++p) {
       kernels.transpose_panel(weight.data() + std::size_t(p) * k * P, k, p, n, transposed.data());
     }
-    kernels.backward({out.data(), stride}, m, n, transposed.data(), {in.data(), stride}, k, 2.0,
-                     {d_in.data(), stride});
+    kernels.dense.backward({out.data(), stride}, m, n, transposed.data(), {in.data(), stride}, k,
+                           2.0, nullptr, {d_in.data(), stride});
     for (int r = 0; r < m; ++r) {
       for (int c = 0; c < n; ++c) {
         double sum = bias[c];
@@ -336,6 +381,8 @@ int main() {
   adam_follows_its_formula();
   threads_change_nothing<float>();
   threads_change_nothing<double>();
+  threads_change_nothing_in_mixed_precision();
+  mixed_sets_agree();
   threads_stop_after_the_same_round();
   interruption_ends_between_steps();
   interruption_after_the_first_step_ends_there();

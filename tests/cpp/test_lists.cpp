@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -89,7 +90,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   ListBuffer<T> rows(m, kernels.pieces_of(k));
   CHECK(kernels.list_rows(in.read(0), m, k, rows.lists()) == nonzero);
   kernels.forward(in.read(0), m, k, weight.data.data(), bias.data.data(), n, dense.from(0));
-  Buffer<T> sums(std::size_t(kernels.list_panels) * m * P);
+  Buffer<T> sums(std::size_t(kernels.panels_together) * m * P);
   kernels.forward_lists(rows.lists(), m, k, weight.data.data(), bias.data.data(), n, sums.data(),
                         listed.from(0));
   CHECK(same(dense.data, listed.data));
@@ -98,8 +99,8 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   Panels<T> d_dense(m, k, P), d_listed(m, k, P);
   ListBuffer<T> d_rows(m, kernels.pieces_of(n));
   kernels.list_rows(d_out.read(0), m, n, d_rows.lists());
-  kernels.backward(d_out.read(0), m, n, weight_t.data.data(), in.read(0), k, T(1.25),
-                   d_dense.from(0));
+  kernels.dense.backward(d_out.read(0), m, n, weight_t.data.data(), in.read(0), k, T(1.25), nullptr,
+                         d_dense.from(0));
   kernels.backward_lists(d_rows.lists(), m, n, weight_t.data.data(), in.read(0), k, T(1.25),
                          sums.data(), d_listed.from(0));
   CHECK(same(d_dense.data, d_listed.data));
@@ -134,6 +135,9 @@ void round(Panels<float>& matrix) {
 
 // Panels of operands, of the same shape.
 struct Operands {
+  Operands(const Operands& other) : rows(other.rows), panel(other.panel), data(other.data.size()) {
+    std::memcpy(data.data(), other.data.data(), data.size() * sizeof(BFloat16));
+  }
   Operands(const Kernels<float, BFloat16>& kernels, const Panels<float>& of)
       : rows(of.rows), panel(of.panel), data(of.data.size()) {
     const int all = static_cast<int>(of.data.size()) / panel;
@@ -142,8 +146,12 @@ struct Operands {
   Rows<BFloat16> from(int row) {
     return {data.data() + std::size_t(row) * panel, panel * std::size_t(rows)};
   }
-  Rows<const BFloat16> read(int row) {
+  Rows<const BFloat16> read(int row) const {
     return {data.data() + std::size_t(row) * panel, panel * std::size_t(rows)};
+  }
+  // What a product does not write would be seen.
+  void spoil() {
+    for (std::size_t i = 0; i < data.size(); ++i) data[i] = BFloat16(7.0f);
   }
   float at(int r, int c) const {
     const std::size_t place = iql::cpu::place_in_panel<float, BFloat16>(c % panel, panel);
@@ -152,6 +160,21 @@ struct Operands {
   int rows, panel;
   Buffer<BFloat16> data;
 };
+
+// A dense product's rows are the same alone as among others.
+void check_rows_alone(const Kernels<float, BFloat16>& kernels, const Operands& ins,
+                      const Operands& weights, const Panels<float>& bias, const Operands& outs,
+                      int k, int n) {
+  Operands alone = outs;
+  alone.spoil();
+  Buffer<BFloat16> room(kernels.dense.room(ins.rows, k > n ? k : n));
+  for (int r = 0, count = 1; r < ins.rows; r += count, count += 7) {
+    if (count > ins.rows - r) count = ins.rows - r;
+    kernels.dense.forward(ins.read(r), count, k, weights.data.data(), bias.data.data(), n,
+                          room.data(), alone.from(r));
+  }
+  CHECK(std::memcmp(alone.data.data(), outs.data.data(), outs.data.size() * 2) == 0);
+}
 
 // The same layer with operands of bf16: the products of the rounded numbers, in fp64, rounded once
 // more where the result is an operand, by which it may differ by one unit of bf16. A NaN stays one.
@@ -190,34 +213,58 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
   }
   CHECK(total == nonzero);
 
-  Buffer<float> sums(std::size_t(kernels.list_panels) * m * P);
+  // Each product by lists and, where the set has such, without.
+  const auto& dense = kernels.dense;
+  const int longer = m > k ? m : k;
+  Buffer<BFloat16> room(dense.room == nullptr ? 0 : dense.room(m, longer > n ? longer : n));
+  Buffer<float> sums(std::size_t(kernels.panels_together) * m * P);
+  const auto check_forward = [&] {
+    if (poison) CHECK(outs.at(m / 2, 0) != outs.at(m / 2, 0));
+    for (int r = 0; r < m; ++r) {
+      if (poison && r == m / 2) continue;
+      for (int c = 0; c < n; ++c) {
+        double sum = bias.at(0, c);
+        for (int i = 0; i < k; ++i) sum += double(in.at(r, i)) * weight.at(i, c);
+        CHECK(near(sum > 0 ? sum : 0, outs.at(r, c), unit));
+      }
+      for (int c = n; c < d_out.padded; ++c) CHECK(outs.at(r, c) == 0);
+    }
+  };
   kernels.forward_lists(rows.lists(), m, k, weights.data.data(), bias.data.data(), n, sums.data(),
                         outs.from(0));
-  if (poison) {
-    CHECK(outs.at(m / 2, 0) != outs.at(m / 2, 0));
-    return;
+  check_forward();
+  if (dense.forward != nullptr) {
+    outs.spoil();
+    dense.forward(ins.read(0), m, k, weights.data.data(), bias.data.data(), n, room.data(),
+                  outs.from(0));
+    check_forward();
+    check_rows_alone(kernels, ins, weights, bias, outs, k, n);
   }
-  for (int r = 0; r < m; ++r) {
-    for (int c = 0; c < n; ++c) {
-      double sum = bias.at(0, c);
-      for (int i = 0; i < k; ++i) sum += double(in.at(r, i)) * weight.at(i, c);
-      CHECK(near(sum > 0 ? sum : 0, outs.at(r, c), unit));
-    }
-  }
+  if (poison) return;
 
   Buffer<BFloat16> weights_t(std::size_t(n) * in.padded);
   for (int p = 0; p * P < n; ++p) {
     kernels.transpose_panel(weights.data.data() + std::size_t(p) * k * P, k, p, n,
                             weights_t.data());
   }
+  const auto check_backward = [&] {
+    for (int r = 0; r < m; ++r) {
+      for (int i = 0; i < k; ++i) {
+        double sum = 0;
+        for (int c = 0; c < n; ++c) sum += double(d_out.at(r, c)) * weight.at(i, c);
+        CHECK(near(in.at(r, i) > 0 ? 1.25 * sum : 0, d_ins.at(r, i), unit));
+      }
+      for (int i = k; i < in.padded; ++i) CHECK(d_ins.at(r, i) == 0);
+    }
+  };
   kernels.backward_lists(d_rows.lists(), m, n, weights_t.data(), ins.read(0), k, 1.25f, sums.data(),
                          d_ins.from(0));
-  for (int r = 0; r < m; ++r) {
-    for (int i = 0; i < k; ++i) {
-      double sum = 0;
-      for (int c = 0; c < n; ++c) sum += double(d_out.at(r, c)) * weight.at(i, c);
-      CHECK(near(in.at(r, i) > 0 ? 1.25 * sum : 0, d_ins.at(r, i), unit));
-    }
+  check_backward();
+  if (dense.backward != nullptr) {
+    d_ins.spoil();
+    dense.backward(d_outs.read(0), m, n, weights_t.data(), ins.read(0), k, 1.25f, room.data(),
+                   d_ins.from(0));
+    check_backward();
   }
 
   const int panels = d_out.padded / P;
@@ -234,6 +281,13 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
     }
   };
   for (int p = 0; p < panels; ++p) check_gradient(p);
+  if (dense.weight_gradient != nullptr) {
+    Buffer<float> by_lists(std::move(gradient));
+    gradient = Buffer<float>(by_lists.size());
+    dense.weight_gradient(ins.read(0), m, k, d_outs.read(0), panels, room.data(), gradient.data());
+    for (int p = 0; p < panels; ++p) check_gradient(p);
+    gradient = std::move(by_lists);
+  }
 
   // However the rows are cut into pieces, and so however elements are paired.
   if (m <= kernels.piece) {
@@ -256,6 +310,25 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
       for (int r = 0; r < m; ++r) sum += d_out.at(r, p * P + c);
       CHECK(near(sum, d_bias[c], 0));
     }
+  }
+}
+
+// A dense product reads no more rows of a panel than there are: the next would be another panel's,
+// here with an infinite number.
+void check_ends_of_panels(const Kernels<float, BFloat16>& kernels) {
+  constexpr int m = 4, k = 31, n = 64, column = 40;
+  if (kernels.dense.forward == nullptr) return;
+  const int P = kernels.panel;
+  Panels<float> in(m, k, P), weight(k, n, P), bias(1, n, P), out(m, n, P);
+  in.fill(1, 1);
+  weight.fill(1, 2);
+  weight.at(0, column) = std::numeric_limits<float>::infinity();
+  Operands ins(kernels, in), weights(kernels, weight), outs(kernels, out);
+  Buffer<BFloat16> room(kernels.dense.room(m, n));
+  kernels.dense.forward(ins.read(0), m, k, weights.data.data(), bias.data.data(), n, room.data(),
+                        outs.from(0));
+  for (int r = 0; r < m; ++r) {
+    for (int c = 0; c < n; ++c) CHECK(c == column || std::isfinite(outs.at(r, c)));
   }
 }
 
@@ -315,6 +388,7 @@ void check_all_mixed() {
     for (const double density : {0.0, 0.05, 1.0}) check_mixed(**sets, 70, 140, 70, density, false);
     check_mixed(**sets, 70, 140, 70, 0.5, true);
     check_mixed_head(**sets, 37, 70);
+    check_ends_of_panels(**sets);
   }
 }
 
