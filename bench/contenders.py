@@ -107,7 +107,6 @@ def iql_fast_cpu(contender: Contender) -> Runner:
         threads=contender.threads,
         precision=contender.precision,
     )
-    engine.run(workload.trained)
 
     def active() -> float:
         columns = batch_at(data, engine.seeds, engine.step, workload.batch, torch.float32)

@@ -3,7 +3,7 @@
     python bench/million_steps.py [--steps 1000000] [--seeds 1] [--engine cuda] [--precision fp32]
                                   [--json FILE]
 
-Sizes are hopper's, the data without structure.
+Sizes are hopper's, the data those of ``bench/workload.py``.
 """
 
 from __future__ import annotations

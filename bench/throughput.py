@@ -15,9 +15,9 @@ fewer. "others" is the share of a contender's cores that other
 processes had during its windows; where it, or the spread of the floor, is too large, the rows are
 marked, and the JSON's machine has "noisy": true.
 
-The fp32 products of iql_fast skip the zeros behind a ReLU, so its speed depends on how many hidden
-units are active: about half at first, and fewer or more as training goes on ("active", measured;
---trained). It is one way in which it can pass the floor. The others' speed does not depend on it.
+The products of iql_fast skip the zeros behind a ReLU, so its speed depends on how many hidden units
+are active ("active", measured): about half, in these data as in the tasks' own. It is one way in
+which it can pass the floor. The others' speed does not depend on it.
 """
 
 from __future__ import annotations
@@ -87,13 +87,6 @@ def parser() -> argparse.ArgumentParser:
         "the rivals and the floor are in fp32 "
         "(default: all)",
     )
-    parser.add_argument(
-        "--trained",
-        type=positive,
-        metavar="STEPS",
-        default=0,
-        help="that iql_fast does before it is timed (default: none but the warm-up)",
-    )
     parser.add_argument("--rounds", type=positive, metavar="N", help="default: 11")
     parser.add_argument(
         "--window",
@@ -111,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
 def line_up(arguments: argparse.Namespace) -> list[Contender]:
     """The contenders that the command line asks for, in the order of the table."""
     rows = arguments.rows or (100_000 if arguments.quick else 1_000_000)
-    workload = Workload(rows=rows, trained=arguments.trained)
+    workload = Workload(rows=rows)
     on_device = arguments.device == "cuda"
     choices = [name for name in CHOICES if KINDS[name].device == arguments.device]
     kinds = arguments.contenders or [
