@@ -20,6 +20,10 @@ struct Stage {
   std::int64_t steps = std::numeric_limits<std::int64_t>::max();  // the last stage has no end
 };
 
+// How two threads share a seed with two critics: by networks, by rows, or in whichever of these
+// ways turns out to be faster. The results are the same.
+enum class Sharing { kFaster, kNetworks, kRows };
+
 struct Config {
   int obs_dim, act_dim;
   std::vector<int> hidden;
@@ -32,7 +36,8 @@ struct Config {
   bool old_value = false;                 // every loss reads the V from before the step
   bool deterministic_policy = false;
   std::vector<Stage> stages{Stage{}};
-  int threads = 1;  // of the CPU engine
+  int threads = 1;                     // of the CPU engine
+  Sharing sharing = Sharing::kFaster;  // of the CPU engine
 };
 
 // Where a (0-based) step stands: its stage, and how often each network was updated before it, which

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "cpu/faster_way.h"
 #include "iql/adam.h"
 #include "iql/awr.h"
 #include "iql/expectile.h"
@@ -16,6 +17,7 @@
 namespace iql::engine {
 
 using cpu::Rows;
+using Clock = std::chrono::steady_clock;
 
 namespace {
 
@@ -189,6 +191,8 @@ struct CpuEngine<T, Operand>::Pair {
   Team alone;                     // as either is within its networks
   cpu::Signal q{}, next_value{};  // of a block of a step
   cpu::Signal critic_loss{};      // of a step, counted from 1
+  bool by_networks = true;        // or by rows; written by member 0 before a barrier
+  cpu::FasterWay faster{};        // 0: by networks, 1: by rows
 
   std::int64_t number(std::int64_t step, int block) const {
     return step * alone.blocks() + block + 1;
@@ -364,7 +368,6 @@ CpuEngine<T, Operand>::~CpuEngine() = default;
 template <class T, class Operand>
 std::int64_t CpuEngine<T, Operand>::run(std::int64_t steps,
                                         const std::function<bool()>& interrupted) {
-  using Clock = std::chrono::steady_clock;
   constexpr double kRoundSeconds = 0.15;  // short enough for Ctrl-C, long enough to cost nothing
   std::int64_t done = 0;
   // Threads that were ahead when the answer came have this one do a few more rounds. It must not
@@ -439,9 +442,12 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
   const int begin = share.begin(), end = share.end();
   const Net& value = seed.networks[kValue];
   const T kept = T(1.0 / (1.0 - config_.actor_dropout));
-  const auto paired = [&](std::int64_t step) {
+  const auto joint = [&](std::int64_t step) {
     const Stage& stage = config_.stages[moment(config_.stages, step).stage];
-    return team.pair && stage.value && stage.actor && stage.critic;
+    return stage.value && stage.actor && stage.critic;
+  };
+  const auto paired = [&](std::int64_t step) {
+    return team.pair && team.pair->by_networks && joint(step);
   };
   const Parts of_member{member == 0, member == 1};  // of a pair
   const auto draw = [&](std::int64_t step) {
@@ -452,10 +458,15 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
       draw_rows(seed, step, {true, true}, w, begin, end);
     }
   };
-  if (team.pair && member == 0) team.pair->reset();
+  if (team.pair && member == 0) {
+    team.pair->reset();
+    team.pair->by_networks = config_.sharing == Sharing::kNetworks ||
+                             (config_.sharing == Sharing::kFaster && team.pair->faster.way() == 0);
+  }
   // The first member may still be at a seed of its own, with the workspace that is now to be
   // shared.
   team.barrier.wait();
+  const Clock::time_point start = Clock::now();
 
   draw(first_step);
   for (std::int64_t step = first_step; step < first_step + steps && !team.stop; ++step) {
@@ -521,6 +532,10 @@ void CpuEngine<T, Operand>::train_seed(int index, std::int64_t first_step, std::
       update(seed, group.updates[member], now, w, team, own);
       if (last) team.barrier.wait();
     }
+  }
+  // Steps of which some train fewer networks would be compared with others that do not.
+  if (team.pair && member == 0 && joint(first_step) && joint(first_step + steps - 1)) {
+    team.pair->faster.took(std::chrono::duration<double>(Clock::now() - start).count(), steps);
   }
 }
 

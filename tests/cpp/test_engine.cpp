@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "check.h"
+#include "cpu/faster_way.h"
 #include "cpu/kernels.h"
 #include "cpu/workers.h"
 #include "engine/cpu_engine.h"
@@ -130,7 +131,10 @@ void threads_change_nothing_of(Config c) {
   for (const T value : one) CHECK(std::isfinite(value));
   for (const int threads : {2, 3, 5}) {
     c.threads = threads;
-    CHECK((trained<T, Operand>(c) == one));
+    for (const Sharing sharing : {Sharing::kNetworks, Sharing::kRows}) {
+      c.sharing = sharing;
+      CHECK((trained<T, Operand>(c) == one));
+    }
   }
 }
 
@@ -152,6 +156,60 @@ void threads_change_nothing() {
       c.critics = critics;
       threads_change_nothing_of<T, Operand>(c);
     }
+  }
+}
+
+// Over the changes from one way of sharing to the other, as they come when both are tried.
+void ways_of_sharing_take_turns() {
+  using Way = iql::cpu::FasterWay;
+  const Columns columns;
+  Config c = config(1, 2, {33, 20}, 0);
+  CpuEngine<float> engine(c, columns.dataset());
+  initialise(engine, c);
+  const auto start = std::chrono::steady_clock::now();
+  std::int64_t steps = 0;
+  while (std::chrono::steady_clock::now() - start <
+         std::chrono::duration<double>(5 * Way::kTrial)) {
+    steps += engine.run(50, [] { return false; });
+  }
+  c.threads = 1;
+  CpuEngine<float> alone(c, columns.dataset());
+  initialise(alone, c);
+  CHECK(alone.run(steps, [] { return false; }) == steps);
+  for (const ArrayId array : {kWeights, kFirstMoment, kSecondMoment}) {
+    CHECK((all_of(engine, c, array) == all_of(alone, c, array)));
+  }
+}
+
+void the_faster_way_is_found() {
+  iql::cpu::FasterWay faster;
+  double seconds_a_unit[2] = {2e-4, 1e-4};
+  // The share of way 0 in so many seconds of work.
+  const auto work = [&](double seconds) {
+    double spent[2] = {0, 0};
+    while (spent[0] + spent[1] < seconds) {
+      const int way = faster.way();
+      spent[way] += 300 * seconds_a_unit[way];
+      faster.took(300 * seconds_a_unit[way], 300);
+    }
+    return spent[0] / (spent[0] + spent[1]);
+  };
+  const double at_first = work(10);
+  CHECK(at_first > 0 && at_first < 0.1);
+  CHECK(work(1000) < 0.01);  // tried ever more rarely
+  std::swap(seconds_a_unit[0], seconds_a_unit[1]);
+  work(2 * iql::cpu::FasterWay::kKept);
+  CHECK(work(100) > 0.9);  // it changes its mind
+
+  // A way that was disturbed in one of its trials is judged by the other.
+  for (const int when : {1, 3}) {
+    iql::cpu::FasterWay disturbed;
+    for (int trial = 0; trial < 4; ++trial) {
+      CHECK(disturbed.way() == trial % 2);
+      const std::int64_t units = trial == when ? 1 : trial % 2 == 1 ? 10 : 5;
+      for (int i = 0; i < 4; ++i) disturbed.took(iql::cpu::FasterWay::kTrial / 3.5, units);
+    }
+    CHECK(disturbed.way() == 1);
   }
 }
 
@@ -382,6 +440,8 @@ int main() {
   threads_change_nothing<float>();
   threads_change_nothing<double>();
   threads_change_nothing_in_mixed_precision();
+  ways_of_sharing_take_turns();
+  the_faster_way_is_found();
   mixed_sets_agree();
   threads_stop_after_the_same_round();
   interruption_ends_between_steps();
