@@ -2,7 +2,7 @@
 #define IQL_VECTOR_BYTES 64
 #define IQL_TILE_ROWS 12
 #define IQL_LIST_LINES 2
-#define IQL_LIST_DENSITY 0.75
+#define IQL_LIST_DENSITY 0.6
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::avx512 {
