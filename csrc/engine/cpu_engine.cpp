@@ -30,6 +30,9 @@ Rows<const T> constant(Rows<T> rows) {
   return {rows.data, rows.panel_stride};
 }
 
+// What a step's metrics cost, as Update::cost counts.
+constexpr std::int64_t kMetricsCost = 32;
+
 }  // namespace
 
 // What training changes in one seed.
@@ -85,14 +88,18 @@ struct CpuEngine<T, Operand>::RowShare {
   int end() const { return bounds[last]; }
 };
 
-// The work of a weight update that one thread does at a time: some panels of a hidden layer, or a
-// network's head.
+// The work of an update that one thread does at a time.
 template <class T, class Operand>
 struct CpuEngine<T, Operand>::Update {
+  // Panels of a hidden layer's weights (of the first layer's and of its biases: both have to do
+  // with the same columns of the gradient), panels of another's biases, or a network's head.
+  enum Part { kWeights, kBiases, kHead };
+
   int id;
-  int layer;  // -1: the head
+  Part part;
+  int layer;
   int panel, panels;
-  std::int64_t cost;
+  std::int64_t cost;  // the time that it takes, in that of a line of a panel
 };
 
 // Networks that a team trains together, with one barrier between their rows and their weights, and
@@ -152,12 +159,15 @@ struct CpuEngine<T, Operand>::Team {
   }
   std::size_t slots() const { return apart ? 2 : size == 1 ? 1 : 2 * together; }
 
-  // Gives each update to the member with the least to do, the costliest first.
-  static std::vector<std::vector<Update>> share_out(std::vector<Update> updates, int members) {
+  // Gives each update to the member with the least to do, the costliest first. The first member has
+  // `already` to do.
+  static std::vector<std::vector<Update>> share_out(std::vector<Update> updates, int members,
+                                                    std::int64_t already) {
     std::stable_sort(updates.begin(), updates.end(),
                      [](const Update& a, const Update& b) { return a.cost > b.cost; });
     std::vector<std::vector<Update>> shares(members);
     std::vector<std::int64_t> load(members, 0);
+    load[0] = already;
     for (const Update& update : updates) {
       const auto least = std::min_element(load.begin(), load.end());
       *least += update.cost;
@@ -166,7 +176,7 @@ struct CpuEngine<T, Operand>::Team {
     // In a network's order again: neighbours read the same activations.
     for (auto& share : shares) {
       std::sort(share.begin(), share.end(), [](const Update& a, const Update& b) {
-        return std::tie(a.id, a.layer, a.panel) < std::tie(b.id, b.layer, b.panel);
+        return std::tie(a.id, a.layer, a.part, a.panel) < std::tie(b.id, b.layer, b.part, b.panel);
       });
     }
     return shares;
@@ -257,8 +267,8 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
   std::vector<std::size_t> slots(threads, 0);
   // Plans, and what the workspaces of so many threads need for them.
   const auto prepare = [&](Team& team, int with_workspace) {
-    const auto group = [&](const std::vector<int>& ids) -> Group {
-      return {ids, Team::share_out(updates(ids, team.size), team.size)};
+    const auto group = [&](const std::vector<int>& ids, bool last) -> Group {
+      return {ids, Team::share_out(updates(ids, team.size), team.size, last ? kMetricsCost : 0)};
     };
     for (const Stage& stage : config_.stages) {
       std::vector<std::vector<int>> others(1);
@@ -270,8 +280,10 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
       };
       if (stage.actor) add(kActor);
       for (int e = 0; stage.critic && e < config_.critics; ++e) add(kCritic + e);
-      StagePlan plan{group(stage.value ? std::vector<int>{kValue} : std::vector<int>{}), {}};
-      for (const std::vector<int>& ids : others) plan.others.push_back(group(ids));
+      StagePlan plan{group(stage.value ? std::vector<int>{kValue} : std::vector<int>{}, false), {}};
+      for (const std::vector<int>& ids : others) {
+        plan.others.push_back(group(ids, &ids == &others.back()));
+      }
       team.plans.push_back(std::move(plan));
     }
     for (int t = team.first_thread; t < team.first_thread + with_workspace; ++t) {
@@ -303,10 +315,15 @@ std::vector<typename CpuEngine<T, Operand>::Update> CpuEngine<T, Operand>::updat
       const int together = std::max(1, std::min(kernels_.panels_together, each));
       for (int p = 0; p < panels; p += together) {
         const int count = std::min(together, panels - p);
-        found.push_back({id, static_cast<int>(l), p, count, std::int64_t(lines) * count});
+        found.push_back({id, Update::kWeights, int(l), p, count, std::int64_t(lines) * count});
+      }
+      const int columns = this->panels(layer.outputs), share = (columns + members - 1) / members;
+      for (int p = 0; l > 0 && p < columns; p += share) {
+        const int count = std::min(share, columns - p);
+        found.push_back({id, Update::kBiases, int(l), p, count, std::int64_t(4) * count});
       }
     }
-    found.push_back({id, -1, 0, 0, 16 * layout.outputs});
+    found.push_back({id, Update::kHead, -1, 0, 0, 32 * layout.outputs});
   }
   return found;
 }
@@ -925,18 +942,24 @@ void CpuEngine<T, Operand>::update(Seed& seed, const std::vector<Update>& share,
         : update.id == kActor ? std::pair{actor_rate, now.actor_updates}
                               : std::pair{seed.hyper.critic_lr, now.critic_updates};
     const AdamStep<T> adam = adam_step<T>(rate, double(before + 1));
-    if (update.layer < 0) {
-      update_head(net, update.id, adam, alpha, w, team, scratch.gradient.data());
-    } else {
-      update_panels(net, update, adam, alpha, w, team, scratch);
+    switch (update.part) {
+      case Update::kWeights:
+        update_weights(net, update, adam, alpha, w, team, scratch);
+        if (update.layer > 0) break;
+        [[fallthrough]];
+      case Update::kBiases:
+        update_biases(net, update, adam, alpha, w, team, scratch.gradient.data());
+        break;
+      case Update::kHead:
+        update_head(net, update.id, adam, alpha, w, team, scratch.gradient.data());
     }
   }
 }
 
 template <class T, class Operand>
-void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const AdamStep<T>& adam,
-                                          T alpha, Workspace& w, const Team& team,
-                                          Workspace& scratch) const {
+void CpuEngine<T, Operand>::update_weights(Net& net, const Update& update, const AdamStep<T>& adam,
+                                           T alpha, Workspace& w, const Team& team,
+                                           Workspace& scratch) const {
   const HiddenLayer& layer = net.layout->hidden[update.layer];
   const int B = config_.batch_size, l = update.layer, lines = l == 0 ? layer.inputs : layer.outputs;
   const std::size_t P = kernels_.panel, count = P * lines;  // of a panel
@@ -967,13 +990,22 @@ void CpuEngine<T, Operand>::update_panels(Net& net, const Update& update, const 
   kernels_.adam(net.arrays(layer.weight + update.panel * count, l > 0), gradient,
                 update.panels * count, adam, alpha);
   for (int p = update.panel; l > 0 && p < update.panel + update.panels; ++p) copy_panel(net, l, p);
+}
 
-  if (update.panel > 0) return;
-  const Rows<const Operand> d_out = rows(std::as_const(saved.gradient[l]), 0);
-  for (int p = 0; p < panels(layer.outputs); ++p) {
-    kernels_.bias_gradient(d_out.data + p * d_out.panel_stride, B, gradient + p * P);
+template <class T, class Operand>
+void CpuEngine<T, Operand>::update_biases(Net& net, const Update& update, const AdamStep<T>& adam,
+                                          T alpha, Workspace& w, const Team& team,
+                                          T* gradient) const {
+  const HiddenLayer& layer = net.layout->hidden[update.layer];
+  const std::size_t P = kernels_.panel;
+  const Rows<const Operand> d_out =
+      rows(std::as_const(w.saved[team.slot(update.id)].gradient[update.layer]), 0);
+  for (int p = 0; p < update.panels; ++p) {
+    kernels_.bias_gradient(d_out.data + (update.panel + p) * d_out.panel_stride, config_.batch_size,
+                           gradient + p * P);
   }
-  kernels_.adam(net.arrays(layer.bias, false), gradient, panels(layer.outputs) * P, adam, alpha);
+  kernels_.adam(net.arrays(layer.bias + update.panel * P, false), gradient, update.panels * P, adam,
+                alpha);
 }
 
 // Brings the copies for the forward pass of a panel of weights up to date.

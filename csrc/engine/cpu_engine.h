@@ -116,8 +116,10 @@ class CpuEngine {
   void update(Seed& seed, const std::vector<Update>& share, const Moment& now, Workspace& w,
               const Team& team, Workspace& scratch) const;
   void copy_panel(Net& net, int layer, int panel) const;
-  void update_panels(Net& net, const Update& update, const AdamStep<T>& adam, T alpha, Workspace& w,
-                     const Team& team, Workspace& scratch) const;
+  void update_weights(Net& net, const Update& update, const AdamStep<T>& adam, T alpha,
+                      Workspace& w, const Team& team, Workspace& scratch) const;
+  void update_biases(Net& net, const Update& update, const AdamStep<T>& adam, T alpha, Workspace& w,
+                     const Team& team, T* gradient) const;
   void update_head(Net& net, int id, const AdamStep<T>& adam, T alpha, Workspace& w,
                    const Team& team, T* gradient) const;
 
