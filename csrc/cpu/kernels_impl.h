@@ -1110,7 +1110,9 @@ void transpose_panel(const Operand* panel, int k, int p, int n, Operand* weight_
 
 // The set whose products with lists have NP panels in registers, of lines cut into such pieces.
 template <class T, class Operand, int NP, int Piece = 128>
-constexpr Kernels<T, Operand> table(const char* name, long l1_bytes = 0) {
+constexpr Kernels<T, Operand> table(
+    const char* name, long l1_bytes = 0,
+    DenseProducts<T, Operand> dense = dense_products<T, Operand>()) {
   static_assert(Piece <= kMostOfPiece<Operand>);
   return {name,
           l1_bytes,
@@ -1118,7 +1120,7 @@ constexpr Kernels<T, Operand> table(const char* name, long l1_bytes = 0) {
           NP,
           Piece,
           IQL_LIST_DENSITY,
-          dense_products<T, Operand>(),
+          dense,
           forward<T, Operand>,
           weight_gradient<T, Operand>,
           bias_gradient<T, Operand>,

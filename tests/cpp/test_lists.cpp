@@ -60,7 +60,8 @@ struct Panels {
 template <class T>
 bool same(const Buffer<T>& a, const Buffer<T>& b) {
   for (std::size_t i = 0; i < a.size(); ++i) {
-    if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0 && !(a[i] != a[i] && b[i] != b[i])) return false;
+    const double x(a[i]), y(b[i]);
+    if (std::memcmp(&a[i], &b[i], sizeof(T)) != 0 && !(x != x && y != y)) return false;
   }
   return true;
 }
@@ -213,7 +214,9 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
   }
   CHECK(total == nonzero);
 
-  // Each product by lists and, where the set has such, without.
+  // Each product by lists and, where the set has such, without; bit for bit the same in a set that
+  // has both for use.
+  const bool chooses = kernels.list_density > 0 && !poison;
   const auto& dense = kernels.dense;
   const int longer = m > k ? m : k;
   Buffer<BFloat16> room(dense.room == nullptr ? 0 : dense.room(m, longer > n ? longer : n));
@@ -234,10 +237,12 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
                         outs.from(0));
   check_forward();
   if (dense.forward != nullptr) {
+    const Operands by_lists = outs;
     outs.spoil();
     dense.forward(ins.read(0), m, k, weights.data.data(), bias.data.data(), n, room.data(),
                   outs.from(0));
     check_forward();
+    CHECK(!chooses || same(outs.data, by_lists.data));
     check_rows_alone(kernels, ins, weights, bias, outs, k, n);
   }
   if (poison) return;
@@ -261,10 +266,12 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
                          d_ins.from(0));
   check_backward();
   if (dense.backward != nullptr) {
+    const Operands by_lists = d_ins;
     d_ins.spoil();
     dense.backward(d_outs.read(0), m, n, weights_t.data(), ins.read(0), k, 1.25f, room.data(),
                    d_ins.from(0));
     check_backward();
+    CHECK(!chooses || same(d_ins.data, by_lists.data));
   }
 
   const int panels = d_out.padded / P;
@@ -286,6 +293,7 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
     gradient = Buffer<float>(by_lists.size());
     dense.weight_gradient(ins.read(0), m, k, d_outs.read(0), panels, room.data(), gradient.data());
     for (int p = 0; p < panels; ++p) check_gradient(p);
+    CHECK(!chooses || same(gradient, by_lists));
     gradient = std::move(by_lists);
   }
 
