@@ -35,6 +35,7 @@ from bench.workload import Workload, flops_a_step
 from iql_fast import extension, simulator
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import Hyperparameters, NetworkSpec, create
+from iql_fast.engines.sampling import batch_at
 
 from .conftest import random_transitions
 
@@ -171,6 +172,17 @@ def test_flops_are_those_that_the_reference_does(workload):
     with FlopCounterMode(display=False) as counter:
         engine.run(1)
     assert counter.get_total_flops() == flops_a_step(workload)
+
+
+@needs_engine
+def test_half_of_the_units_stay_active_on_the_benchmarks_data():
+    # As on the tasks' own. On numbers without structure it is 0.40 by then, and falls.
+    workload = Workload(rows=20_000)
+    data = workload.transitions()
+    engine = create("cpu", workload.network, workload.hyper, data, [0])
+    engine.run(3000)
+    batch = batch_at(data, engine.seeds, engine.step, workload.batch, torch.float32)
+    assert 0.5 < activity.active_share(engine.state_dict(), batch) < 0.65
 
 
 def test_the_share_of_active_units():

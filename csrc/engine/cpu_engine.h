@@ -8,8 +8,9 @@
 //   3  by rows:   the new V(s) and V(s'); the actor's and the critics' losses and backward
 //   4  by panels: their weight gradients, each followed at once by Adam and Polyak
 // A stage (config.h) that trains some of the networks only leaves out all that the others alone
-// need. Threads share a seed's rows and panels with a barrier after each phase, or take whole
-// seeds, which needs none. A result never depends on which it was: see cpu/kernels.h.
+// need. Threads share a seed's rows and panels with a barrier after each phase, or two of them its
+// networks, or they take whole seeds, which needs no barrier. A result never depends on which it
+// was: see cpu/kernels.h.
 #pragma once
 
 #include <cstdint>
