@@ -33,9 +33,18 @@ from iql_fast.errors import UserError
 
 #: What the functions of csrc/cpu/kernels.h and csrc/engine do for a step, in the table's order.
 PARTS = {
-    "hidden products, forward": ("forward_lists", "tiled_forward"),
-    "hidden products, towards the input": ("backward_lists", "backward", "tiled_backward"),
-    "hidden products, towards the weights": ("weight_gradient_lists", "tiled_weight_gradient"),
+    "hidden products, forward": ("forward_lists", "tiled_forward", "dense_forward"),
+    "hidden products, towards the input": (
+        "backward_lists",
+        "backward",
+        "tiled_backward",
+        "dense_backward",
+    ),
+    "hidden products, towards the weights": (
+        "weight_gradient_lists",
+        "tiled_weight_gradient",
+        "dense_weight_gradient",
+    ),
     "listing nonzero elements": ("list_rows", "list_columns"),
     "first layer (and hidden products without lists)": ("forward", "weight_gradient"),
     "heads": (
@@ -52,6 +61,7 @@ PARTS = {
         "operands",
         "transpose_square",
         "interleave",
+        "pair_rows",
     ),
     "sampling and gathering": ("gather",),
     "losses and metrics": ("value_head", "actor_head", "critic_head", "add_metrics"),

@@ -44,7 +44,7 @@ class Workload:
         and pays for its actions; a few of its transitions terminal.
 
         There is something to learn in it, so that half of the hidden units stay active, as on the
-        tasks' own data (see ``bench/activity.py``). On numbers without structure three quarters of
+        tasks' own data (see ``bench/activity.py``). On numbers without structure two thirds of
         them fall silent, and an engine that skips what is silent looks faster than it is.
         """
         rng = np.random.default_rng(0)

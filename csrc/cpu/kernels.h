@@ -97,8 +97,7 @@ struct Kernels {
   // these.
   int panels_together;
   int piece;  // elements that a product with lists cuts lines into
-  // Above this share of nonzero elements a product is faster without lists. 0: lists are of no use;
-  // 1: all products go by lists, and there are no dense ones.
+  // Above this share of nonzero elements a product is faster without lists. 0: lists are of no use.
   double list_density;
   DenseProducts<T, Operand> dense;
 

@@ -42,21 +42,6 @@ class Configured {
   Configured& operator=(const Configured&) = delete;
 };
 
-// The first of the two neighbouring columns that lie at places 2 pair and 2 pair + 1 of a row of a
-// panel.
-constexpr int column_of_pair(int pair) {
-  const int group = pair / 2;
-  return group % 2 * 16 + group / 2 * 4 + pair % 2 * 2;
-}
-static_assert([] {
-  for (int pair = 0; pair < 16; ++pair) {
-    const int c = column_of_pair(pair);
-    if (place_in_panel<float, BFloat16>(c, 32) != 2 * pair) return false;
-    if (place_in_panel<float, BFloat16>(c + 1, 32) != 2 * pair + 1) return false;
-  }
-  return true;
-}());
-
 // A panel of k rows as right tiles, two for every 32 rows; rows past the last count as zero.
 inline void interleave(const BFloat16* panel, int k, BFloat16* right) {
   constexpr int P = kRowElements;

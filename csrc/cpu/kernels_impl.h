@@ -90,6 +90,21 @@ inline int panels(int columns) {
 }
 
 #if defined(__AVX512BF16__)
+// The first of the two neighbouring columns that lie at places 2 pair and 2 pair + 1 of a row of a
+// panel.
+constexpr int column_of_pair(int pair) {
+  const int group = pair / 2;
+  return group % 2 * 16 + group / 2 * 4 + pair % 2 * 2;
+}
+static_assert([] {
+  for (int pair = 0; pair < 16; ++pair) {
+    const int c = column_of_pair(pair);
+    if (place_in_panel<float, BFloat16>(c, 32) != 2 * pair) return false;
+    if (place_in_panel<float, BFloat16>(c + 1, 32) != 2 * pair + 1) return false;
+  }
+  return true;
+}());
+
 // Of 32 columns of bf16 in order, the order in which a panel holds them, by groups of four.
 inline __m512i groups_of_four() { return _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0); }
 #endif
@@ -290,7 +305,8 @@ void weight_gradient(Rows<const T> in, int m, int k, const Operand* d_out, T* d_
   });
 }
 
-// Operands that are T need no room. Others have no dense products here.
+// Operands that are T need no room. Others bring dense products of their own (kernels_pairs.h,
+// kernels_amx.h).
 template <class T, class Operand>
 constexpr DenseProducts<T, Operand> dense_products() {
   if constexpr (!std::is_same_v<T, Operand>) {

@@ -18,19 +18,6 @@ constexpr int kPairElements = 2 * Vector<float>::kPanel;
 // of operands select, which lie there by groups of four columns from the left and the right half.
 enum class Neighbours { kRows, kPlaces };
 
-constexpr int first_of_pair(Neighbours neighbours, int pair) {
-  const int group = pair / 2;
-  return neighbours == Neighbours::kRows ? 2 * pair : group % 2 * 16 + group / 2 * 4 + pair % 2 * 2;
-}
-static_assert([] {
-  for (int pair = 0; pair < kPairs; ++pair) {
-    const int c = first_of_pair(Neighbours::kPlaces, pair);
-    if (place_in_panel<float, BFloat16>(c, 32) != 2 * pair) return false;
-    if (place_in_panel<float, BFloat16>(c + 1, 32) != 2 * pair + 1) return false;
-  }
-  return true;
-}());
-
 // The rows of a panel, pair by pair: 32 columns of two elements each. Rows past the last are zero,
 // up to a whole panel's width of them.
 template <Neighbours kNeighbours>
@@ -42,7 +29,7 @@ inline void pair_rows(const BFloat16* panel, int rows, BFloat16* pairs) {
     };
 #pragma GCC unroll 16
     for (int pair = 0; pair < kPairs; ++pair, pairs += kPairElements) {
-      const int r = first + first_of_pair(kNeighbours, pair);
+      const int r = first + (kNeighbours == Neighbours::kRows ? 2 * pair : column_of_pair(pair));
       const __m512i one = row(r), other = row(r + 1);
       _mm512_store_si512(pairs, _mm512_unpacklo_epi16(one, other));
       _mm512_store_si512(pairs + P, _mm512_unpackhi_epi16(one, other));

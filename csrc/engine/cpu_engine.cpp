@@ -1105,6 +1105,13 @@ void CpuEngine<T, Operand>::add_metrics(Seed& seed, int index, std::int64_t step
 }
 
 template <class T, class Operand>
+Sharing CpuEngine<T, Operand>::sharing() const {
+  const auto by_networks = [](const auto& team) { return team->pair && team->pair->by_networks; };
+  return std::any_of(shared_.begin(), shared_.end(), by_networks) ? Sharing::kNetworks
+                                                                  : Sharing::kRows;
+}
+
+template <class T, class Operand>
 int CpuEngine<T, Operand>::pieces(NetworkId id) const {
   return piece_count(*seeds_[0]->networks[id].layout);
 }

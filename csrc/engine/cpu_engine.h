@@ -56,6 +56,8 @@ class CpuEngine {
   std::vector<MetricSums> take_metrics(std::int64_t* steps);
   const std::optional<Failure>& failure() const { return failure_; }
   const char* kernel_set() const { return kernels_.name; }
+  // How the last steps of seeds were shared that two threads share.
+  Sharing sharing() const;
 
  private:
   struct Seed;

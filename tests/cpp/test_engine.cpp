@@ -169,10 +169,15 @@ void ways_of_sharing_take_turns() {
   initialise(engine, c);
   const auto start = std::chrono::steady_clock::now();
   std::int64_t steps = 0;
+  int changes = 0;
+  Sharing before = Sharing::kNetworks;  // the first to be tried
   while (std::chrono::steady_clock::now() - start <
-         std::chrono::duration<double>(5 * Way::kTrial)) {
+         std::chrono::duration<double>(6 * Way::kTrial)) {
     steps += engine.run(50, [] { return false; });
+    changes += engine.sharing() != before;
+    before = engine.sharing();
   }
+  CHECK(changes >= 3);  // four trials, in turn
   c.threads = 1;
   CpuEngine<float> alone(c, columns.dataset());
   initialise(alone, c);
