@@ -22,9 +22,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an install
 
 from bench.options import positive
 from bench.workload import Workload
-from iql_fast import cli, config, data, engines
+from iql_fast import data, engines
 from iql_fast.engines import Batch
 from iql_fast.engines.sampling import batch_at
+from iql_fast.runs import config
+from iql_fast.support import cli
 
 
 def active_share(state: Mapping[str, Tensor], batch: Batch) -> float:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from bench.workload import Workload, flops_a_step
 from iql_fast import engines
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 #: Precisions that our engine on the CPU is timed in; the rivals compute in fp32.
 PRECISIONS: tuple[engines.Precision, ...] = ("fp32", "mixed")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from iql_fast import simulator
+from iql_fast.support.cores import usable_cores
 
 TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
@@ -16,7 +16,7 @@ def for_threads(threads: int) -> tuple[int, ...]:
 
     Empty where processes cannot be bound to cores (macOS), or where there are fewer cores.
     """
-    if not hasattr(os, "sched_getaffinity") or threads > simulator.cores():
+    if not hasattr(os, "sched_getaffinity") or threads > usable_cores():
         return ()
     allowed = sorted(os.sched_getaffinity(0))
     first = [core for core in allowed if core == min(siblings(core) & set(allowed))]

@@ -19,8 +19,10 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an install
 
 from bench.options import add_sizes, workload
 from bench.workload import Workload
-from iql_fast import cli, engines, environment_record
+from iql_fast import engines
 from iql_fast.engines.cuda import CudaEngine
+from iql_fast.runs import machine as computer
+from iql_fast.support import cli
 
 
 def measure(
@@ -45,8 +47,8 @@ def machine() -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if found else "emulated",
         "cuda": torch.version.cuda,
-        **environment_record.machine(),
-        **environment_record.versions(),
+        **computer.machine(),
+        **computer.versions(),
     }
 
 

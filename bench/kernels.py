@@ -36,7 +36,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import console, kernel_cases
 from bench.kernel_cases import Case
 from bench.options import positive, positive_seconds, write_text
-from iql_fast import environment_record, extension
+from iql_fast.runs import machine
+from iql_fast.support import extension
 
 SIZES = (256, 4096, 65_536, 1_048_576)
 #: Below this a rival counts as faster: twice the noise of a quiet machine.
@@ -247,8 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
     console.console().print(table(rows, f"Microseconds a call on {on}"))
     if options.json:
         record = {
-            "machine": environment_record.machine()
-            | environment_record.versions()
+            "machine": machine.machine()
+            | machine.versions()
             | {"threads": options.threads, "device": options.device, "cpu_time": options.cpu_time},
             "results": [row.to_json() for row in rows],
         }

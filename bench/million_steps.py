@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
 from bench.options import add_sizes, workload
-from iql_fast import cli, engines
+from iql_fast import engines
+from iql_fast.support import cli
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bench.workload import Workload
-from iql_fast.files import written_beside
+from iql_fast.support.files import written_beside
 
 #: A quick benchmark starts no round that would end later than this.
 QUICK_SECONDS = 45.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.contenders import KINDS
 from bench.results import Point, Row
-from iql_fast.files import written_beside
+from iql_fast.support.files import written_beside
 
 COLOURS = {"ours": "C0", "rival": "0.65"}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.contenders import KINDS, Contender
-from iql_fast import simulator
+from iql_fast.support.cores import usable_cores
 
 WORKER = Path(__file__).with_name("worker.py")
 
@@ -144,7 +144,7 @@ class Processes:
         self.ready: dict[Contender, ContenderProcess] = {}
         self.left_out: dict[Contender, str] = {}
         self._all: list[ContenderProcess] = []
-        self._pool = ThreadPoolExecutor(min(4, simulator.cores()))
+        self._pool = ThreadPoolExecutor(min(4, usable_cores()))
 
     def __enter__(self) -> Processes:
         return self

@@ -12,7 +12,9 @@ from bench import noise
 from bench.contenders import KINDS, Contender
 from bench.processes import Window
 from bench.workload import Workload, flops_a_step
-from iql_fast import environment_record, extension, simulator
+from iql_fast.runs import machine as computer
+from iql_fast.support import extension
+from iql_fast.support.cores import usable_cores
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,9 @@ def machine(
         native = extension.load()
         kernels = str(native.cpu_kernel_set())
         mixed = "" if native.mixed_unavailable_reason() else str(native.cpu_kernel_set(mixed=True))
-    versions = environment_record.versions()
-    return environment_record.machine() | {
-        "cores_usable": simulator.cores(),
+    versions = computer.versions()
+    return computer.machine() | {
+        "cores_usable": usable_cores(),
         "cpu_kernels": kernels or "none",
         "cpu_kernels_mixed": mixed or "none",
         "python": versions["python"],

@@ -36,8 +36,9 @@ from bench.options import QUICK_SECONDS, add_outputs, positive, positive_seconds
 from bench.processes import Processes
 from bench.results import Point, Row
 from bench.workload import Workload
-from iql_fast import cli, simulator
-from iql_fast.errors import UserError
+from iql_fast.support import cli
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _width(usual: Contender, value: int) -> Contender:
 
 def axes() -> dict[str, Axis]:
     """Every axis; hopper has 11 observations, the locomotion tasks 17, ant 111, humanoid 376."""
-    cores = simulator.cores()
+    cores = usable_cores()
     doubled = [2**i for i in range(cores.bit_length()) if 2**i < cores]
     return {
         "batch": Axis((64, 128, 256, 512, 1024, 2048, 4096), (64, 256, 1024), _sized("batch")),
@@ -113,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
         "--threads",
         type=positive,
         metavar="N",
-        default=simulator.cores(),
+        default=usable_cores(),
         help="on the axes other than threads (default: all cores)",
     )
     parser.add_argument("--precision", choices=list(PRECISIONS), default="fp32")

@@ -28,8 +28,8 @@ from bench.contenders import PRECISIONS, Contender
 from bench.options import positive, positive_seconds
 from bench.processes import ContenderProcess, Failed, Processes
 from bench.workload import Workload
-from iql_fast import cli
-from iql_fast.errors import UserError
+from iql_fast.support import cli
+from iql_fast.support.errors import UserError
 
 #: What the functions of csrc/cpu/kernels.h and csrc/engine do for a step, in the table's order.
 PARTS = {

@@ -36,8 +36,9 @@ from bench import console, plots, processes, results, rounds
 from bench.contenders import KINDS, Contender
 from bench.options import QUICK_SECONDS, add_outputs, positive, positive_seconds, write_text
 from bench.workload import Workload, flops_a_step
-from iql_fast import cli, simulator
-from iql_fast.errors import UserError
+from iql_fast.support import cli
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
 
 NAMES = list(dict.fromkeys(name for kind in KINDS.values() for name in kind.precisions))
 CHOICES = [name for name, kind in KINDS.items() if kind.role != "floor"]
@@ -116,7 +117,7 @@ def line_up(arguments: argparse.Namespace) -> list[Contender]:
             f"it has {', '.join(choices)}."
         )
     contenders = []
-    for threads in sorted(set(arguments.threads or ({1} if on_device else {1, simulator.cores()}))):
+    for threads in sorted(set(arguments.threads or ({1} if on_device else {1, usable_cores()}))):
         if not on_device:
             contenders.append(Contender("floor", threads, workload=workload))
         for kind in (kind for kind in choices if kind in kinds):

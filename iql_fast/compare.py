@@ -8,13 +8,13 @@ from typing import Annotated
 
 import tyro
 
-from iql_fast import cli, scoring
-from iql_fast.errors import UserError
+from iql_fast.environments import scoring
 from iql_fast.runs import curves
 from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.rows import read_rows
 from iql_fast.runs.summary import summarise
-from iql_fast.runs.table import read_rows
-from iql_fast.training import reference_lines
+from iql_fast.support import cli
+from iql_fast.support.errors import UserError
 
 
 @dataclass
@@ -47,7 +47,7 @@ def main() -> None:
             raise UserError(f"{path} has no scores yet: nothing to compare.")
         summary = summarise(rows)
         where = scoring.from_record(record["scoring"])
-        drawn.append((path.name, run.scores, reference_lines(where, record["data"])))
+        drawn.append((path.name, run.scores, curves.reference_lines(where, record["data"])))
         table.add_row(
             path.name,
             record["data"]["title"],

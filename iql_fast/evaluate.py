@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from iql_fast import cli, scoring
-from iql_fast.errors import UserError
+from iql_fast.environments import scoring
 from iql_fast.runs import checkpoint
-from iql_fast.runs.folder import RunFolder, write_json
+from iql_fast.runs.folder import RunFolder
+from iql_fast.support import cli
+from iql_fast.support.errors import UserError
+from iql_fast.support.files import write_json
 
 #: Keeps these episodes apart from those of training's own evaluations, which are keyed by the step.
 KEY_OFFSET = 1 << 40
@@ -36,8 +38,8 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from iql_fast.evaluation import Evaluator
-    from iql_fast.policy import policy_from_state, with_normalisation
+    from iql_fast.environments.episodes import Evaluator
+    from iql_fast.policies.policy import policy_from_state, with_normalisation
 
     options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
     if options.episodes < 1:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from iql_fast import cli, engines, environment_record, extension
+from iql_fast import engines
+from iql_fast.runs import machine
+from iql_fast.support import cli, extension
 
 
 def main() -> None:
     """Print the diagnosis."""
-    for name, version in environment_record.versions().items():
+    for name, version in machine.versions().items():
         print(f"{name:14} {version}")
-    for name, value in environment_record.machine().items():
+    for name, value in machine.machine().items():
         print(f"{name:14} {value}")
     if reason := extension.unavailable_reason():
         print(f"extension      none: {reason}")

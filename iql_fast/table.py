@@ -9,14 +9,16 @@ from typing import Literal
 
 import tyro
 
-from iql_fast import cli, config, engines, ensure, published, scoring, tasks
-from iql_fast.config import Evaluation, Records, TrainConfig
+from iql_fast import engines
 from iql_fast.engines import Precision
-from iql_fast.errors import UserError
-from iql_fast.experiments import table1
-from iql_fast.experiments.output import Output
-from iql_fast.files import written_beside
-from iql_fast.runs.folder import write_json
+from iql_fast.environments import scoring
+from iql_fast.runs import config, ensure, table1
+from iql_fast.runs.config import Evaluation, Records, TrainConfig
+from iql_fast.support import cli
+from iql_fast.support.errors import UserError
+from iql_fast.support.files import write_json, written_beside
+from iql_fast.support.output import Output
+from iql_fast.tasks import catalogue, published
 
 
 @dataclass
@@ -83,7 +85,8 @@ def scorable() -> tuple[str, ...]:
     return tuple(
         name
         for name in published.table1()
-        if name in tasks.names() and scoring.of_task(tasks.get(name)).environment is not None
+        if name in catalogue.names()
+        and scoring.of_task(catalogue.get(name)).environment is not None
     )
 
 
@@ -93,7 +96,7 @@ def options_of(name: str, options: Options) -> TrainConfig:
     Raises:
         UserError: there is no such task, it cannot be scored here, or an option is out of range.
     """
-    where = scoring.of_task(tasks.get(name))
+    where = scoring.of_task(catalogue.get(name))
     if where.environment is None:
         raise UserError(f"{name} cannot be scored here: {where.note}.")
     if options.eval_episodes == 0:

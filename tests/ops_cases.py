@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from iql_fast import extension, ops
+from iql_fast import ops
+from iql_fast.support import extension
 
 needs_extension = pytest.mark.skipif(
     bool(extension.unavailable_reason()), reason=f"no extension: {extension.unavailable_reason()}"

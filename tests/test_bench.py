@@ -32,10 +32,11 @@ from bench import (
 from bench.contenders import KINDS, Contender
 from bench.processes import Failed, Processes, Window
 from bench.workload import Workload, flops_a_step
-from iql_fast import extension, simulator
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import Hyperparameters, NetworkSpec, create
 from iql_fast.engines.sampling import batch_at
+from iql_fast.support import extension
+from iql_fast.support.cores import usable_cores
 
 from .conftest import random_transitions
 
@@ -408,7 +409,7 @@ def test_threads_are_limited_for_every_library():
 
 
 def test_every_axis_starts_from_the_usual_sizes():
-    usual = Contender("iql_fast", simulator.cores())
+    usual = Contender("iql_fast", usable_cores())
     for name, axis in scaling.axes().items():
         for values in (axis.values, axis.quick):
             assert any(axis.at(usual, value) == usual for value in values) or name == "threads"

@@ -2,9 +2,11 @@
 
 import pytest
 
-from iql_fast import config, scoring, tasks
-from iql_fast.config import TrainConfig
-from iql_fast.errors import UserError
+from iql_fast.environments import scoring
+from iql_fast.runs import config
+from iql_fast.runs.config import TrainConfig
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 
 def complete(*arguments):
@@ -99,12 +101,12 @@ def test_bad_yaml(tmp_path, text, message):
 
 
 def test_every_task_has_what_it_needs():
-    for name in tasks.names():
-        task = tasks.get(name)
+    for name in catalogue.names():
+        task = catalogue.get(name)
         assert task.environment.max_score > task.environment.min_score
         assert task.environment.gym_id or task.environment.gym_note
         where = scoring.of_task(task)
         low, high = where.score(task.environment.min_score), where.score(task.environment.max_score)
         assert (low, high) == pytest.approx((0, 100))
-    assert tasks.get("hopper-medium-v2").published["paper"] == 66.2
-    assert "multistart_True_multigoal_False" in tasks.get("antmaze-medium-play-v0").d4rl_file
+    assert catalogue.get("hopper-medium-v2").published["paper"] == 66.2
+    assert "multistart_True_multigoal_False" in catalogue.get("antmaze-medium-play-v0").d4rl_file

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from iql_fast import extension
 from iql_fast.engines import Batch, Hyperparameters, NetworkSpec, create
+from iql_fast.support import extension
 
 from .conftest import random_transitions
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from iql_fast import engines, extension
+from iql_fast import engines
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import Hyperparameters, NetworkSpec, Precision, create, cuda
-from iql_fast.errors import UserError
+from iql_fast.support import extension
+from iql_fast.support.errors import UserError
 
 from .conftest import random_transitions
 

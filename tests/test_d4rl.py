@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from iql_fast.data import d4rl
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import to_training
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 from .conftest import d4rl_columns, write_hdf5
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from iql_fast.data import download
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 from .conftest import d4rl_columns, write_hdf5
 

@@ -7,7 +7,7 @@ import torch
 from iql_fast import engines
 from iql_fast.engines import Hyperparameters, NetworkSpec, available
 from iql_fast.engines.graph import GraphEngine
-from iql_fast.errors import NonFiniteLoss
+from iql_fast.support.errors import NonFiniteLoss
 
 from .conftest import random_transitions
 

@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from iql_fast import evaluation, train
+from iql_fast import train
 from iql_fast.engines.cpu import CpuEngine
-from iql_fast.errors import NonFiniteLoss
-from iql_fast.evaluation import EvaluationFailed, arrangement
-from iql_fast.runs import checkpoint
-from iql_fast.runs.table import read_rows
-from iql_fast.training import AHEAD
+from iql_fast.environments import episodes
+from iql_fast.environments.episodes import EvaluationFailed, arrangement
+from iql_fast.runs import checkpoint, launch
+from iql_fast.runs.loop import AHEAD
+from iql_fast.runs.rows import read_rows
+from iql_fast.support.errors import NonFiniteLoss
 
 from .conftest import d4rl_columns, write_hdf5
 from .test_train import SLOW, SMALL, answer_ctrl_c, rows_without_time, same_state
@@ -66,7 +67,7 @@ class Held:
         return self._returns
 
 
-class HeldEvaluator(evaluation.Evaluator):
+class HeldEvaluator(episodes.Evaluator):
     """Gives out ``Held`` evaluations, whose returns are their steps."""
 
     may_end = staticmethod(lambda held: False)
@@ -78,7 +79,7 @@ class HeldEvaluator(evaluation.Evaluator):
 
 @pytest.fixture
 def held(monkeypatch):
-    monkeypatch.setattr(evaluation, "Evaluator", HeldEvaluator)
+    monkeypatch.setattr(launch, "Evaluator", HeldEvaluator)
     monkeypatch.setattr(HeldEvaluator, "given", [], raising=False)
     return HeldEvaluator
 
@@ -124,7 +125,7 @@ def test_an_interrupted_run_goes_on_from_before_the_open_evaluation(
                 return super().start(policies, keys, step, episodes)
 
         patched.setattr(Interrupted, "given", [], raising=False)
-        patched.setattr(evaluation, "Evaluator", Interrupted)
+        patched.setattr(launch, "Evaluator", Interrupted)
         with pytest.raises((KeyboardInterrupt, EvaluationFailed)):
             run(dataset, out)
     assert not read_rows(out / "scores.csv")  # none of the evaluations at 200 and 400 has ended

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from iql_fast.engines import Hyperparameters, NetworkSpec, Stage, create, graph
 from iql_fast.engines.graph import GraphEngine
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 from .conftest import random_transitions
 from .test_cuda_engine import CASES, largest_difference

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from iql_fast import engines, extension
+from iql_fast import engines
+from iql_fast.support import extension
 
 
 def test_info_names_every_engine_and_why_it_cannot_be_used() -> None:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from iql_fast import engines, extension
+from iql_fast import engines
 from iql_fast.engines import Hyperparameters, NetworkSpec, create
 from iql_fast.engines.reference import ReferenceEngine
-from iql_fast.errors import UserError
+from iql_fast.support import extension
+from iql_fast.support.errors import UserError
 
 from .conftest import random_transitions
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from iql_fast import published, tasks
+from iql_fast.tasks import catalogue, published
 
 
 @pytest.mark.parametrize(("family", "count"), [("locomotion-v2", 9), ("antmaze-v0", 6)])
@@ -12,7 +12,9 @@ def test_the_rows_of_table_1_add_up_to_the_totals_printed_below_them(family, cou
     rows = [
         name
         for name in table
-        if name in tasks.names() and tasks.get(name).family == kind and name.endswith(version)
+        if name in catalogue.names()
+        and catalogue.get(name).family == kind
+        and name.endswith(version)
     ]
     assert len(rows) == count
     for method, total in table[f"{family} total"].items():
@@ -25,7 +27,7 @@ def test_scores_of_iql_come_from_the_paper_and_from_other_implementations():
     }  # fmt: skip
     assert published.iql_scores()["antmaze-large-play-v0"] == {"paper": 39.6}
     assert published.iql_scores()["antmaze-large-play-v2"] == {"CORL": 42.0}
-    assert set(published.iql_scores()) <= set(tasks.names())
+    assert set(published.iql_scores()) <= set(catalogue.names())
     assert published.table1()[published.RUNTIME]["IQL"] == 20
     assert published.methods()[0] == "BC"
     assert published.methods()[-1] == "IQL"

@@ -7,9 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from iql_fast import tasks
 from iql_fast.data import d4rl, regenerate, resolve
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 ROWS = 3000
 
@@ -90,7 +90,7 @@ def test_the_manifests_returns_are_what_comes_out(env, tmp_path):
 
 def test_every_policy_is_shipped_and_fits_its_environment():
     for name in regenerate.available():
-        environment = tasks.get(name).environment
+        environment = catalogue.get(name).environment
         for part in regenerate.manifest()[name]["parts"]:
             policy = regenerate.part_policy(part, environment.act_dim)
             action = policy.sample(np.zeros(environment.obs_dim), np.random.default_rng(0))
@@ -110,7 +110,7 @@ def test_errors(tmp_path):
 
 
 def test_a_dataset_of_other_policies_is_not_taken_from_the_cache(tmp_path, monkeypatch):
-    task = tasks.get("hopper-medium-v2")
+    task = catalogue.get("hopper-medium-v2")
     before = resolve.regenerated_path(task, 0)
     assert resolve.regenerated_path(task, 0) == before
     assert resolve.regenerated_path(task, 1) != before

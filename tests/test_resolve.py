@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from iql_fast import data, scoring, simulator, tasks
+from iql_fast import data
 from iql_fast.data import regenerate, resolve
-from iql_fast.errors import UserError
+from iql_fast.environments import scoring, simulator
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 from .conftest import d4rl_columns, random_transitions, write_hdf5, write_minari
 
@@ -48,7 +50,7 @@ def test_regenerated_when_nothing_else_is_to_be_had(fake_rollouts):
 
 
 def test_d4rls_own_file_is_preferred_to_a_regenerated_one(fake_rollouts):
-    task = tasks.get("hopper-medium-v2")
+    task = catalogue.get("hopper-medium-v2")
     data.load(task, offline=True)
     path = resolve.downloaded_path(task)
     path.parent.mkdir(parents=True)

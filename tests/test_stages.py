@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from iql_fast import engines, extension, tasks
+from iql_fast import engines
 from iql_fast.data import resolve
 from iql_fast.engines import (
     METRICS,
@@ -18,9 +18,11 @@ from iql_fast.engines import (
     available,
     create,
 )
-from iql_fast.errors import NonFiniteLoss, UserError
 from iql_fast.experiments.stages import Result
-from iql_fast.runs.table import read_rows
+from iql_fast.runs.rows import read_rows
+from iql_fast.support import extension
+from iql_fast.support.errors import NonFiniteLoss, UserError
+from iql_fast.tasks import catalogue
 
 from .conftest import d4rl_columns, random_transitions, write_hdf5
 
@@ -266,7 +268,7 @@ def test_an_engine_that_trains_all_networks_only_says_so_first(monkeypatch):
 @pytest.fixture
 def cached():
     """A tiny halfcheetah-medium, regenerated."""
-    path = resolve.regenerated_path(tasks.get("halfcheetah-medium-v2"), 0)
+    path = resolve.regenerated_path(catalogue.get("halfcheetah-medium-v2"), 0)
     path.parent.mkdir(parents=True)
     write_hdf5(path, d4rl_columns(400, 17, 6))
 

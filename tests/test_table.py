@@ -11,14 +11,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from iql_fast import config, ensure, published, table, tasks
-from iql_fast.config import TrainConfig
+from iql_fast import table
 from iql_fast.data import resolve
-from iql_fast.errors import UserError
-from iql_fast.experiments import table1
-from iql_fast.runs import checkpoint
+from iql_fast.runs import checkpoint, config, ensure, table1
+from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.table import read_rows
+from iql_fast.runs.rows import read_rows
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue, published
 
 from .conftest import d4rl_columns, write_hdf5
 
@@ -28,8 +28,8 @@ SMALL = ("--eval-episodes", 1, "--eval-workers", 1, "--threads", 1, "--offline")
 @pytest.fixture
 def cached():
     """hopper-medium as D4RL's own file, halfcheetah-medium as regenerated, both tiny."""
-    hopper = resolve.downloaded_path(tasks.get("hopper-medium-v2"))
-    cheetah = resolve.regenerated_path(tasks.get("halfcheetah-medium-v2"), 0)
+    hopper = resolve.downloaded_path(catalogue.get("hopper-medium-v2"))
+    cheetah = resolve.regenerated_path(catalogue.get("halfcheetah-medium-v2"), 0)
     for path, sizes in ((hopper, (11, 3)), (cheetah, (17, 6))):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_hdf5(path, d4rl_columns(400, *sizes))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from iql_fast import extension, tasks
 from iql_fast.data import resolve
 from iql_fast.engines import METRICS, Hyperparameters, NetworkSpec, create
 from iql_fast.experiments.tau import TAUS, Estimate
 from iql_fast.runs import checkpoint
-from iql_fast.runs.table import read_rows
+from iql_fast.runs.rows import read_rows
+from iql_fast.support import extension
+from iql_fast.tasks import catalogue
 
 from .conftest import d4rl_columns, random_transitions, write_hdf5
 
@@ -65,7 +66,7 @@ def test_values_of_tau_and_not_the_seeds_tell_networks_apart():
 @pytest.fixture
 def cached():
     """A tiny halfcheetah-medium, regenerated."""
-    path = resolve.regenerated_path(tasks.get("halfcheetah-medium-v2"), 0)
+    path = resolve.regenerated_path(catalogue.get("halfcheetah-medium-v2"), 0)
     path.parent.mkdir(parents=True)
     write_hdf5(path, d4rl_columns(400, 17, 6))
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from iql_fast import evaluate, train
-from iql_fast.errors import UserError
-from iql_fast.evaluation import Evaluator, episode_return
-from iql_fast.policy import Policy, policy_from_state, with_normalisation
+from iql_fast.environments.episodes import Evaluator, episode_return
+from iql_fast.policies.policy import Policy, policy_from_state, with_normalisation
 from iql_fast.runs import checkpoint, folder
 from iql_fast.runs.checkpoint import Checkpoint
+from iql_fast.runs.rows import StepTable, read_rows
 from iql_fast.runs.summary import summarise
-from iql_fast.runs.table import StepTable, read_rows
+from iql_fast.support.errors import UserError
 
 from .conftest import d4rl_columns, write_hdf5, write_minari
 
@@ -245,7 +245,7 @@ def test_no_worker_outlives_its_parent_even_one_that_never_had_a_task(tmp_path):
     script = tmp_path / "pool.py"
     script.write_text(
         "import os, time\n"
-        "from iql_fast import simulator\n"
+        "from iql_fast.environments import simulator\n"
         "simulator._wait_for_the_others = os.getpid  # so quick that one worker does them all\n"
         "if __name__ == '__main__':\n"
         "    with simulator.worker_pool(6):\n"

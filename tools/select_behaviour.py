@@ -21,8 +21,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from iql_fast import simulator, tasks
 from iql_fast.data import behaviour_policy, regenerate
+from iql_fast.environments import simulator
+from iql_fast.tasks import catalogue
 
 #: Mean trajectory return and rows of D4RL's -v2 datasets.
 D4RL = {
@@ -56,7 +57,7 @@ CANDIDATE_EPISODES = 80
 def measure(arguments: tuple[str, Path, int, float]) -> tuple[float, float, float]:
     """Mean return, its standard deviation and mean length over episodes of a snapshot."""
     env_name, snapshot, episodes, noise = arguments
-    environment = tasks.ENVIRONMENTS[env_name]
+    environment = catalogue.ENVIRONMENTS[env_name]
     env = simulator.environment(environment.gym_id or "")
     policy = behaviour_policy.load(snapshot, noise)
     trajectories = [
@@ -148,7 +149,7 @@ def main() -> None:
         return min(again, key=lambda i: abs(returns[i] - targets[kind][0]))
 
     if "random" in kinds:
-        environment = tasks.ENVIRONMENTS[env]
+        environment = catalogue.ENVIRONMENTS[env]
         uniform = behaviour_policy.UniformPolicy(environment.act_dim)
         instance = simulator.environment(environment.gym_id or "")
         random_returns = [

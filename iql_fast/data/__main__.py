@@ -9,9 +9,11 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from iql_fast import cli, scoring, tasks
 from iql_fast.data import d4rl, download, regenerate, resolve
-from iql_fast.errors import UserError
+from iql_fast.environments import scoring
+from iql_fast.support import cli
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 
 @dataclass
@@ -26,8 +28,8 @@ class List:
         for heading in ("task", "obs / act", "D4RL's file", "regenerated", "IQL in the paper"):
             table.add_column(heading, overflow="fold", no_wrap=heading == "task")
         can_make = set(regenerate.available())
-        for name in tasks.names():
-            task = tasks.get(name)
+        for name in catalogue.names():
+            task = catalogue.get(name)
             original = "cached" if resolve.downloaded_path(task).exists() else "-"
             made = "possible" if name in can_make else "-"
             if resolve.regenerated_path(task, 0).exists():
@@ -49,7 +51,7 @@ class Info:
     """Of the regenerated data, where those are looked at."""
 
     def run(self) -> None:
-        task = tasks.get(self.name)
+        task = catalogue.get(self.name)
         places = [resolve.downloaded_path(task), resolve.regenerated_path(task, self.seed)]
         path = self.dataset or next((place for place in places if place.exists()), None)
         if path is None:
@@ -95,7 +97,7 @@ class Make:
     """Where to write (default: the cache, where training finds it)."""
 
     def run(self) -> None:
-        task = tasks.get(self.name)
+        task = catalogue.get(self.name)
         if self.rows is not None and self.rows < 2:
             raise UserError(f"--rows {self.rows}: a dataset needs at least 2 rows.")
         if self.rows is not None and self.out is None:
@@ -115,7 +117,7 @@ class Fetch:
     """The task."""
 
     def run(self) -> None:
-        task = tasks.get(self.name)
+        task = catalogue.get(self.name)
         path = resolve.downloaded_path(task)
         if not path.exists():
             download.download(task.d4rl_file, path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 D4RL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 MIRROR = (

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from iql_fast.data.d4rl import LoggedTransitions
-from iql_fast.errors import UserError
-from iql_fast.scoring import Scoring
+from iql_fast.environments.scoring import Scoring
+from iql_fast.support.errors import UserError
 
 
 def is_id(name: str) -> bool:

@@ -22,10 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast import simulator, tasks
 from iql_fast.data import behaviour_policy
 from iql_fast.data.behaviour_policy import BehaviourPolicy, UniformPolicy
-from iql_fast.errors import UserError
+from iql_fast.environments import simulator
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 BEHAVIOUR = Path(__file__).parent / "behaviour"
 #: Trajectories that a worker rolls out for one message to the parent.
@@ -102,7 +104,7 @@ def regenerate(
     import h5py
     import mujoco
 
-    from iql_fast.files import written_beside
+    from iql_fast.support.files import written_beside
 
     parts = manifest()[name]["parts"]
     total = rows or sum(part["rows"] for part in parts)
@@ -135,7 +137,7 @@ def _collect(
         TimeRemainingColumn,
     )
 
-    environment = tasks.get(name).environment
+    environment = catalogue.get(name).environment
     columns: dict[str, NDArray[Any]] = {
         "observations": np.empty((total, environment.obs_dim), np.float32),
         "actions": np.empty((total, environment.act_dim), np.float32),
@@ -153,7 +155,7 @@ def _collect(
         TextColumn("rows"),
         TimeRemainingColumn(),
     )
-    size = workers or simulator.cores()
+    size = workers or usable_cores()
     bar = Progress(*bar_columns, disable=not progress)
     with simulator.worker_pool(size) as pool, bar:
         task = bar.add_task(name, total=total)
@@ -197,7 +199,7 @@ def _roll_out_some(
     name: str, part: dict[str, Any], key: tuple[int, int], indices: range
 ) -> list[Trajectory]:
     """In a worker: the trajectories of these indices."""
-    task = tasks.get(name)
+    task = catalogue.get(name)
     env = simulator.environment(task.environment.gym_id or "")
     policy = part_policy(part, task.environment.act_dim)
     stream = zlib.crc32(name.encode())

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from iql_fast import scoring, tasks
 from iql_fast.data import d4rl, download, minari, regenerate
 from iql_fast.data.d4rl import LoggedTransitions
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import to_training
-from iql_fast.errors import UserError
-from iql_fast.scoring import Scoring
-from iql_fast.tasks import Task
+from iql_fast.environments import scoring
+from iql_fast.environments.scoring import Scoring
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
+from iql_fast.tasks.catalogue import Task
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def load(
             logged, where = minari.load(task, offline)
             record = {"origin": "minari", "minari_id": task}
             return _finish(logged, minari.family(task), task, "minari", record, where)
-        task = tasks.get(task)
+        task = catalogue.get(task)
     path, source, record = _find(task, dataset, regenerate_ok, offline, seed, progress)
     environment = task.environment
     steps = d4rl.read(path, environment.obs_dim, environment.act_dim)

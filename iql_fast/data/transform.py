@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from iql_fast.data.d4rl import LoggedTransitions, trajectory_returns
 from iql_fast.data.dataset import Transitions
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 #: Actions are clipped to +-(1 - ACTION_MARGIN), so that a Gaussian policy's mean can reach them.
 ACTION_MARGIN = 1e-5
@@ -58,3 +59,19 @@ def to_training(
         masks=np.ascontiguousarray(~logged.terminals, dtype=np.float32),
         next_observations=np.ascontiguousarray(logged.next_observations, dtype=np.float32),
     ), record
+
+
+#: Mean and scale ``[O]`` of normalised observations: networks read (obs - mean) / scale.
+Scaling = tuple[np.ndarray, np.ndarray]
+
+
+def normalised(transitions: Transitions) -> tuple[Transitions, Scaling]:
+    """Observations with mean 0 and standard deviation 1 over the dataset (a departure), and what
+    they were scaled by."""
+    mean = transitions.observations.mean(0)
+    scale = transitions.observations.std(0) + 1e-3
+    return replace(
+        transitions,
+        observations=(transitions.observations - mean) / scale,
+        next_observations=(transitions.next_observations - mean) / scale,
+    ), (mean, scale)

@@ -17,7 +17,7 @@ from iql_fast.engines.base import (
     Precision,
     Stage,
 )
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 __all__ = [
     "METRICS",
@@ -31,6 +31,7 @@ __all__ = [
     "Precision",
     "Stage",
     "available",
+    "check",
     "choose",
     "create",
 ]
@@ -55,6 +56,32 @@ def available(
     }
 
 
+def check(
+    name: str,
+    precision: Precision = "fp32",
+    network: NetworkSpec | None = None,
+    hyper: Hyperparameters | None = None,
+) -> dict[str, str]:
+    """``available``, where ``name`` (or ``"auto"``) is among what can be used.
+
+    Raises:
+        UserError: the engine does not exist, or cannot be used here, with the reason.
+    """
+    reasons = available(precision, network, hyper)
+    if not any(reason == "" for reason in reasons.values()):
+        listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
+        raise UserError(f"No engine can train in {precision} precision here ({listed}).")
+    if name not in ("auto", *reasons):
+        raise UserError(f"There is no engine {name!r}. Use one of: auto, {', '.join(NAMES)}.")
+    if reasons.get(name):
+        usable = ", ".join(engine for engine in NAMES if not reasons[engine])
+        raise UserError(
+            f"The engine {name!r} cannot be used here: {reasons[name]}. Usable engines: {usable}; "
+            "`python -m iql_fast.info` says more."
+        )
+    return reasons
+
+
 def choose(
     name: str,
     precision: Precision = "fp32",
@@ -64,25 +91,14 @@ def choose(
     """The engine that ``name`` means and why: ``auto`` takes the first that can be used.
 
     Raises:
-        UserError: the engine does not exist, or cannot be used here, with the reason.
+        UserError: see ``check``.
     """
-    reasons = available(precision, network, hyper)
-    if not any(reason == "" for reason in reasons.values()):
-        listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
-        raise UserError(f"No engine can train in {precision} precision here ({listed}).")
-    if name == "auto":
-        chosen = next(engine for engine in NAMES if not reasons[engine])
-        passed = [f"{e}: {reasons[e]}" for e in NAMES[: NAMES.index(chosen)]]
-        return chosen, "; ".join(passed) or "the fastest engine is usable"
-    if name not in reasons:
-        raise UserError(f"There is no engine {name!r}. Use one of: auto, {', '.join(NAMES)}.")
-    if reasons[name]:
-        usable = ", ".join(engine for engine in NAMES if not reasons[engine])
-        raise UserError(
-            f"The engine {name!r} cannot be used here: {reasons[name]}. Usable engines: {usable}; "
-            "`python -m iql_fast.info` says more."
-        )
-    return name, "asked for"
+    reasons = check(name, precision, network, hyper)
+    if name != "auto":
+        return name, "asked for"
+    chosen = next(engine for engine in NAMES if not reasons[engine])
+    passed = [f"{e}: {reasons[e]}" for e in NAMES[: NAMES.index(chosen)]]
+    return chosen, "; ".join(passed) or "the fastest engine is usable"
 
 
 def create(

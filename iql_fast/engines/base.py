@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iql_fast.policy import Policy
+from iql_fast.policies.policy import Policy
 
 #: ``mixed``: fp32, but what hidden layers put out and its gradients are rounded to bf16, and so are
 #: the weights between hidden layers where products read them.
@@ -226,6 +226,10 @@ class Engine(Protocol):
     @property
     def step(self) -> int:
         """Training steps done so far."""
+
+    @property
+    def data_on_host(self) -> bool:
+        """Whether the dataset, for want of memory, is not on the device that trains."""
 
     def run(self, steps: int) -> Metrics:
         """Do ``steps`` steps on batches drawn from the dataset; metrics averaged over them.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from iql_fast import extension, simulator
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
 from iql_fast.engines.native import NativeEngine
-from iql_fast.errors import UserError
+from iql_fast.support import extension
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
 
 
 def unavailable_reason(precision: Precision = "fp32") -> str:
@@ -36,7 +37,7 @@ class CpuEngine(NativeEngine):
         precision: Precision = "fp32",
         threads: int = 0,
     ) -> None:
-        self.threads = threads or simulator.cores()
+        self.threads = threads or usable_cores()
         super().__init__(network, hyper, data, seeds, precision, self.threads)
 
     def _create(self, native: Any, *arguments: Any) -> Any:

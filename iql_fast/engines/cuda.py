@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from iql_fast import extension
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import TRAINS_ALL, Hyperparameters, NetworkSpec, Precision
 from iql_fast.engines.native import NativeEngine
-from iql_fast.errors import UserError
+from iql_fast.support import extension
+from iql_fast.support.errors import UserError
 
 
 def current_device() -> int:

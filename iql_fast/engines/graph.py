@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iql_fast import extension
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import philox
 from iql_fast.engines.base import (
@@ -41,8 +40,9 @@ from iql_fast.engines.parameters import check_state, initial_state
 from iql_fast.engines.record import Record
 from iql_fast.engines.reference import expectile_loss
 from iql_fast.engines.sampling import batch_at, batch_statistics
-from iql_fast.errors import NonFiniteLoss, UserError
-from iql_fast.policy import LOG_STD_RANGE, Policy, policy_from_state
+from iql_fast.policies.policy import LOG_STD_RANGE, Policy, policy_from_state
+from iql_fast.support import extension
+from iql_fast.support.errors import NonFiniteLoss, UserError
 
 GRAPH_STEPS = 50
 #: Words of random numbers for dropout that may be held at once.

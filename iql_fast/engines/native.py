@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iql_fast import extension
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
     DTYPES,
@@ -25,8 +24,9 @@ from iql_fast.engines.base import (
 from iql_fast.engines.metrics import counts_between, metric_means
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
-from iql_fast.errors import NonFiniteLoss
-from iql_fast.policy import Policy, policy_from_state
+from iql_fast.policies.policy import Policy, policy_from_state
+from iql_fast.support import extension
+from iql_fast.support.errors import NonFiniteLoss
 
 # NetworkId and ArrayId of csrc/engine/config.h; critic e is network CRITIC + e.
 VALUE, ACTOR, CRITIC = range(3)
@@ -35,6 +35,8 @@ WEIGHTS, FIRST_MOMENT, SECOND_MOMENT, TARGET = range(4)
 
 class NativeEngine:
     """See ``iql_fast.engines.base.Engine``. A subclass makes the native object."""
+
+    data_on_host = False
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ from iql_fast.engines.base import (
 from iql_fast.engines.metrics import MetricSums
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
-from iql_fast.errors import NonFiniteLoss
-from iql_fast.policy import LOG_STD_RANGE, Policy, policy_from_state
+from iql_fast.policies.policy import LOG_STD_RANGE, Policy, policy_from_state
+from iql_fast.support.errors import NonFiniteLoss
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
@@ -59,6 +59,7 @@ class ReferenceEngine:
     """See ``iql_fast.engines.base.Engine``. S = seeds, E = critics, B = batch size."""
 
     name = "reference"
+    data_on_host = False
 
     def __init__(
         self,

@@ -6,12 +6,12 @@ from typing import Protocol
 
 import tyro
 
-from iql_fast import cli
 from iql_fast.experiments.expectile import Expectile
 from iql_fast.experiments.maze import Maze
 from iql_fast.experiments.stages import Stages
 from iql_fast.experiments.tau import Tau
 from iql_fast.experiments.theory import Theory
+from iql_fast.support import cli
 
 
 class Experiment(Protocol):

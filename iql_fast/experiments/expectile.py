@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from iql_fast import extension
-from iql_fast.errors import UserError
-from iql_fast.experiments import expectiles, output
+from iql_fast.experiments import expectiles
 from iql_fast.experiments.expectiles import Array
+from iql_fast.support import extension, output
+from iql_fast.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

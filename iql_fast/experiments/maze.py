@@ -15,8 +15,7 @@ import numpy as np
 from iql_fast import engines
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import ACTION_MARGIN
-from iql_fast.errors import UserError
-from iql_fast.experiments import gridworld, networks, output
+from iql_fast.experiments import gridworld, networks
 from iql_fast.experiments.expectiles import Array
 from iql_fast.experiments.gridworld import Maze as Gridworld
 from iql_fast.experiments.gridworld import Steps
@@ -28,6 +27,8 @@ from iql_fast.experiments.mdp import (
     policy_evaluation,
     value_iteration,
 )
+from iql_fast.support import output
+from iql_fast.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

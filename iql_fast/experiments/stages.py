@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iql_fast import config, data, engines, ensure, scoring, tasks
-from iql_fast.config import Departures, Evaluation, Records, TrainConfig
+from iql_fast import data, engines
 from iql_fast.engines import Stage
-from iql_fast.errors import UserError
-from iql_fast.experiments import output
+from iql_fast.environments import scoring
 from iql_fast.experiments.expectiles import Array
-from iql_fast.runs import checkpoint
-from iql_fast.runs.curves import by_seed, steps_axis
+from iql_fast.runs import checkpoint, config, ensure
+from iql_fast.runs.config import Departures, Evaluation, Records, TrainConfig
+from iql_fast.runs.curves import by_seed, reference_lines, steps_axis
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.table import read_rows
-from iql_fast.training import reference_lines
+from iql_fast.runs.rows import read_rows
+from iql_fast.support import output
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,7 +122,7 @@ class Stages:
 
     def training(self, task: str, extraction: Literal["joint", "after"]) -> TrainConfig:
         """The run of a task with the policy trained that way."""
-        where = scoring.of_task(tasks.get(task))
+        where = scoring.of_task(catalogue.get(task))
         if where.environment is None:
             raise UserError(f"{task} cannot be scored here: {where.note}.")
         if self.eval_episodes == 0:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from iql_fast import config, engines, ensure, scoring, tasks
-from iql_fast.config import Algorithm, Evaluation, Records, TrainConfig
-from iql_fast.errors import UserError
-from iql_fast.experiments import output
-from iql_fast.runs.curves import by_seed, steps_axis
+from iql_fast import engines
+from iql_fast.environments import scoring
+from iql_fast.runs import config, ensure
+from iql_fast.runs.config import Algorithm, Evaluation, Records, TrainConfig
+from iql_fast.runs.curves import by_seed, reference_lines, steps_axis
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.table import read_rows
-from iql_fast.training import reference_lines
+from iql_fast.runs.rows import read_rows
+from iql_fast.support import output
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +119,7 @@ class Tau:
 
     def training(self) -> TrainConfig:
         """The run: one network for each tau, and that ``seeds`` times over."""
-        where = scoring.of_task(tasks.get(self.task))
+        where = scoring.of_task(catalogue.get(self.task))
         if where.environment is None:
             raise UserError(f"{self.task} cannot be scored here: {where.note}.")
         if not self.taus or self.seeds < 1:

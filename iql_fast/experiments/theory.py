@@ -31,8 +31,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iql_fast.errors import UserError
-from iql_fast.experiments import output
 from iql_fast.experiments.expectiles import Array
 from iql_fast.experiments.mdp import (
     FiniteMDP,
@@ -42,6 +40,8 @@ from iql_fast.experiments.mdp import (
     random_mdp,
     value_iteration,
 )
+from iql_fast.support import output
+from iql_fast.support.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

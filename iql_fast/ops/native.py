@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from iql_fast import extension
+from iql_fast.support import extension
 
 #: Whether the extension is there.
 AVAILABLE = not extension.unavailable_reason()

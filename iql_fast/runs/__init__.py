@@ -1,0 +1,1 @@
+"""The life of one run: options, loop, folder, checkpoints, curves, summary."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 KEPT = 2
 FORMAT = 1

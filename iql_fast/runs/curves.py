@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.files import written_beside
-from iql_fast.runs.table import read_rows
+from iql_fast.environments.scoring import Scoring
+from iql_fast.runs.rows import read_rows
+from iql_fast.support.files import written_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,3 +148,13 @@ def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -
     _legend(axes)
     with written_beside(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
+
+
+def reference_lines(scoring: Scoring, data_record: Mapping[str, Any]) -> dict[str, float]:
+    """Scores to draw beside a run's: the paper's, and the mean of the data."""
+    behaviour = scoring.score(float(data_record["return_mean"]))
+    lines = {f"mean return of the data ({data_record['title']})": behaviour}
+    if "paper" in scoring.published:
+        where = "" if data_record["origin"] == "d4rl" else " on D4RL's own data"
+        lines[f"IQL in the paper{where}"] = scoring.published["paper"]
+    return lines

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from iql_fast.errors import UserError
-from iql_fast.files import written_beside
+from iql_fast.support.errors import UserError
+from iql_fast.support.files import read_json
 
 
 @dataclass(frozen=True)
@@ -79,23 +78,6 @@ class RunFolder:
             UserError: it has not.
         """
         return read_json(self.summary, f"{self.path} holds no finished run")
-
-
-def read_json(path: Path, otherwise: str) -> dict[str, Any]:
-    """The object in a JSON file; a ``UserError`` that begins with ``otherwise`` where none is."""
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{otherwise}: {path.name} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
-        raise UserError(f"{otherwise}: {path.name} is damaged ({error}).") from None
-    return dict(content)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write an object so that nobody ever sees half of it."""
-    with written_beside(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 @contextmanager

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from iql_fast import published
-from iql_fast.experiments import output
-from iql_fast.files import written_beside
+from iql_fast.support import output
+from iql_fast.support.files import written_beside
+from iql_fast.tasks import published
 
 #: Marks everything that was not trained on D4RL's own data.
 REGENERATED = " (regenerated)"

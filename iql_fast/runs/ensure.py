@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iql_fast import config
-from iql_fast.config import TrainConfig
-from iql_fast.errors import UserError
+from iql_fast.runs import config
+from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
-from iql_fast.training import check_same
+from iql_fast.runs.launch import launch
+from iql_fast.support.errors import UserError
 
 
 def check(options: TrainConfig, path: Path) -> str:
@@ -31,7 +31,7 @@ def check(options: TrainConfig, path: Path) -> str:
             )
         return "missing"
     try:
-        check_same(config.flat(options), run.read_config()["options"], config.FREE)
+        config.check_same(config.flat(options), run.read_config()["options"], config.FREE)
     except UserError as error:
         raise UserError(f"{path} holds a run with other options. {error}") from None
     return "finished" if run.summary.exists() else "begun"
@@ -44,16 +44,14 @@ def finished(options: TrainConfig, path: Path) -> dict[str, Any]:
     Raises:
         UserError: as ``check``, and what training raises.
     """
-    from iql_fast import train
-
     state, run = check(options, path), RunFolder(path)
     if state == "begun":
-        train.train(options, run)
+        launch(options, run)
     elif state == "missing":
         if path.exists():  # killed while its first file was being written
             for leftover in path.iterdir():
                 leftover.unlink()
-        train.train(replace(options, out=path), None)
+        launch(replace(options, out=path))
     return run.read_summary()
 
 

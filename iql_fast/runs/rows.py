@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from iql_fast.files import written_beside
+from iql_fast.support.files import written_beside
 
 
 class StepTable:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast import simulator
-from iql_fast.errors import UserError
-from iql_fast.policy import Policy
+from iql_fast.environments import simulator
+from iql_fast.policies.policy import Policy
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
 
 
 class EvaluationFailed(UserError):
@@ -78,7 +79,7 @@ class Evaluator:
         self.environment = environment
         self.label = simulator.label(environment)
         self.horizon = horizon
-        self.workers = workers or simulator.cores()
+        self.workers = workers or usable_cores()
         self._stack = ExitStack()
 
     def __enter__(self) -> Evaluator:

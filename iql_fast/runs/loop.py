@@ -22,18 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iql_fast.config import TrainConfig, flat
 from iql_fast.data import LoadedData
+from iql_fast.data.transform import Scaling
 from iql_fast.engines import METRICS, Engine, Metrics
-from iql_fast.errors import NonFiniteLoss, UserError
-from iql_fast.evaluation import Evaluation, EvaluationFailed, Evaluator
-from iql_fast.policy import policy_from_state, with_normalisation
+from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
+from iql_fast.policies.policy import policy_from_state, with_normalisation
 from iql_fast.runs import checkpoint, curves
 from iql_fast.runs.checkpoint import Checkpoint
-from iql_fast.runs.folder import RunFolder, write_json
+from iql_fast.runs.config import TrainConfig
+from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.rows import StepTable, read_rows
 from iql_fast.runs.summary import summarise
-from iql_fast.runs.table import StepTable, read_rows
-from iql_fast.scoring import Scoring
+from iql_fast.support.errors import NonFiniteLoss, UserError
+from iql_fast.support.files import write_json
 
 CURVES_EVERY = 60.0  # seconds
 #: Seconds after which the state is copied even where nothing is due: what an interruption loses.
@@ -58,29 +59,29 @@ class _Reached:
 
 
 @dataclass
-class Run:
-    """One training run and what it writes."""
+class Loop:
+    """The training of one run, and what it writes."""
 
     config: TrainConfig
     folder: RunFolder
     engine: Engine
     data: LoadedData
     evaluator: Evaluator | None
-    observation_scaling: tuple[np.ndarray, np.ndarray] | None
-    """mean and scale that the networks' observations were normalised with"""
+    scaling: Scaling | None
+    """what the networks' observations were normalised with"""
     beside: bool = False
     """whether training goes on while episodes run"""
     say: Callable[[str], None] = print
     advance: Callable[[int, float, str], None] = _ignore
     """told of progress: step, steps/s (over all seeds), what to show"""
-    seconds: dict[str, float] = field(
-        default_factory=lambda: {"training": 0.0, "evaluation": 0.0, "records": 0.0}
-    )
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """seconds that a resumed run has taken so far, by what on"""
 
     def __post_init__(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         step = self.engine.step
+        self.seconds = dict.fromkeys(("training", "evaluation", "records"), 0.0) | dict(self.spent)
         self.hyper = self.config.hyperparameters()
         self.metrics = StepTable(self.folder.metrics, ("seed", *METRICS, "actor_lr", "seconds"))
         self.scores = StepTable(self.folder.scores, SCORE_COLUMNS)
@@ -233,8 +234,8 @@ class Run:
         """Begin the episodes of the policies in a state."""
         seeds = self.engine.seeds
         policies = [policy_from_state(state, s) for s in range(len(seeds))]
-        if self.observation_scaling is not None:
-            policies = [with_normalisation(p, *self.observation_scaling) for p in policies]
+        if self.scaling is not None:
+            policies = [with_normalisation(p, *self.scaling) for p in policies]
         return evaluator.start(policies, seeds, step, self.config.evaluation.eval_episodes or 0)
 
     def _score(self, step: int, returns: NDArray[np.float64]) -> str:
@@ -262,7 +263,7 @@ class Run:
         return text
 
     def _draw(self) -> None:
-        lines = reference_lines(self.data.scoring, self.data.record)
+        lines = curves.reference_lines(self.data.scoring, self.data.record)
         curves.draw(
             self.folder.curves,
             self.data.title,
@@ -292,37 +293,3 @@ class Run:
         if rows:
             summary["scores"] = summarise(rows)
         return summary
-
-
-def reference_lines(scoring: Scoring, data_record: Mapping[str, Any]) -> dict[str, float]:
-    """Scores to draw beside a run's: the paper's, and the mean of the data."""
-    behaviour = scoring.score(float(data_record["return_mean"]))
-    lines = {f"mean return of the data ({data_record['title']})": behaviour}
-    if "paper" in scoring.published:
-        where = "" if data_record["origin"] == "d4rl" else " on D4RL's own data"
-        lines[f"IQL in the paper{where}"] = scoring.published["paper"]
-    return lines
-
-
-def needed_bytes(state_bytes: int, config: TrainConfig) -> int:
-    """Free space that a run needs: three checkpoints, and its tables."""
-    rows = config.seeds * config.total_steps // config.records.log_interval
-    return 3 * state_bytes + 1024 * rows + (4 << 20)
-
-
-def check_same(
-    resumed: Mapping[str, Any], stored: Mapping[str, Any], free: tuple[str, ...]
-) -> None:
-    """Raise a ``UserError`` where a resumed run is asked for something else than it began with. An
-    option that is younger than the run has its default there."""
-    before = {**flat(TrainConfig()), **stored}
-    changed = [
-        f"--{name.replace('_', '-')} {value} (the run has {before.get(name)})"
-        for name, value in resumed.items()
-        if name not in free and value != before.get(name)
-    ]
-    if changed:
-        raise UserError(
-            f"A resumed run cannot change {'; '.join(changed)}: its end would not be the one it "
-            "was begun for. Leave these out, or start a new run."
-        )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from iql_fast import tasks
 from iql_fast.data import minari
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 OneOrPerSeed = tuple[float, ...]
 
@@ -301,9 +301,9 @@ def completed(config: TrainConfig) -> TrainConfig:
     if minari.is_id(config.task):
         family, (episodes, interval) = minari.family(config.task), (10, 5_000)
     else:
-        task = tasks.get(config.task)
+        task = catalogue.get(config.task)
         family, (episodes, interval) = task.family, task.evaluation
-    preset, a, e = tasks.PRESETS[family], config.algorithm, config.evaluation
+    preset, a, e = catalogue.PRESETS[family], config.algorithm, config.evaluation
     if config.records.log_interval < 1:  # before it divides anything
         raise UserError(
             f"--log-interval is {config.records.log_interval}; expected a positive number."
@@ -368,3 +368,21 @@ def _check(config: TrainConfig) -> None:
     for name in ("eval_interval", "checkpoint_interval"):
         multiple = values[name] >= 1 and values[name] % config.records.log_interval == 0
         require(multiple, name, f"a multiple of --log-interval ({config.records.log_interval})")
+
+
+def check_same(
+    resumed: Mapping[str, Any], stored: Mapping[str, Any], free: tuple[str, ...]
+) -> None:
+    """Raise a ``UserError`` where a resumed run is asked for something else than it began with. An
+    option that is younger than the run has its default there."""
+    before = {**flat(TrainConfig()), **stored}
+    changed = [
+        f"--{name.replace('_', '-')} {value} (the run has {before.get(name)})"
+        for name, value in resumed.items()
+        if name not in free and value != before.get(name)
+    ]
+    if changed:
+        raise UserError(
+            f"A resumed run cannot change {'; '.join(changed)}: its end would not be the one it "
+            "was begun for. Leave these out, or start a new run."
+        )

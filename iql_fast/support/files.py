@@ -1,13 +1,15 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Files that nobody ever sees half of, and the JSON in them."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 
 @contextmanager
@@ -32,3 +34,20 @@ def written_beside(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what was wrong with the folder has been said
             partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    """The object in a JSON file; a ``UserError`` that begins with ``otherwise`` where none is."""
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{otherwise}: {path.name} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise UserError(f"{otherwise}: {path.name} is damaged ({error}).") from None
+    return dict(content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object so that nobody ever sees half of it."""
+    with written_beside(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Where an experiment's picture, numbers and table go."""
+"""Where the picture, the numbers and the table of a command go."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iql_fast.errors import UserError
-from iql_fast.files import written_beside
-from iql_fast.runs.folder import write_json
+from iql_fast.support.errors import UserError
+from iql_fast.support.files import write_json, written_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Output:
-    """The files ``NAME.png`` and ``NAME.json`` of an experiment in a folder.
+    """The files ``NAME.png`` and ``NAME.json`` in a folder.
 
     Raises:
         UserError: the folder cannot be written; before any work has been done.

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from iql_fast.tasks import Task
+from iql_fast.tasks.catalogue import Task
 
 Returns = TypeVar("Returns", float, np.ndarray)
 

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
 
 
 def main(command: Callable[[], None]) -> None:

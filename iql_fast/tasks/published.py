@@ -37,7 +37,7 @@ def _is_task(row: str) -> bool:
 
 
 def _read(name: str) -> Table:
-    text = resources.files("iql_fast").joinpath(name).read_text()
+    text = resources.files("iql_fast.tasks").joinpath(name).read_text()
     rows = csv.reader(line for line in text.splitlines() if not line.startswith("#"))
     heading = next(rows)
     return {

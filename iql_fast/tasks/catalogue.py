@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from iql_fast import published
-from iql_fast.errors import UserError
+from iql_fast.support.errors import UserError
+from iql_fast.tasks import published
 
 
 @dataclass(frozen=True)

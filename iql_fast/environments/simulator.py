@@ -11,12 +11,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
-from iql_fast.errors import UserError
-
-
-def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
 
 
 def require(what_for: str) -> None:
@@ -55,7 +51,7 @@ def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     Args:
         workers: None takes all cores.
     """
-    size = workers or cores()
+    size = workers or usable_cores()
     settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     settings["MUJOCO_GL"] = "disable"
     before = {name: os.environ.get(name) for name in settings}

@@ -1,0 +1,1 @@
+"""Where policies are scored: simulators, reference scores, episodes."""

@@ -1,0 +1,188 @@
+"""A run from its options to its summary: the steps in their order, each handing on what it made.
+
+    options -> data -> networks -> engine -> evaluator -> folder -> loop
+
+New runs and resumed ones take the same steps; ``iql_fast.runs.place`` says where they differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from iql_fast import data, engines
+from iql_fast.data import LoadedData
+from iql_fast.data.dataset import Transitions
+from iql_fast.data.transform import Scaling, normalised
+from iql_fast.engines import Engine
+from iql_fast.environments.episodes import Evaluator, arrangement
+from iql_fast.environments.scoring import Scoring
+from iql_fast.runs import checkpoint, config, machine, progress
+from iql_fast.runs.config import TrainConfig
+from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.loop import Loop
+from iql_fast.runs.place import NewRun, Place, ResumedRun, default_folder
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import NonFiniteLoss
+
+
+def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, Any]:
+    """Do one run; returns its summary.
+
+    Args:
+        options: completed (``config.completed``).
+        resumed: the run to go on with; None begins a new one.
+
+    Raises:
+        UserError: something is wrong with the options, the data, the engine or the folder; nothing
+            was overwritten.
+    """
+    console = Console()
+    place: Place = (
+        NewRun(options.out or default_folder(options.task), options.overwrite)
+        if resumed is None
+        else ResumedRun(resumed)
+    )
+    # What can be seen to fail, before minutes go into the data.
+    engine_name = place.engine_name(options.engine)
+    engines.check(engine_name, options.precision, hyper=options.hyperparameters())
+    with ExitStack() as stack:
+        stack.enter_context(place)
+        loaded = data.load(
+            options.task,
+            dataset=options.dataset,
+            offline=options.offline,
+            seed=options.data_seed,
+        )
+        prepared = _prepare(loaded, options)
+        chosen = _choose_engine(prepared, options, engine_name, place.engine_because)
+        rows = len(loaded.transitions)
+        console.print(f"task    {loaded.title}: {rows:,} transitions ({loaded.source})")
+        console.print(f"engine  {chosen.engine.name} ({chosen.because})")
+        if chosen.engine.data_on_host:
+            console.print("data    in the host's memory, which is slower than the device's")
+        evaluator, beside = _evaluator(loaded.scoring, options, chosen.engine.name, console)
+        if evaluator is not None:
+            stack.enter_context(evaluator)
+        record = _record(options, loaded, prepared.scaling, chosen)
+        folder, spent = place.open(chosen.engine, record, options)  # touched from here on
+        if resumed is not None:
+            console.print(f"resumed from step {chosen.engine.step:,}")
+        console.print(f"run     {folder.path}")
+        loop = Loop(
+            options,
+            folder,
+            chosen.engine,
+            loaded,
+            evaluator,
+            prepared.scaling,
+            beside,
+            spent=spent,
+        )
+        stack.enter_context(progress.shown(loop, console))
+        summary = _until_the_end(loop, console)
+    progress.print_summary(summary, console)
+    return summary
+
+
+class _Prepared(NamedTuple):
+    """What the networks read."""
+
+    transitions: Transitions
+    scaling: Scaling | None
+
+
+class _Chosen(NamedTuple):
+    engine: Engine
+    because: str
+
+
+def _prepare(loaded: LoadedData, options: TrainConfig) -> _Prepared:
+    if options.departures.normalize_obs:
+        return _Prepared(*normalised(loaded.transitions))
+    return _Prepared(loaded.transitions, None)
+
+
+def _choose_engine(
+    prepared: _Prepared, options: TrainConfig, name: str, because: str | None
+) -> _Chosen:
+    """The engine, with fresh networks of the data's sizes.
+
+    Args:
+        name: as asked for; ``"auto"`` leaves the choice to the sizes.
+        because: why it is asked for, where that is not the user's wish.
+    """
+    transitions, hyper = prepared.transitions, options.hyperparameters()
+    network = options.network(transitions.obs_dim, transitions.act_dim)
+    name, why = engines.choose(name, options.precision, network, hyper)
+    engine = engines.create(
+        name,
+        network,
+        hyper,
+        transitions,
+        options.seed_list,
+        precision=options.precision,
+        threads=options.threads,
+    )
+    return _Chosen(engine, because or why)
+
+
+def _evaluator(
+    scoring: Scoring, options: TrainConfig, engine: str, console: Console
+) -> tuple[Evaluator | None, bool]:
+    """The evaluator, if one is wanted and the task has a simulator, and whether training goes on
+    beside it."""
+    asked = options.evaluation
+    if not asked.eval_episodes:
+        return None, False
+    if scoring.environment is None:
+        console.print(f"scores  none: {scoring.note}")
+        return None, False
+    on_cpu = engine in ("cpu", "reference")
+    workers, beside = arrangement(
+        asked.eval_beside, on_cpu, options.threads, asked.eval_workers, usable_cores()
+    )
+    goes_on = "goes on meanwhile" if beside else "waits meanwhile"
+    console.print(f"scores  episodes in {workers} worker process(es); training {goes_on}")
+    return Evaluator(scoring.environment, scoring.horizon, workers), beside
+
+
+def _record(
+    options: TrainConfig, loaded: LoadedData, scaling: Scaling | None, chosen: _Chosen
+) -> dict[str, Any]:
+    """Everything needed to repeat the run, as config.json holds it."""
+    return {
+        "options": config.flat(options),
+        "engine": chosen.engine.name,
+        "engine_because": chosen.because,
+        "data_on_host": chosen.engine.data_on_host,
+        "data": loaded.record,
+        "scoring": loaded.scoring.record(),
+        "observation_scaling": scaling and [column.tolist() for column in scaling],
+        "versions": machine.versions(),
+        "machine": machine.machine(),
+    }
+
+
+def _until_the_end(loop: Loop, console: Console) -> dict[str, Any]:
+    """Train; say how to go on where that is interrupted, and what may help where it fails."""
+    path, checkpoints = loop.folder.path, loop.folder.checkpoints
+    try:
+        return loop.train()
+    except KeyboardInterrupt:
+        last = checkpoint.steps(checkpoints)
+        at = f"at step {last[-1]:,}" if last else "before its first checkpoint"
+        console.print(f"Stopped {at}. Go on with: python -m iql_fast.train --resume {path}")
+        raise
+    except NonFiniteLoss as failure:
+        last = checkpoint.steps(checkpoints)
+        console.print(f"[red]{failure}[/red]")
+        console.print(
+            f"The last good checkpoint is that of step {last[-1] if last else 0}; "
+            f"{loop.folder.failure} holds the statistics. A smaller learning rate, or data without "
+            "outliers, usually helps."
+        )
+        sys.exit(1)

@@ -1,0 +1,142 @@
+"""Where a run takes place: in a new folder, or in the one that it began in."""
+
+from __future__ import annotations
+
+import datetime
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from typing_extensions import Self
+
+from iql_fast.engines import Engine
+from iql_fast.runs import checkpoint, folder
+from iql_fast.runs.config import TrainConfig
+from iql_fast.runs.folder import RunFolder
+from iql_fast.support.errors import UserError
+from iql_fast.support.files import write_json
+
+Seconds = dict[str, float]  # spent so far, by what on
+
+
+class Place(Protocol):
+    """A folder that is this process's alone while the block is being executed."""
+
+    @property
+    def engine_because(self) -> str | None:
+        """Why ``engine_name`` answers what it does, where that is not the user's wish."""
+
+    def engine_name(self, asked: str) -> str:
+        """The engine to train on, or ``"auto"``, where the user asks for ``asked``."""
+
+    def __enter__(self) -> Self:
+        """Raises ``UserError`` where a run cannot take place here; leaves everything as it is."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def open(
+        self, engine: Engine, record: dict[str, Any], options: TrainConfig
+    ) -> tuple[RunFolder, Seconds]:
+        """The folder ready for the loop, the engine at the step to go on from, and the seconds that
+        the run has taken up to there.
+
+        Args:
+            record: of the run, for config.json.
+
+        Raises:
+            UserError: the folder cannot be written, or what it holds does not fit the run.
+        """
+
+
+class NewRun:
+    """See ``Place``. The folder's former run, if it may be replaced, stays until ``open``."""
+
+    engine_because = None
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        self.path = path
+        self.overwrite = overwrite
+        self._stack = ExitStack()
+
+    def engine_name(self, asked: str) -> str:
+        return asked
+
+    def __enter__(self) -> Self:
+        folder.check(self.path, self.overwrite, 1 << 20)
+        self._unlocked = not self.path.is_dir()
+        if not self._unlocked:
+            self._stack.enter_context(folder.lock(self.path))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(
+        self, engine: Engine, record: dict[str, Any], options: TrainConfig
+    ) -> tuple[RunFolder, Seconds]:
+        state_bytes = sum(t.numel() * t.element_size() for t in engine.state_dict().values())
+        run = folder.create(self.path, self.overwrite, _needed_bytes(state_bytes, options))
+        if self._unlocked:
+            self._stack.enter_context(folder.lock(self.path))
+        write_json(run.config, record)
+        return run, {}
+
+
+class ResumedRun:
+    """See ``Place``. A run killed before its first checkpoint begins anew."""
+
+    engine_because = "the run began with it"
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.before = run.read_config()
+        self._stack = ExitStack()
+
+    def engine_name(self, asked: str) -> str:  # noqa: ARG002
+        # Another engine rounds differently: the run would not end where it was to end.
+        return str(self.before["engine"])
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(folder.lock(self.run.path))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def open(
+        self, engine: Engine, record: dict[str, Any], options: TrainConfig  # noqa: ARG002
+    ) -> tuple[RunFolder, Seconds]:  # fmt: skip
+        self._check_data(record["data"])
+        if not checkpoint.steps(self.run.checkpoints):
+            return self.run, {}
+        last = checkpoint.load(self.run.checkpoints)
+        engine.load_state_dict(last.state)
+        return self.run, last.seconds
+
+    def _check_data(self, found: dict[str, Any]) -> None:
+        before = self.before["data"]
+        for name in ("title", "rows", "return_mean"):
+            if found[name] != before[name]:
+                raise UserError(
+                    f"The run {self.run.path} began on data whose {name} is {before[name]}, but "
+                    f"the data found now have {found[name]}. Bring back "
+                    f"{before.get('path', 'the data')}."
+                )
+
+
+def default_folder(task: str) -> Path:
+    """Where a run goes whose user names no folder."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{task.replace('/', '-')}-{now}"
+
+
+def _needed_bytes(state_bytes: int, options: TrainConfig) -> int:
+    """Free space that a run needs: three checkpoints, and its tables."""
+    rows = options.seeds * options.total_steps // options.records.log_interval
+    return 3 * state_bytes + 1024 * rows + (4 << 20)
