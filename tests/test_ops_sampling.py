@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from iql_fast import ops
-from iql_fast.engines import philox
+from iql_fast.formulas import philox
 from tests.ops_cases import DEVICES, NATIVE, needs_extension
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from iql_fast.engines import philox
+from iql_fast.formulas import philox
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from iql_fast.engines import Batch, Hyperparameters, NetworkSpec, create
-from iql_fast.engines.reference import awr_weights, expectile_loss, gaussian_log_prob
+from iql_fast.formulas.losses import awr_weights, expectile_loss, gaussian_log_prob
 
 from .conftest import random_transitions
 from .numpy_iql import NumpyIQL

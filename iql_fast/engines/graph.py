@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines import philox
 from iql_fast.engines.base import (
     DTYPES,
     PER_SEED,
@@ -38,8 +37,9 @@ from iql_fast.engines.base import (
 from iql_fast.engines.flat_nets import Nets
 from iql_fast.engines.parameters import check_state, initial_state
 from iql_fast.engines.record import Record
-from iql_fast.engines.reference import expectile_loss
 from iql_fast.engines.sampling import batch_at, batch_statistics
+from iql_fast.formulas import philox
+from iql_fast.formulas.losses import expectile_loss
 from iql_fast.policies.policy import LOG_STD_RANGE, Policy, policy_from_state
 from iql_fast.support import extension
 from iql_fast.support.errors import NonFiniteLoss, UserError

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from iql_fast.engines.base import METRICS, TRAINED, Metrics
 from iql_fast.engines.metrics import metric_means
-from iql_fast.engines.reference import awr_weights
+from iql_fast.formulas.losses import awr_weights
 
 #: What a step leaves behind, ``[S, B]`` each; the terms of the losses in the order of TRAINED.
 RECORDED = (*(f"{net}_loss" for net in TRAINED), "value", "q", "advantage")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines import philox
 from iql_fast.engines.base import (
     DTYPES,
     PER_SEED,
@@ -27,27 +26,13 @@ from iql_fast.engines.base import (
 from iql_fast.engines.metrics import MetricSums
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
+from iql_fast.formulas import philox
+from iql_fast.formulas.losses import awr_weights, expectile_loss, gaussian_log_prob
 from iql_fast.policies.policy import LOG_STD_RANGE, Policy, policy_from_state
 from iql_fast.support.errors import NonFiniteLoss
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
-
-
-def expectile_loss(u: Tensor, tau: Tensor) -> Tensor:
-    """``|tau - 1(u < 0)| u^2`` (equation 5), elementwise; u = Q - V."""
-    return torch.where(u < 0, 1 - tau, tau) * u**2
-
-
-def awr_weights(advantage: Tensor, beta: Tensor, clip: Tensor) -> Tensor:
-    """``min(exp(beta A), clip)`` (equation 7 and the authors' clip), elementwise."""
-    return torch.minimum(torch.exp(beta * advantage), clip)
-
-
-def gaussian_log_prob(action: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log density of a diagonal Gaussian at ``action`` ``[..., A]``, summed over A."""
-    z = (action - mean) * torch.exp(-log_std)
-    return (-0.5 * z**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 def unavailable_reason(precision: Precision = "fp32") -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from iql_fast.engines import philox, reference
+from iql_fast.formulas import losses, philox
 
 NONE, MEAN, SUM = 0, 1, 2
 
@@ -35,14 +35,12 @@ def _reduced(terms: Tensor, reduction: int, dtype: torch.dtype) -> Tensor:
 def expectile_loss(qs: Sequence[Tensor], v: Tensor, tau: float, reduction: int) -> Tensor:
     """Equation 5."""
     u = _minimum(qs) - _computed(v)
-    return _reduced(reference.expectile_loss(u, u.new_full((), tau)), reduction, v.dtype)
+    return _reduced(losses.expectile_loss(u, u.new_full((), tau)), reduction, v.dtype)
 
 
 def _weights(qs: Sequence[Tensor], v: Tensor, beta: float, clip: float) -> Tensor:
     advantage = (_minimum(qs) - _computed(v)).detach()
-    return reference.awr_weights(
-        advantage, advantage.new_full((), beta), advantage.new_full((), clip)
-    )
+    return losses.awr_weights(advantage, advantage.new_full((), beta), advantage.new_full((), clip))
 
 
 def awr_weights(qs: Sequence[Tensor], v: Tensor, beta: float, clip: float) -> Tensor:
@@ -70,7 +68,7 @@ def gaussian_awr_loss(
 ) -> Tensor:
     """Equation 7 for a diagonal Gaussian."""
     weights = _weights(qs, v, beta, clip)
-    log_prob = reference.gaussian_log_prob(_computed(action), _computed(mean), _computed(log_std))
+    log_prob = losses.gaussian_log_prob(_computed(action), _computed(mean), _computed(log_std))
     return _reduced(-weights * log_prob, reduction, v.dtype)
 
 
