@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from iql_fast import evaluate, train
-from iql_fast.environments.episodes import Evaluator, episode_return
+from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, episode_returns
 from iql_fast.policies.policy import Policy, policy_from_state, with_normalisation
 from iql_fast.runs import checkpoint, folder
 from iql_fast.runs.checkpoint import Checkpoint
@@ -446,9 +446,9 @@ def test_evaluate_normalises_as_the_run_did(command, tmp_path, dataset_file):
     np.testing.assert_allclose(scale, observations.std(0), atol=0.02)
     policy = policy_from_state(checkpoint.load(tmp_path / "run" / "checkpoint").state, 0)
     scaled = with_normalisation(policy, np.float32(mean), np.float32(scale))
-    key = (0, evaluate.KEY_OFFSET + 50, 1)
-    assert returns[0][1] == episode_return("Hopper-v4", 1000, scaled, key)
-    assert returns[0][1] != episode_return("Hopper-v4", 1000, policy, key)
+    keys = [(0, evaluate.KEY_OFFSET + 50, episode) for episode in range(2)]
+    assert returns[0] == episode_returns("Hopper-v4", 1000, scaled, keys)
+    assert returns[0] != episode_returns("Hopper-v4", 1000, policy, keys)
 
 
 def test_a_resume_with_other_options_is_refused(finished, command):
@@ -530,15 +530,17 @@ def test_scores_do_not_depend_on_workers_and_are_gymnasiums():
     results = []
     for workers in (1, 2):
         with Evaluator("Hopper-v4", 1000, workers) as evaluator:
-            results.append(evaluator.returns([policy, policy], [0, 1], 5, 3))
+            results.append(evaluator.returns([policy, policy], [0, 1], 5, SIDE_BY_SIDE + 2))
     np.testing.assert_array_equal(results[0], results[1])
-    assert len(set(results[0].ravel().tolist())) == 6  # every episode has its own start
+    assert results[0].shape == (2, SIDE_BY_SIDE + 2)
+    assert len(set(results[0].ravel().tolist())) == results[0].size  # each has its own start
     env = gymnasium.make("Hopper-v4")
     seed = int(np.random.SeedSequence((1, 5, 2)).generate_state(1)[0])
     observation, _ = env.reset(seed=seed)
     total, done = 0.0, False
     while not done:
-        observation, reward, terminal, truncated, _ = env.step(policy.mean_action(observation))
+        rows = np.tile(observation.astype(np.float32), (SIDE_BY_SIDE, 1))
+        observation, reward, terminal, truncated, _ = env.step(policy.mean_action(rows)[2])
         total, done = total + float(reward), terminal or truncated
     assert results[0][1, 2] == total
 

@@ -27,10 +27,13 @@ def require(what_for: str) -> None:
 
 
 @functools.cache
-def environment(name: str) -> Any:
-    """This process's instance of an environment: a Gymnasium id, or a specification in JSON.
+def environment(name: str, instance: int = 0) -> Any:
+    """This process's environment of that name: a Gymnasium id, or a specification in JSON.
 
     Without its wrappers, which cost a third of the time: callers keep the time limit themselves.
+
+    Args:
+        instance: tells apart those that are stepped side by side.
     """
     import gymnasium
 
