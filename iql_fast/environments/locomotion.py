@@ -41,8 +41,6 @@ class Locomotion(gymnasium.Env[Observation, Action]):
         model, data: MuJoCo's. The model belongs to all instances of a process and is not changed.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
-
     file: ClassVar[str]
     sizes: ClassVar[tuple[int, int]]  # nq, nu
     masses: ClassVar[Mapping[str, float]]  # kg, as today's MuJoCo compiles the file
@@ -54,17 +52,32 @@ class Locomotion(gymnasium.Env[Observation, Action]):
 
     def __init__(self, physics: Physics = "d4rl") -> None:
         self.physics = physics
-        self.model = _model(type(self), physics)
+        self.model = self._compiled(physics)
         self.data = mujoco.MjData(self.model)
-        nq, nv, nu = self.model.nq, self.model.nv, self.model.nu
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (nq - 1 + nv,), np.float64)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (nu,), np.float32)
+        self._size = self.model.nq - 1 + self.model.nv
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (self._size,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
         self._dt = self.model.opt.timestep * self.frame_skip
         # Each access to a field of MjData makes an array: keep them.
         self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
 
+    @classmethod
+    @functools.cache
+    def _compiled(cls, physics: Physics) -> Any:
+        """The robot's model, once a process."""
+        path = mechanics.assets("gymnasium") / cls.file
+        model = mechanics.load(path)
+        mechanics.require_model(model, str(path), *cls.sizes, cls.masses)
+        if mechanics.restores(physics):
+            mechanics.restore_margins(model)  # the hopper's 0.001; the others have none
+            mechanics.restore_capsules(model, cls.total_mass)
+        return model
+
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,  # noqa: ARG002 - Gymnasium's, and there are none
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode near the model's own pose.
 
@@ -113,7 +126,7 @@ class Locomotion(gymnasium.Env[Observation, Action]):
     def _observation(self) -> Observation:
         """``[nq - 1 + nv]``"""
         nq = self.model.nq
-        observation = np.empty(nq - 1 + self.model.nv)
+        observation = np.empty(self._size)
         observation[: nq - 1] = self._qpos[1:]
         velocities = observation[nq - 1 :]
         velocities[:] = self._qvel
@@ -123,7 +136,9 @@ class Locomotion(gymnasium.Env[Observation, Action]):
         return observation
 
     def _first_qvel(self) -> NDArray[np.float64]:
-        return self.np_random.uniform(-self.noise, self.noise, self.model.nv)
+        velocities: NDArray[np.float64]
+        velocities = self.np_random.uniform(-self.noise, self.noise, self.model.nv)
+        return velocities
 
     def _health(self) -> tuple[bool, float]:
         """Whether the robot stands, and its reward for that (paid for the fall's step, too)."""
@@ -182,19 +197,8 @@ class HalfCheetah(Locomotion):
     noise = 0.1
 
     def _first_qvel(self) -> NDArray[np.float64]:
-        return self.noise * self.np_random.standard_normal(self.model.nv)
+        velocities: NDArray[np.float64] = self.np_random.standard_normal(self.model.nv)
+        return self.noise * velocities
 
     def _health(self) -> tuple[bool, float]:
         return True, 0.0
-
-
-@functools.cache
-def _model(robot: type[Locomotion], physics: Physics) -> Any:
-    """A robot's compiled model, once a process."""
-    path = mechanics.assets("gymnasium") / robot.file
-    model = mechanics.load(path)
-    mechanics.require_model(model, str(path), *robot.sizes, robot.masses)
-    if physics == "d4rl":
-        mechanics.restore_margins(model)  # the hopper's 0.001; the others have none
-        mechanics.restore_capsules(model, robot.total_mass)
-    return model

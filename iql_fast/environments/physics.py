@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import mujoco
 import numpy as np
@@ -192,6 +192,17 @@ def require_model(
             f"{name} is a model file that is not the one expected: {'; '.join(faults)}. Known to "
             "be right are those of gymnasium 1.4.0 and gymnasium-robotics 1.4.2."
         )
+
+
+def restores(physics: Physics) -> bool:
+    """Whether an environment is to make the edits below.
+
+    Raises:
+        UserError: ``physics`` is none of the two.
+    """
+    if physics not in get_args(Physics):
+        raise UserError(f"physics is {physics!r}, for one of {', '.join(get_args(Physics))}.")
+    return physics == "d4rl"
 
 
 # --- Contacts --------------------------------------------------------------------------------
