@@ -54,11 +54,16 @@ CANDIDATES = 4
 CANDIDATE_EPISODES = 80
 
 
+def gym_id(env_name: str) -> str:
+    """The environment of an environment's datasets, in D4RL's physics."""
+    return catalogue.get(f"{env_name}-medium-v2").environment_id("d4rl")
+
+
 def measure(arguments: tuple[str, Path, int, float]) -> tuple[float, float, float]:
     """Mean return, its standard deviation and mean length over episodes of a snapshot."""
     env_name, snapshot, episodes, noise = arguments
     environment = catalogue.ENVIRONMENTS[env_name]
-    env = simulator.environment(environment.gym_id or "")
+    env = simulator.environment(gym_id(env_name))
     policy = behaviour_policy.load(snapshot, noise)
     trajectories = [
         regenerate.roll_out(env, policy, environment.horizon, (12345, i)) for i in range(episodes)
@@ -151,7 +156,7 @@ def main() -> None:
     if "random" in kinds:
         environment = catalogue.ENVIRONMENTS[env]
         uniform = behaviour_policy.UniformPolicy(environment.act_dim)
-        instance = simulator.environment(environment.gym_id or "")
+        instance = simulator.environment(gym_id(env))
         random_returns = [
             regenerate.roll_out(instance, uniform, environment.horizon, (54321, i)).rewards.sum()
             for i in range(200)

@@ -14,6 +14,7 @@ from iql_fast.environments import scoring
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
+from iql_fast.tasks.catalogue import Physics
 
 
 @dataclass
@@ -49,10 +50,15 @@ class Info:
     """A file of your own in D4RL's layout, instead of the cache."""
     seed: int = 0
     """Of the regenerated data, where those are looked at."""
+    physics: Physics = "d4rl"
+    """Of the regenerated data, where those are looked at."""
 
     def run(self) -> None:
         task = catalogue.get(self.name)
-        places = [resolve.downloaded_path(task), resolve.regenerated_path(task, self.seed)]
+        places = [
+            resolve.downloaded_path(task),
+            resolve.regenerated_path(task, self.seed, self.physics),
+        ]
         path = self.dataset or next((place for place in places if place.exists()), None)
         if path is None:
             raise UserError(
@@ -89,6 +95,8 @@ class Make:
     """The task."""
     seed: int = 0
     """Of the roll-outs."""
+    physics: Physics = "d4rl"
+    """d4rl: mechanics of the MuJoCo that D4RL's data come from; gymnasium: of the installed one."""
     rows: int | None = None
     """Transitions (default: as many as D4RL's)."""
     workers: int | None = None
@@ -104,8 +112,15 @@ class Make:
             raise UserError(
                 "--rows makes a dataset that is not the task's: say with --out where it goes."
             )
-        path = self.out or resolve.regenerated_path(task, self.seed)
-        regenerate.regenerate(task.name, path, seed=self.seed, rows=self.rows, workers=self.workers)
+        path = self.out or resolve.regenerated_path(task, self.seed, self.physics)
+        regenerate.regenerate(
+            task.name,
+            path,
+            physics=self.physics,
+            seed=self.seed,
+            rows=self.rows,
+            workers=self.workers,
+        )
         print(path)
 
 

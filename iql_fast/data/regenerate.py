@@ -28,6 +28,7 @@ from iql_fast.environments import simulator
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
+from iql_fast.tasks.catalogue import Physics
 
 BEHAVIOUR = Path(__file__).parent / "behaviour"
 #: Trajectories that a worker rolls out for one message to the parent.
@@ -78,6 +79,7 @@ def regenerate(
     name: str,
     path: Path,
     *,
+    physics: Physics = "d4rl",
     seed: int = 0,
     rows: int | None = None,
     workers: int | None = None,
@@ -88,6 +90,7 @@ def regenerate(
     Args:
         name: a dataset of ``available()``.
         path: written beside it and renamed when it is whole.
+        physics: whose mechanics the robot has.
         rows: transitions altogether; None takes D4RL's number. Parts shrink in proportion.
         workers: processes; None takes all cores.
 
@@ -108,13 +111,15 @@ def regenerate(
 
     parts = manifest()[name]["parts"]
     total = rows or sum(part["rows"] for part in parts)
-    columns = _collect(name, parts, total, seed, workers, progress)
+    gym_id = catalogue.get(name).environment_id(physics)
+    columns = _collect(name, gym_id, parts, total, seed, workers, progress)
     with written_beside(path) as partial, h5py.File(partial, "w") as file:
         for key, column in columns.items():
             file.create_dataset(key, data=column)
         file.attrs["task"] = name
         file.attrs["regenerated"] = True
         file.attrs["seed"] = seed
+        file.attrs["physics"] = physics
         file.attrs["gymnasium"] = gymnasium.__version__
         file.attrs["mujoco"] = mujoco.__version__
         file.attrs["manifest"] = json.dumps(manifest()[name])
@@ -122,6 +127,7 @@ def regenerate(
 
 def _collect(
     name: str,
+    gym_id: str,
     parts: list[dict[str, Any]],
     total: int,
     seed: int,
@@ -161,7 +167,7 @@ def _collect(
         task = bar.add_task(name, total=total)
         for i, part in enumerate(parts):
             row, end = int(bounds[i]), int(bounds[i + 1])
-            for trajectory in _trajectories(pool, size, name, part, (seed, i)):
+            for trajectory in _trajectories(pool, size, name, gym_id, part, (seed, i)):
                 if row == end:
                     break
                 count = min(len(trajectory.rewards), end - row)
@@ -182,7 +188,12 @@ def _collect(
 
 
 def _trajectories(
-    pool: ProcessPoolExecutor, size: int, name: str, part: dict[str, Any], key: tuple[int, int]
+    pool: ProcessPoolExecutor,
+    size: int,
+    name: str,
+    gym_id: str,
+    part: dict[str, Any],
+    key: tuple[int, int],
 ) -> Iterator[Trajectory]:
     """Trajectories 0, 1, 2, ... of a part, rolled out ahead of time by the workers."""
     pending: deque[Future[list[Trajectory]]] = deque()
@@ -190,17 +201,17 @@ def _trajectories(
     while True:
         while len(pending) < 2 * size:
             indices = range(first, first + TRAJECTORIES_A_TASK)
-            pending.append(pool.submit(_roll_out_some, name, part, key, indices))
+            pending.append(pool.submit(_roll_out_some, name, gym_id, part, key, indices))
             first += TRAJECTORIES_A_TASK
         yield from pending.popleft().result()
 
 
 def _roll_out_some(
-    name: str, part: dict[str, Any], key: tuple[int, int], indices: range
+    name: str, gym_id: str, part: dict[str, Any], key: tuple[int, int], indices: range
 ) -> list[Trajectory]:
     """In a worker: the trajectories of these indices."""
     task = catalogue.get(name)
-    env = simulator.environment(task.environment.gym_id or "")
+    env = simulator.environment(gym_id)
     policy = part_policy(part, task.environment.act_dim)
     stream = zlib.crc32(name.encode())
     return [

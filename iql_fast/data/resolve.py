@@ -13,11 +13,11 @@ from iql_fast.data import d4rl, download, minari, regenerate
 from iql_fast.data.d4rl import LoggedTransitions
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import to_training
-from iql_fast.environments import scoring
+from iql_fast.environments import scoring, simulator
 from iql_fast.environments.scoring import Scoring
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
-from iql_fast.tasks.catalogue import Task
+from iql_fast.tasks.catalogue import Physics, Task
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ def downloaded_path(task: Task) -> Path:
     return cache_folder() / task.d4rl_file
 
 
-def regenerated_path(task: Task, seed: int) -> Path:
+def regenerated_path(task: Task, seed: int, physics: Physics = "d4rl") -> Path:
     """Where a regenerated dataset lies: never under the name of D4RL's, and never under that of one
-    that other behaviour policies made."""
+    that other behaviour policies, other mechanics or another simulator made."""
     recipe = regenerate.fingerprint(task.name) if task.name in regenerate.available() else "none"
-    return cache_folder() / "regenerated" / f"{task.name}-seed{seed}-{recipe}.hdf5"
+    made_by = f"{physics}-mujoco{simulator.version()}-{recipe}"
+    return cache_folder() / "regenerated" / f"{task.name}-seed{seed}-{made_by}.hdf5"
 
 
 def load(
@@ -67,6 +68,7 @@ def load(
     regenerate_ok: bool = True,
     offline: bool = False,
     seed: int = 0,
+    physics: Physics = "d4rl",
     progress: bool = True,
 ) -> LoadedData:
     """Find or make the data of a task, check them and transform them for training.
@@ -77,6 +79,8 @@ def load(
         regenerate_ok: whether regenerated data may stand in for D4RL's.
         offline: do not try to download.
         seed: of regenerated data.
+        physics: whose mechanics regenerated data are made in and policies scored in. A Minari
+            dataset has those of the environment that it names.
 
     Raises:
         UserError: no data could be had, or they are not usable; says why and what to do.
@@ -87,14 +91,15 @@ def load(
             record = {"origin": "minari", "minari_id": task}
             return _finish(logged, minari.family(task), task, "minari", record, where)
         task = catalogue.get(task)
-    path, source, record = _find(task, dataset, regenerate_ok, offline, seed, progress)
+    where = scoring.of_task(task, physics)
+    path, source, record = _find(task, dataset, regenerate_ok, offline, seed, physics, progress)
     environment = task.environment
     steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
     logged = d4rl.transitions(steps, environment.horizon)
     notes = {"d4rl": "", "regenerated": " (regenerated)", "file": f" ({path.name})"}
     title = task.name + notes[record["origin"]]
     record = {"path": str(path), **record}
-    return _finish(logged, task.family, title, source, record, scoring.of_task(task))
+    return _finish(logged, task.family, title, source, record, where)
 
 
 def _find(
@@ -103,16 +108,22 @@ def _find(
     regenerate_ok: bool,
     offline: bool,
     seed: int,
+    physics: Physics,
     progress: bool,
 ) -> tuple[Path, str, dict[str, Any]]:
     """(file, source, record) of a task's data; the record's origin says whose data they are."""
     if dataset is not None:
         return dataset, "file", {"origin": "file"}
-    original, made = downloaded_path(task), regenerated_path(task, seed)
+    original, made = downloaded_path(task), regenerated_path(task, seed, physics)
     if original.exists():
         return original, "cache", {"origin": "d4rl"}
     can_make = regenerate_ok and task.name in regenerate.available()
-    regenerated: dict[str, Any] = {"origin": "regenerated", "seed": seed}
+    regenerated: dict[str, Any] = {
+        "origin": "regenerated",
+        "seed": seed,
+        "physics": physics,
+        "mujoco": simulator.version(),
+    }
     if made.exists() and can_make:
         return made, "cache", regenerated
     failure = "Downloads were switched off."
@@ -125,7 +136,7 @@ def _find(
             return original, "download", {"origin": "d4rl", **record}
     if not can_make:
         raise UserError(f"There are no data for {task.name}. {failure}")
-    regenerate.regenerate(task.name, made, seed=seed, progress=progress)
+    regenerate.regenerate(task.name, made, physics=physics, seed=seed, progress=progress)
     return made, "regenerated", regenerated | {"download": failure}
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iql_fast.environments import physics as mechanics
-from iql_fast.environments.physics import Physics
+from iql_fast.tasks.catalogue import Physics
 
 Observation = NDArray[np.float64]
 Action = NDArray[np.float32]

@@ -26,6 +26,7 @@ from iql_fast.support.errors import UserError
 #: already small beside the simulator's, and ten episodes are to keep two workers busy.
 SIDE_BY_SIDE = 5
 
+
 class EvaluationFailed(UserError):
     """A worker process was lost in the middle of an evaluation."""
 
@@ -90,10 +91,13 @@ class Evaluator:
         self._stack = ExitStack()
 
     def __enter__(self) -> Evaluator:
-        simulator.require(f"Evaluation in {self.label}")
+        self.note = simulator.require(f"Evaluation in {self.label}")
         try:
             self._pool = self._stack.enter_context(simulator.worker_pool(self.workers))
             self._pool.submit(_make, self.environment).result()
+        except UserError:
+            self._stack.close()
+            raise
         except Exception as error:
             self._stack.close()
             raise UserError(

@@ -29,10 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from iql_fast.support.errors import UserError
-
-#: Whose mechanics an environment has: those of D4RL, made by the edits below, or those that the
-#: installed MuJoCo gives the model files of Gymnasium and gymnasium-robotics as they are.
-Physics = Literal["d4rl", "gymnasium"]
+from iql_fast.tasks.catalogue import Physics
 
 #: Before 3.2.3 the Python interface differs; 2.3.3 to 2.3.7 also miss contacts inside the margin.
 OLDEST = (3, 2, 3)

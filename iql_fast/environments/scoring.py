@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from iql_fast.tasks.catalogue import Task
+from iql_fast.tasks.catalogue import Physics, Task
 
 Returns = TypeVar("Returns", float, np.ndarray)
 
@@ -25,6 +25,8 @@ class Scoring:
         reference: returns that count as 0 and as 100 (D4RL: of a random and of an expert policy);
             None where the dataset has none, and scores are then plain returns.
         published: who reports what normalised score of IQL.
+        physics: whose mechanics the environment has. A dataset of Minari's is scored in those of
+            the environment that it names, as they are.
     """
 
     environment: str | None
@@ -32,6 +34,7 @@ class Scoring:
     horizon: int = 0
     reference: tuple[float, float] | None = None
     published: Mapping[str, float] = field(default_factory=dict)
+    physics: Physics = "gymnasium"
 
     @property
     def unit(self) -> str:
@@ -50,15 +53,20 @@ class Scoring:
         return asdict(self)
 
 
-def of_task(task: Task) -> Scoring:
-    """Of a task of the paper."""
+def of_task(task: Task, physics: Physics = "d4rl") -> Scoring:
+    """Of a task of the paper.
+
+    Raises:
+        UserError: the task is not scored in that physics.
+    """
     environment = task.environment
     return Scoring(
-        environment.gym_id,
-        environment.gym_note,
+        task.environment_id(physics),
+        "",
         environment.horizon,
         (environment.min_score, environment.max_score),
         task.published,
+        physics,
     )
 
 

@@ -15,19 +15,37 @@ from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
 
-def require(what_for: str) -> None:
-    """Raise a ``UserError`` where the simulator is not installed."""
+def require(what_for: str) -> str | None:
+    """Check that there is a simulator.
+
+    Returns:
+        None, or a sentence for the user where it is one that has not been tried.
+
+    Raises:
+        UserError: it is not installed, or is one that computes wrong motion.
+    """
     try:
-        import gymnasium.envs.mujoco.mujoco_env  # noqa: F401
+        import gymnasium  # noqa: F401
+        import mujoco  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"{what_for} needs the simulator, but it cannot be imported ({error}): "
-            "pip install 'gymnasium[mujoco]' 'mujoco<3.12' imageio packaging."
+            "pip install gymnasium 'mujoco>=3.2.3,!=4.0.0' imageio packaging."
         ) from None
+    from iql_fast.environments.physics import require_mujoco
+
+    return require_mujoco()
+
+
+def version() -> str:
+    """MuJoCo's version; rollouts of the same policy differ between versions."""
+    import mujoco
+
+    return str(mujoco.__version__)
 
 
 @functools.cache
-def environment(name: str, instance: int = 0) -> Any:
+def environment(name: str, instance: int = 0) -> Any:  # noqa: ARG001  a key of the cache
     """This process's environment of that name: a Gymnasium id, or a specification in JSON.
 
     Without its wrappers, which cost a third of the time: callers keep the time limit themselves.

@@ -15,6 +15,7 @@ from iql_fast.data import minari
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
+from iql_fast.tasks.catalogue import Physics
 
 OneOrPerSeed = tuple[float, ...]
 
@@ -118,6 +119,10 @@ class TrainConfig:
     """do not try to download the dataset"""
     data_seed: int = 0
     """seed of regenerated data"""
+    physics: Physics = "d4rl"
+    """mechanics that policies are scored in and data regenerated in. d4rl: of the MuJoCo that made
+    D4RL's data and reference scores; gymnasium: of the installed MuJoCo, for locomotion only. A
+    Minari id keeps those of the environment that it names"""
     steps: int = 1_000_000
     """updates of each network"""
     seeds: int = 1
@@ -177,6 +182,8 @@ class TrainConfig:
 
 #: The groups of TrainConfig, whose options carry no prefix.
 GROUPS = ("algorithm", "departures", "evaluation", "records")
+#: What runs did that are older than an option, where that is not its default.
+BEFORE = {"physics": "gymnasium"}
 #: Options that do not change what a run computes, so a resumed run may change them.
 FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline")
 
@@ -302,6 +309,7 @@ def completed(config: TrainConfig) -> TrainConfig:
         family, (episodes, interval) = minari.family(config.task), (10, 5_000)
     else:
         task = catalogue.get(config.task)
+        task.environment_id(config.physics)
         family, (episodes, interval) = task.family, task.evaluation
     preset, a, e = catalogue.PRESETS[family], config.algorithm, config.evaluation
     if config.records.log_interval < 1:  # before it divides anything
@@ -374,8 +382,8 @@ def check_same(
     resumed: Mapping[str, Any], stored: Mapping[str, Any], free: tuple[str, ...]
 ) -> None:
     """Raise a ``UserError`` where a resumed run is asked for something else than it began with. An
-    option that is younger than the run has its default there."""
-    before = {**flat(TrainConfig()), **stored}
+    option that is younger than the run has its default there, or what ``BEFORE`` says."""
+    before = {**flat(TrainConfig()), **BEFORE, **stored}
     changed = [
         f"--{name.replace('_', '-')} {value} (the run has {before.get(name)})"
         for name, value in resumed.items()

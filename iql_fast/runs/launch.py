@@ -56,6 +56,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             dataset=options.dataset,
             offline=options.offline,
             seed=options.data_seed,
+            physics=options.physics,
         )
         prepared = _prepare(loaded, options)
         chosen = _choose_engine(prepared, options, engine_name, place.engine_because)

@@ -6,10 +6,14 @@ import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import published
+
+#: Whose mechanics score a policy: those of the MuJoCo that made D4RL's data and reference returns,
+#: or those that the installed MuJoCo computes from the model files as Gymnasium ships them.
+Physics = Literal["d4rl", "gymnasium"]
 
 
 @dataclass(frozen=True)
@@ -24,33 +28,20 @@ class Environment:
     horizon: int
     min_score: float
     max_score: float
-    gym_id: str | None = None
-    gym_note: str = ""
 
-
-_ADROIT = (
-    "Gymnasium's Adroit environments differ from D4RL's in reward, horizon and termination, so a "
-    "score there would not be D4RL's"
-)
-_ANTMAZE = (
-    "Gymnasium's ant has another time step, gear and observation than D4RL's, so a policy trained "
-    "on D4RL's data cannot be scored there"
-)
-_KITCHEN = "Gymnasium's FrankaKitchen arranges its observation differently from D4RL's"
 
 ENVIRONMENTS = {
-    # D4RL's -v2 data fit Gymnasium's -v4: -v5 changed the healthy reward and a friction.
-    "halfcheetah": Environment(17, 6, 1000, -280.178953, 12135.0, "HalfCheetah-v4"),
-    "hopper": Environment(11, 3, 1000, -20.272305, 3234.3, "Hopper-v4"),
-    "walker2d": Environment(17, 6, 1000, 1.629008, 4592.3, "Walker2d-v4"),
-    "antmaze-umaze": Environment(29, 8, 700, 0.0, 1.0, None, _ANTMAZE),
-    "antmaze-medium": Environment(29, 8, 1000, 0.0, 1.0, None, _ANTMAZE),
-    "antmaze-large": Environment(29, 8, 1000, 0.0, 1.0, None, _ANTMAZE),
-    "kitchen": Environment(60, 9, 280, 0.0, 4.0, None, _KITCHEN),
-    "pen": Environment(45, 24, 100, 96.262799, 3076.8331017826877, None, _ADROIT),
-    "hammer": Environment(46, 26, 200, -274.856578, 12794.134825156867, None, _ADROIT),
-    "door": Environment(39, 28, 200, -56.512833, 2880.5693087298737, None, _ADROIT),
-    "relocate": Environment(39, 30, 200, -6.425911, 4233.877797728884, None, _ADROIT),
+    "halfcheetah": Environment(17, 6, 1000, -280.178953, 12135.0),
+    "hopper": Environment(11, 3, 1000, -20.272305, 3234.3),
+    "walker2d": Environment(17, 6, 1000, 1.629008, 4592.3),
+    "antmaze-umaze": Environment(29, 8, 700, 0.0, 1.0),
+    "antmaze-medium": Environment(29, 8, 1000, 0.0, 1.0),
+    "antmaze-large": Environment(29, 8, 1000, 0.0, 1.0),
+    "kitchen": Environment(60, 9, 280, 0.0, 4.0),
+    "pen": Environment(45, 24, 100, 96.262799, 3076.8331017826877),
+    "hammer": Environment(46, 26, 200, -274.856578, 12794.134825156867),
+    "door": Environment(39, 28, 200, -56.512833, 2880.5693087298737),
+    "relocate": Environment(39, 30, 200, -6.425911, 4233.877797728884),
 }
 
 #: Where the authors' settings depart from the defaults of ``Hyperparameters``, by family.
@@ -77,11 +68,25 @@ class Task:
     family: str
     env: str
     d4rl_file: str
+    gym_ids: Mapping[Physics, str]
     published: Mapping[str, float]
 
     @property
     def environment(self) -> Environment:
         return ENVIRONMENTS[self.env]
+
+    def environment_id(self, physics: Physics = "d4rl") -> str:
+        """The Gymnasium id of the environment that scores the task.
+
+        Raises:
+            UserError: there is none of that physics.
+        """
+        if physics not in self.gym_ids:
+            raise UserError(
+                f"{self.name} is scored in {' or '.join(self.gym_ids)} physics only, not in "
+                f"{physics}'s: leave out --physics."
+            )
+        return self.gym_ids[physics]
 
     @property
     def preset(self) -> Mapping[str, Any]:
@@ -98,13 +103,17 @@ class Task:
 def _tasks() -> dict[str, Task]:
     tasks: dict[str, Task] = {}
 
-    def add(name: str, family: str, env: str, file: str) -> None:
-        tasks[name] = Task(name, family, env, file, published.iql_scores().get(name, {}))
+    def add(name: str, family: str, env: str, file: str, **gym_ids: str) -> None:
+        scores = published.iql_scores().get(name, {})
+        tasks[name] = Task(name, family, env, file, cast(Mapping[Physics, str], gym_ids), scores)
 
-    for env in ("halfcheetah", "hopper", "walker2d"):
+    # D4RL's -v2 data fit Gymnasium's -v4: -v5 changed the healthy reward and a friction.
+    robots = {"halfcheetah": "HalfCheetah", "hopper": "Hopper", "walker2d": "Walker2d"}
+    for env, gym_name in robots.items():
         for kind in ("random", "medium", "medium-replay", "medium-expert", "expert"):
             file = f"gym_mujoco_v2/{env}_{kind.replace('-', '_')}-v2.hdf5"
-            add(f"{env}-{kind}-v2", "locomotion", env, file)
+            ids = {"d4rl": f"iql_fast/{env}-v2", "gymnasium": f"{gym_name}-v4"}
+            add(f"{env}-{kind}-v2", "locomotion", env, file, **ids)
     mazes = {"umaze": "u-maze", "medium": "big-maze", "large": "hardest-maze"}
     for size, maze in mazes.items():
         kinds = ("", "-diverse") if size == "umaze" else ("-play", "-diverse")
@@ -113,20 +122,33 @@ def _tasks() -> dict[str, Task]:
             start = diverse if size == "umaze" else True
             stem = f"Ant_maze_{maze}_noisy_multistart_{start}_multigoal_{diverse}_sparse"
             env = f"antmaze-{size}"
-            add(f"{env}{kind}-v0", "antmaze", env, f"ant_maze_new/{stem}.hdf5")
-            add(f"{env}{kind}-v2", "antmaze", env, f"ant_maze_v2/{stem}_fixed.hdf5")
+            for version, file in {
+                "v0": f"ant_maze_new/{stem}.hdf5",
+                "v2": f"ant_maze_v2/{stem}_fixed.hdf5",
+            }.items():
+                add(
+                    f"{env}{kind}-{version}", "antmaze", env, file, d4rl=f"iql_fast/{env}-{version}"
+                )
     kitchen = {
         "complete": "mini_kitchen_microwave_kettle_light_slider-v0",
         "partial": "kitchen_microwave_kettle_light_slider-v0",
         "mixed": "kitchen_microwave_kettle_bottomburner_light-v0",
     }
     for kind, stem in kitchen.items():
-        add(f"kitchen-{kind}-v0", "kitchen", "kitchen", f"kitchen/{stem}.hdf5")
+        name = f"kitchen-{kind}-v0"
+        add(name, "kitchen", "kitchen", f"kitchen/{stem}.hdf5", d4rl=f"iql_fast/{name}")
     for env in ("pen", "hammer", "door", "relocate"):
-        add(f"{env}-human-v0", "adroit", env, f"hand_dapg/{env}-v0_demos_clipped.hdf5")
-        add(f"{env}-cloned-v0", "adroit", env, f"hand_dapg/{env}-demos-v0-bc-combined.hdf5")
+        gym_id = f"iql_fast/{env}-v0"  # v1's files hold other flags; the environment is the same
+        files = {
+            "human": f"{env}-v0_demos_clipped",
+            "cloned": f"{env}-demos-v0-bc-combined",
+            "expert": f"{env}-v0_expert_clipped",
+        }
+        for kind, file in files.items():
+            add(f"{env}-{kind}-v0", "adroit", env, f"hand_dapg/{file}.hdf5", d4rl=gym_id)
         for kind in ("human", "cloned", "expert"):
-            add(f"{env}-{kind}-v1", "adroit", env, f"hand_dapg_v1/{env}-{kind}-v1.hdf5")
+            file = f"hand_dapg_v1/{env}-{kind}-v1.hdf5"
+            add(f"{env}-{kind}-v1", "adroit", env, file, d4rl=gym_id)
     return tasks
 
 
