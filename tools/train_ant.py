@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from iql_fast.data import behaviour_policy
 from iql_fast.data.antmaze import INPUTS, Frame
 from iql_fast.environments import antmaze
+from iql_fast.ops import EnsembleMLP, FusedAdam
 
 #: Steps of 0.1 s from one goal to the next, and from one start to the next.
 GOAL_STEPS, EPISODE_STEPS = 100, 300
@@ -39,7 +40,7 @@ GOAL_DISTANCE = 10.0
 NOISE = 0.2
 #: What a step upright is worth, in metres a second; what a unit of squared action costs.
 UPRIGHT, EFFORT = 0.2, 0.01
-HIDDEN = 256
+HIDDEN = 128
 #: Left and right change places: where each number of a state and of an action comes from, and its
 #: sign. Hips turn the other way, ankles do not; spin is a pseudo-vector.
 _LEGS, _LEG_SIGNS = [6, 7, 4, 5, 2, 3, 0, 1], [-1, 1] * 4
@@ -120,23 +121,9 @@ class Plane:
         return rewards, terminal, progress, reached
 
 
-class Twins(nn.Module):
-    """Two critics as one batched product a layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = (INPUTS + 8, HIDDEN, HIDDEN, 1)
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
-        self.weights = nn.ParameterList(
-            (torch.rand(2, i, o) * 2 - 1) / math.sqrt(i) for i, o in pairs
-        )
-        self.biases = nn.ParameterList(torch.zeros(2, 1, o) for _, o in pairs)
-
-    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
-        hidden = torch.cat([states, actions], 1).expand(2, -1, -1)
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden if i == 0 else torch.relu(hidden), weight)
-        return hidden[..., 0]  # [2, B]
+def worth(critics: EnsembleMLP, states: Tensor, actions: Tensor) -> Tensor:
+    """Values ``[2, B]`` of actions by twin critics."""
+    return critics(torch.cat([states, actions], 1))[..., 0]
 
 
 class Learner:
@@ -144,21 +131,22 @@ class Learner:
 
     def __init__(self, rate: float, discount: float) -> None:
         self.discount = discount
-        self.actor = nn.Sequential(
-            nn.Linear(INPUTS, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
-            nn.Linear(HIDDEN, 16),
-        )  # fmt: skip
-        self.critics, self.targets = Twins(), Twins()
+        self.actor = EnsembleMLP(1, (INPUTS, HIDDEN, HIDDEN, 16))
+        self.critics, self.targets = (
+            EnsembleMLP(2, (INPUTS + 8, HIDDEN, HIDDEN, 1)) for _ in range(2)
+        )
         self.targets.load_state_dict(self.critics.state_dict())
         self.log_alpha = torch.tensor(math.log(0.2), requires_grad=True)
+        followers = [target.requires_grad_(False) for target in self.targets.parameters()]
         self.optimisers = [
-            torch.optim.Adam(parameters, rate, fused=True)
-            for parameters in (self.critics.parameters(), self.actor.parameters(), [self.log_alpha])
+            FusedAdam(self.critics.parameters(), rate, targets=followers, polyak=0.01),
+            FusedAdam(self.actor.parameters(), rate),
+            FusedAdam([self.log_alpha], rate),
         ]
 
     def sample(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Actions ``[B, 8]`` and their log-densities ``[B]``."""
-        mean, log_std = self.actor(states).chunk(2, 1)
+        mean, log_std = self.actor(states)[0].chunk(2, 1)
         log_std = log_std.clamp(-20, 2)
         normal = torch.randn_like(mean)
         raw = mean + log_std.exp() * normal
@@ -173,20 +161,17 @@ class Learner:
         alpha = self.log_alpha.detach().exp()
         with torch.no_grad():
             next_actions, log_density = self.sample(following)
-            value = self.targets(following, next_actions).amin(0) - alpha * log_density
+            value = worth(self.targets, following, next_actions).amin(0) - alpha * log_density
             target = rewards + self.discount * masks * value
-        loss = (self.critics(states, actions) - target).square().mean(1).sum()
+        loss = (worth(self.critics, states, actions) - target).square().mean(1).sum()
         self._descend(0, loss)
         self.critics.requires_grad_(False)
         actions, log_density = self.sample(states)
-        self._descend(1, (alpha * log_density - self.critics(states, actions).amin(0)).mean())
+        value = worth(self.critics, states, actions).amin(0)
+        self._descend(1, (alpha * log_density - value).mean())
         self.critics.requires_grad_(True)
         # The entropy aimed at is -1 an action's dimension.
         self._descend(2, -self.log_alpha * (log_density.detach().mean() - 8))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.targets.parameters()), list(self.critics.parameters()), 0.01
-            )
 
     def _descend(self, which: int, loss: Tensor) -> None:
         self.optimisers[which].zero_grad()
@@ -277,7 +262,7 @@ def train(arguments: argparse.Namespace) -> None:
                 "minutes": round(seconds / 60, 1), "steps": steps,
                 "speed": round(sums[0] / sums[3], 3), "reward": round(sums[1] / sums[3], 3),
                 "falls_per_1000": round(1000 * sums[2] / sums[3], 2),
-                "alpha": round(float(learner.log_alpha.exp()), 4),
+                "alpha": round(math.exp(learner.log_alpha.item()), 4),
             }  # fmt: skip
             sums[:] = 0
             print(json.dumps(line), flush=True)
@@ -292,7 +277,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def write_policy(learner: Learner, path: Path, steps: int, seed: int) -> None:
     """The actor in the form of the other behaviour policies."""
-    linears = [module for module in learner.actor if isinstance(module, nn.Linear)]
+    linears = [module for module in learner.actor.to_sequentials()[0] if hasattr(module, "weight")]
     tensors = {f"layers.{i}.weight": layer.weight for i, layer in enumerate(linears)}
     tensors |= {f"layers.{i}.bias": layer.bias for i, layer in enumerate(linears)}
     metadata = {
@@ -317,7 +302,8 @@ def measure(arguments: argparse.Namespace) -> None:
         inputs = frames.inputs()
         chosen = np.array([policy.sample(row, generator) for row in inputs])
         noisy = np.clip(chosen + NOISE * generator.standard_normal(chosen.shape), -1, 1)
-        away = np.linalg.norm([plane.goals[i] - d.qpos[:2] for i, d in enumerate(plane.data)], axis=1)
+        places = np.array([data.qpos[:2] for data in plane.data])
+        away = np.linalg.norm(plane.goals - places, axis=1)
         _, terminal, speeds, _ = plane.step(frames.actions(noisy))
         frames = plane.frames()
         progress += speeds[away > 1].sum()
@@ -335,10 +321,10 @@ def main() -> None:
     learning.set_defaults(run=train)
     learning.add_argument("--out", required=True, type=Path, help="folder of the training")
     learning.add_argument("--minutes", type=float, default=60, help="training altogether")
-    learning.add_argument("--ants", type=int, default=8, help="ants side by side")
+    learning.add_argument("--ants", type=int, default=16, help="ants side by side")
     learning.add_argument("--updates", type=int, default=4, help="updates a step of all ants")
     learning.add_argument("--warmup", type=int, default=5_000, help="steps of random actions")
-    learning.add_argument("--learning-rate", type=float, default=5e-4)
+    learning.add_argument("--learning-rate", type=float, default=1e-3)
     learning.add_argument("--discount", type=float, default=0.98)
     learning.add_argument("--seed", type=int, default=0)
     measuring = commands.add_parser("measure", help="speed and falls of a policy")

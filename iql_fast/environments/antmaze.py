@@ -18,7 +18,15 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.environments import physics
+from iql_fast.environments.physics import (
+    Physics,
+    assets,
+    normalise_quaternion,
+    require_model,
+    require_mujoco,
+    restore_capsules,
+    restore_margins,
+)
 from iql_fast.support.errors import UserError
 
 FloatArray = NDArray[np.float64]
@@ -56,8 +64,8 @@ GOAL_RADIUS = 0.5
 FRAME_SKIP = 5
 #: Newton metres of an action of 1.
 TORQUE = 30.0
-#: Kilograms of the ant: capsules weighed as MuJoCo 2.0 does, and exactly.
-MASS, EXACT_MASS = 0.878710, 0.910880
+#: Kilograms of some of the bodies of Gymnasium's ant.
+MASSES = {"torso": 0.327249, "front_left_leg": 0.039158, "aux_1": 0.039158}
 
 
 def find(layout: str, mark: str) -> tuple[int, int]:
@@ -73,35 +81,29 @@ def centre(layout: str, cell: tuple[int, int]) -> FloatArray:
 
 
 @functools.cache
-def model(layout: str | None, restored: bool = True) -> mujoco.MjModel:
+def model(layout: str | None, physics: Physics = "d4rl") -> mujoco.MjModel:
     """The compiled model, one a process: not to be changed.
 
     Args:
         layout: a key of ``LAYOUTS``; None is an open plane.
-        restored: MuJoCo 2.0's margins and capsules (D4RL's physics), or those of the MuJoCo that
-            is installed.
+        physics: ``"gymnasium"`` leaves out the edits that make up for a newer MuJoCo.
 
     Raises:
-        UserError: Gymnasium's ant is not the one that these edits were made for.
+        UserError: the installed MuJoCo is refused, or Gymnasium's ant is not the expected one.
     """
-    path = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "ant.xml"
+    require_mujoco()
+    path = assets("gymnasium") / "ant.xml"
     try:
         compiled = mujoco.MjModel.from_xml_string(_edited(path, layout))
-    except (OSError, AttributeError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, ElementTree.ParseError) as error:
         raise UserError(
-            f"AntMaze's ant could not be built from Gymnasium's model {path} ({error}). "
-            "Install it anew: pip install --force-reinstall 'gymnasium[mujoco]'."
+            f"{path} is a model file that is not the one expected ({error}): "
+            "pip install --force-reinstall 'gymnasium[mujoco]'"
         ) from None
-    if restored:
-        physics.restore_margins(compiled)
-        physics.restore_capsules(compiled)
-    mass, expected = float(compiled.body_mass.sum()), MASS if restored else EXACT_MASS
-    if (compiled.nq, compiled.nv, compiled.nu) != (15, 14, 8) or abs(mass - expected) > 1e-5:
-        raise UserError(
-            f"Gymnasium's model {path} is not the ant that AntMaze is made from: it has "
-            f"{compiled.nq} positions, {compiled.nu} motors and {mass:.6f} kg, where 15, 8 and "
-            f"{expected:.6f} kg are expected. pip install 'gymnasium[mujoco]' of another version."
-        )
+    require_model(compiled, str(path), 15, 8, MASSES)
+    if physics == "d4rl":
+        restore_margins(compiled)
+        restore_capsules(compiled)
     return compiled
 
 
@@ -150,7 +152,7 @@ def start(data: mujoco.MjData, generator: np.random.Generator) -> None:
     data.qpos += generator.uniform(-0.1, 0.1, data.model.nq)
     data.qvel[:] = 0.1 * generator.standard_normal(data.model.nv)
     # The simulator of D4RL's data did this in place, before the first observation.
-    physics.normalise_quaternion(data.qpos, 3)
+    normalise_quaternion(data.qpos, 3)
 
 
 class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
@@ -165,10 +167,10 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
         fixed_goal: one goal for the environment's lifetime (D4RL's v0), rather than one an
             episode (v2).
         goal_seed: of the fixed goal; None draws it from numpy's global generator, as D4RL does.
-        restored: D4RL's physics, whatever MuJoCo is installed; or the installed one's.
+        physics: the mechanics that D4RL's data were made in, or those of the installed MuJoCo.
 
     Raises:
-        UserError: no such layout, or Gymnasium's ant is not the expected one.
+        UserError: no such layout, a MuJoCo that is refused, or an ant that is not the expected one.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
@@ -179,12 +181,12 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
         *,
         fixed_goal: bool = False,
         goal_seed: int | None = None,
-        restored: bool = True,
+        physics: Physics = "d4rl",
     ) -> None:
         if layout not in LAYOUTS:
             raise UserError(f"AntMaze has no layout {layout!r}: {', '.join(LAYOUTS)}.")
         self.layout = layout
-        self.model = model(layout, restored)
+        self.model = model(layout, physics)
         self.data = mujoco.MjData(self.model)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (8,), np.float32)
@@ -192,8 +194,8 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
         self._goal_centre = centre(layout, find(layout, "G"))
         self.goal = np.full(2, np.nan)
         if fixed_goal:
-            draw = np.random.uniform if goal_seed is None else np.random.default_rng(goal_seed).uniform
-            self.goal = self._goal(draw)
+            own = None if goal_seed is None else np.random.default_rng(goal_seed)
+            self.goal = self._goal(own.uniform if own else np.random.uniform)
 
     def _goal(self, uniform: Any) -> FloatArray:
         return jittered_goal(self._goal_centre, uniform)
@@ -214,9 +216,7 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
         start(self.data, self.np_random)
         return self._observation(), {"goal": self.goal.copy()}
 
-    def step(
-        self, action: NDArray[Any]
-    ) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[Any]) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """One action ``[8]``; torques beyond the motors' are cut by the model."""
         data = self.data
         data.ctrl[:] = action
