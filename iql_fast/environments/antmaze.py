@@ -187,7 +187,8 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
             raise UserError(f"AntMaze has no layout {layout!r}: {', '.join(LAYOUTS)}.")
         self.layout = layout
         self.model = model(layout, physics)
-        self.data = mujoco.MjData(self.model)
+        self.data = data = mujoco.MjData(self.model)
+        self._qpos, self._qvel, self._ctrl = data.qpos, data.qvel, data.ctrl  # views, for speed
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (8,), np.float32)
         self.fixed_goal = fixed_goal
@@ -195,10 +196,7 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
         self.goal = np.full(2, np.nan)
         if fixed_goal:
             own = None if goal_seed is None else np.random.default_rng(goal_seed)
-            self.goal = self._goal(own.uniform if own else np.random.uniform)
-
-    def _goal(self, uniform: Any) -> FloatArray:
-        return jittered_goal(self._goal_centre, uniform)
+            self.goal = jittered_goal(self._goal_centre, own.uniform if own else np.random.uniform)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -210,7 +208,7 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
         """
         super().reset(seed=seed)
         if not self.fixed_goal:
-            self.goal = self._goal(self.np_random.uniform)
+            self.goal = jittered_goal(self._goal_centre, self.np_random.uniform)
         if options and "goal" in options:
             self.goal = np.array(options["goal"], np.float64)
         start(self.data, self.np_random)
@@ -218,17 +216,15 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
 
     def step(self, action: NDArray[Any]) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """One action ``[8]``; torques beyond the motors' are cut by the model."""
-        data = self.data
-        data.ctrl[:] = action
-        data.ctrl *= TORQUE
-        mujoco.mj_step(self.model, data, FRAME_SKIP)
+        np.multiply(action, TORQUE, out=self._ctrl)
+        mujoco.mj_step(self.model, self.data, FRAME_SKIP)
         observation = self._observation()
-        dx, dy = observation[:2] - self.goal
+        dx, dy = observation[0] - self.goal[0], observation[1] - self.goal[1]
         reached = bool(dx * dx + dy * dy <= GOAL_RADIUS**2)
         return observation, float(reached), reached, False, {}
 
     def _observation(self) -> FloatArray:
-        return np.concatenate((self.data.qpos, self.data.qvel))
+        return np.concatenate((self._qpos, self._qvel))
 
 
 def jittered_goal(cell_centre: FloatArray, uniform: Any) -> FloatArray:
