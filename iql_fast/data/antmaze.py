@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 
 from iql_fast.data import behaviour_policy
 from iql_fast.data.behaviour_policy import BehaviourPolicy
-from iql_fast.environments import antmaze
+from iql_fast.environments import antmaze, simulator
 from iql_fast.environments.antmaze import CELL, GOAL_RADIUS, LAYOUTS
+from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
 
@@ -85,18 +86,22 @@ def recipe(name: str) -> Recipe:
     Raises:
         UserError: no such dataset.
     """
-    parts = name.split("-")
-    if len(parts) in (3, 4) and parts[0] == "antmaze" and parts[-1] in ("v0", "v2"):
-        layout, kind = parts[1], "-".join(parts[2:-1])
-        kinds = ("", "diverse") if layout == "umaze" else ("play", "diverse")
-        if layout in LAYOUTS and kind in kinds:
-            free = free_cells(layout)
-            if kind == "diverse":
-                return Recipe(layout, free, free)
-            goals = PLAY_GOALS[layout]
-            others = tuple(cell for cell in free if cell not in goals)
-            return Recipe(layout, others if kind == "play" else None, goals)
-    raise UserError(f"There is no AntMaze dataset {name!r}.")
+    if name not in names():
+        raise UserError(f"There is no AntMaze dataset {name!r}. These are: {', '.join(names())}.")
+    layout, *kind = name.split("-")[1:-1]
+    free = free_cells(layout)
+    if kind == ["diverse"]:
+        return Recipe(layout, free, free)
+    goals = PLAY_GOALS[layout]
+    others = tuple(cell for cell in free if cell not in goals)
+    return Recipe(layout, others if kind == ["play"] else None, goals)
+
+
+def names() -> list[str]:
+    """Of all datasets."""
+    kinds = ["umaze", "umaze-diverse"]
+    kinds += [f"{layout}-{kind}" for layout in ("medium", "large") for kind in ("play", "diverse")]
+    return [f"antmaze-{kind}-{version}" for kind in kinds for version in ("v0", "v2")]
 
 
 def free_cells(layout: str) -> tuple[Cell, ...]:
@@ -277,7 +282,7 @@ class Ant:
 
     def direction(self) -> FloatArray:
         """``[2]``, to the waypoint."""
-        place = self.qpos[:2]
+        place: FloatArray = self.qpos[:2]
         return waypoint(self.recipe.layout, place.tolist(), self.goal, self.generator) - place
 
     def step(self, action: FloatArray) -> FloatArray:
@@ -378,6 +383,53 @@ def walks(
 # --- Columns ---------------------------------------------------------------------------------
 
 
+def collect(
+    name: str,
+    *,
+    seed: int = 0,
+    rows: int = ROWS,
+    workers: int | None = None,
+    progress: bool = True,
+    policy: Path = POLICY,
+    keep: Path | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Walk a dataset; the arguments are those of ``walks``, the result that of ``columns``.
+
+    Args:
+        workers: processes; None takes all cores.
+
+    Raises:
+        UserError: no such dataset; MuJoCo or the model is not the expected one.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    antmaze.model(recipe(name).layout)  # what is wrong with it is to be said here, not in a worker
+    bar = Progress(
+        TextColumn("making {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeRemainingColumn(),
+        disable=not progress,
+    )
+    size = workers or usable_cores()
+    with simulator.worker_pool(size) as pool, bar:
+        task = bar.add_task(name, total=rows)
+
+        def counted() -> Iterator[Walk]:
+            for episode in walks(pool, size, name, seed, rows, policy=policy, keep=keep):
+                bar.advance(task, len(episode.actions))
+                yield episode
+
+        return columns(name, seed, rows, counted())
+
+
 def columns(name: str, seed: int, rows: int, episodes: Iterator[Walk]) -> dict[str, NDArray[Any]]:
     """The columns of D4RL's file, float32 and bool.
 
@@ -472,7 +524,7 @@ def summary(columns: dict[str, NDArray[Any]]) -> Summary:
         steps_at_goal=float(np.mean([at_goal[rows].sum() for rows in episodes] or [0.0])),
         fallen=float(np.mean(1 - 2 * (x * x + y * y) < 0)) if episodes else 0.0,
         speed=10 * float(moved[~columns["timeouts"][:-1]].mean()),
-        rewarded=float(np.mean([reward[rows].any() for rows in episodes] or [0.0])),
+        rewarded=float(np.mean([float(reward[rows].any()) for rows in episodes] or [0.0])),
         reward_rows=int(reward.sum()),
         jumps=int((moved[~ends[:-1]] > JUMP).sum()),
     )

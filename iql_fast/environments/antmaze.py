@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from xml.etree import ElementTree
 
 import gymnasium
@@ -155,7 +155,7 @@ def start(data: mujoco.MjData, generator: np.random.Generator) -> None:
     normalise_quaternion(data.qpos, 3)
 
 
-class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
+class AntMaze(gymnasium.Env[FloatArray, NDArray[np.float32]]):
     """One goal in a maze; the reward is 1 on reaching it, which ends the episode.
 
     Observations ``[29]``: position and joint angles ``qpos[0:15]`` (metres, a quaternion,
@@ -172,8 +172,6 @@ class AntMaze(gymnasium.Env[FloatArray, FloatArray]):
     Raises:
         UserError: no such layout, a MuJoCo that is refused, or an ant that is not the expected one.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(
         self,
@@ -233,4 +231,5 @@ def jittered_goal(cell_centre: FloatArray, uniform: Any) -> FloatArray:
     Args:
         uniform: ``uniform(low, high, size)`` of a generator.
     """
-    return np.maximum(cell_centre + uniform(0, 1, 2) + uniform(0, 0.5, 2), 0.0)
+    goal: FloatArray = np.maximum(cell_centre + uniform(0, 1, 2) + uniform(0, 0.5, 2), 0.0)
+    return goal

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import mujoco
@@ -140,8 +140,6 @@ class Kitchen(gymnasium.Env[FloatArray, NDArray[np.float32]]):
     Raises:
         UserError: no such task; or as ``model`` says.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(
         self, task: str = "partial", *, physics: Physics = "d4rl", noise: float = 1.0
