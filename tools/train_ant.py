@@ -1,0 +1,340 @@
+"""Train the ant that AntMaze's regenerated datasets are walked by.
+
+    python tools/train_ant.py train --out FOLDER --minutes 60
+    python tools/train_ant.py measure --policy FOLDER/ant-goal.safetensors
+
+D4RL's walker is a soft actor-critic (Haarnoja et al. 2018) that was trained to reach goals on an
+open plane. This does the same in the restored physics. It learns fast for one reason: the plane
+and the ant are symmetric, so that ``iql_fast.data.antmaze.Frame`` turns every state into one in
+which the goal lies straight ahead and the body points forward within 45 degrees. What is learned
+is one gait, on mirrored copies of the experience, too.
+
+Training that is killed goes on from ``FOLDER/checkpoint.pt``, without its replay buffer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import mujoco
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor, nn
+
+from iql_fast.data import behaviour_policy
+from iql_fast.data.antmaze import INPUTS, Frame
+from iql_fast.environments import antmaze
+from iql_fast.ops import EnsembleMLP, FusedAdam
+
+#: Steps of 0.1 s from one goal to the next, and from one start to the next.
+GOAL_STEPS, EPISODE_STEPS = 100, 300
+#: Of the goals' distances, in metres (D4RL, ``goal_reaching_env.py``).
+GOAL_DISTANCE = 10.0
+#: Standard deviation of what is added to actions: that of the data's generator.
+NOISE = 0.2
+#: What a step upright is worth, in metres a second; what a unit of squared action costs.
+UPRIGHT, EFFORT = 0.2, 0.01
+HIDDEN = 128
+#: Left and right change places: where each number of a state and of an action comes from, and its
+#: sign. Hips turn the other way, ankles do not; spin is a pseudo-vector.
+_LEGS, _LEG_SIGNS = [6, 7, 4, 5, 2, 3, 0, 1], [-1, 1] * 4
+MIRROR = {
+    INPUTS: (
+        [0, 1, 2, 3, 4, *(5 + i for i in _LEGS), *range(13, 19), *(19 + i for i in _LEGS)],
+        [1, 1, -1, 1, -1, *_LEG_SIGNS, 1, -1, 1, -1, 1, -1, *_LEG_SIGNS],
+    ),
+    8: (_LEGS, _LEG_SIGNS),
+}
+MIRROR = {width: tuple(torch.tensor(part) for part in pair) for width, pair in MIRROR.items()}
+
+
+def mirrored(rows: Tensor) -> Tensor:
+    """The mirror images of states or actions in the walker's frame."""
+    order, signs = MIRROR[rows.shape[1]]
+    return rows[:, order] * signs
+
+
+class Plane:
+    """Ants on planes of their own, each walking towards goals that move every ten seconds."""
+
+    def __init__(self, ants: int, generator: np.random.Generator) -> None:
+        self.model = antmaze.model(None)
+        self.data = [mujoco.MjData(self.model) for _ in range(ants)]
+        self.generator = generator
+        self.goals = np.zeros((ants, 2))
+        self.jitter = np.zeros(ants)
+        # Their ends are spread over time.
+        self.steps = generator.integers(0, EPISODE_STEPS, ants)
+        for i in range(ants):
+            self._start(i)
+
+    def _start(self, i: int) -> None:
+        data = self.data[i]
+        antmaze.start(data, self.generator)
+        yaw = self.generator.uniform(-np.pi, np.pi)
+        turn, turned = np.array([math.cos(yaw / 2), 0.0, 0.0, math.sin(yaw / 2)]), np.empty(4)
+        mujoco.mju_mulQuat(turned, turn, data.qpos[3:7])
+        data.qpos[3:7] = turned
+        # Half of the ants aim at places that are shaken, as the data's waypoints are.
+        self.jitter[i] = 0.5 * self.generator.integers(2)
+        self._draw_goal(i)
+
+    def _draw_goal(self, i: int) -> None:
+        angle = self.generator.uniform(0, 2 * np.pi)
+        distance = GOAL_DISTANCE * self.generator.uniform()
+        offset = distance * np.array([math.cos(angle), math.sin(angle)])
+        self.goals[i] = self.data[i].qpos[:2] + offset
+
+    def frames(self) -> Frame:
+        positions = np.array([data.qpos for data in self.data])
+        velocities = np.array([data.qvel for data in self.data])
+        shake = self.generator.uniform(-1, 1, (len(positions), 2)) * self.jitter[:, None]
+        return Frame(positions, velocities, self.goals + shake - positions[:, :2])
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Frame]:
+        """Torques ``[ants, 8]``: rewards, ends that are terminal ``[ants]``, progress in m/s, and
+        the frames of the states reached (before those that ended start anew)."""
+        rewards, progress = np.empty((2, len(self.data)))
+        terminal = np.zeros(len(self.data), bool)
+        for i, data in enumerate(self.data):
+            before = math.dist(data.qpos[:2], self.goals[i])
+            data.ctrl[:] = antmaze.TORQUE * actions[i]
+            mujoco.mj_step(self.model, data, antmaze.FRAME_SKIP)
+            progress[i] = 10.0 * (before - math.dist(data.qpos[:2], self.goals[i]))
+            upright = 1 - 2 * (data.qpos[4] ** 2 + data.qpos[5] ** 2)
+            terminal[i] = upright < 0
+            rewards[i] = progress[i] + UPRIGHT - EFFORT * float(actions[i] @ actions[i])
+        reached = self.frames()
+        self.steps += 1
+        for i in range(len(self.data)):
+            if terminal[i] or self.steps[i] >= EPISODE_STEPS:
+                self.steps[i] = 0
+                self._start(i)
+            elif self.steps[i] % GOAL_STEPS == 0:
+                self._draw_goal(i)
+        return rewards, terminal, progress, reached
+
+
+def worth(critics: EnsembleMLP, states: Tensor, actions: Tensor) -> Tensor:
+    """Values ``[2, B]`` of actions by twin critics."""
+    return critics(torch.cat([states, actions], 1))[..., 0]
+
+
+class Learner:
+    """Soft actor-critic with its temperature learned."""
+
+    def __init__(self, rate: float, discount: float) -> None:
+        self.discount = discount
+        self.actor = EnsembleMLP(1, (INPUTS, HIDDEN, HIDDEN, 16))
+        self.critics, self.targets = (
+            EnsembleMLP(2, (INPUTS + 8, HIDDEN, HIDDEN, 1)) for _ in range(2)
+        )
+        self.targets.load_state_dict(self.critics.state_dict())
+        self.log_alpha = torch.tensor(math.log(0.2), requires_grad=True)
+        followers = [target.requires_grad_(False) for target in self.targets.parameters()]
+        self.optimisers = [
+            FusedAdam(self.critics.parameters(), rate, targets=followers, polyak=0.01),
+            FusedAdam(self.actor.parameters(), rate),
+            FusedAdam([self.log_alpha], rate),
+        ]
+
+    def sample(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions ``[B, 8]`` and their log-densities ``[B]``."""
+        mean, log_std = self.actor(states)[0].chunk(2, 1)
+        log_std = log_std.clamp(-20, 2)
+        normal = torch.randn_like(mean)
+        raw = mean + log_std.exp() * normal
+        # log of tanh's derivative, in a form that does not overflow
+        squash = 2 * (math.log(2) - raw - nn.functional.softplus(-2 * raw))
+        log_density = -0.5 * normal.square() - log_std - 0.5 * math.log(2 * math.pi) - squash
+        return torch.tanh(raw), log_density.sum(1)
+
+    def update(
+        self, states: Tensor, actions: Tensor, rewards: Tensor, masks: Tensor, following: Tensor
+    ) -> None:
+        alpha = self.log_alpha.detach().exp()
+        with torch.no_grad():
+            next_actions, log_density = self.sample(following)
+            value = worth(self.targets, following, next_actions).amin(0) - alpha * log_density
+            target = rewards + self.discount * masks * value
+        loss = (worth(self.critics, states, actions) - target).square().mean(1).sum()
+        self._descend(0, loss)
+        self.critics.requires_grad_(False)
+        actions, log_density = self.sample(states)
+        value = worth(self.critics, states, actions).amin(0)
+        self._descend(1, (alpha * log_density - value).mean())
+        self.critics.requires_grad_(True)
+        # The entropy aimed at is -1 an action's dimension.
+        self._descend(2, -self.log_alpha * (log_density.detach().mean() - 8))
+
+    def _descend(self, which: int, loss: Tensor) -> None:
+        self.optimisers[which].zero_grad()
+        loss.backward()
+        self.optimisers[which].step()
+
+    def state(self) -> dict[str, object]:
+        return {
+            "actor": self.actor.state_dict(),
+            "critics": self.critics.state_dict(),
+            "targets": self.targets.state_dict(),
+            "log_alpha": self.log_alpha.detach(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def load(self, state: dict) -> None:
+        self.actor.load_state_dict(state["actor"])
+        self.critics.load_state_dict(state["critics"])
+        self.targets.load_state_dict(state["targets"])
+        with torch.no_grad():
+            self.log_alpha.copy_(state["log_alpha"])
+        for optimiser, content in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(content)
+
+
+class Replay:
+    """The newest transitions, in the walker's frame, each with its mirror image on demand."""
+
+    def __init__(self, size: int) -> None:
+        self.columns = [
+            torch.empty(size, INPUTS), torch.empty(size, 8), torch.empty(size),
+            torch.empty(size), torch.empty(size, INPUTS),
+        ]  # fmt: skip
+        self.size, self.written = size, 0
+
+    def add(self, *rows: np.ndarray) -> None:
+        where = torch.arange(self.written, self.written + len(rows[0])) % self.size
+        for column, row in zip(self.columns, rows, strict=True):
+            column[where] = torch.from_numpy(np.asarray(row, np.float32))
+        self.written += len(rows[0])
+
+    def batch(self, rows: int) -> list[Tensor]:
+        where = torch.randint(min(self.written, self.size), (rows,))
+        states, actions, rewards, masks, following = (column[where] for column in self.columns)
+        half = rows // 2
+        for tensor in (states, actions, following):
+            tensor[:half] = mirrored(tensor[:half])
+        return [states, actions, rewards, masks, following]
+
+
+def train(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(arguments.seed)
+    generator = np.random.default_rng(arguments.seed)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    learner, steps, spent = Learner(arguments.learning_rate, arguments.discount), 0, 0.0
+    checkpoint = out / "checkpoint.pt"
+    resumed = checkpoint.exists()
+    if resumed:
+        content = torch.load(checkpoint, weights_only=True)
+        learner.load(content["learner"])
+        steps, spent = content["steps"], content["seconds"]
+    plane, replay = Plane(arguments.ants, generator), Replay(1_000_000)
+    frames = plane.frames()
+    began = reported = time.monotonic()
+    sums = np.zeros(4)
+    while spent + time.monotonic() - began < 60 * arguments.minutes:
+        inputs = frames.inputs()
+        if not resumed and replay.written < arguments.warmup:
+            chosen = generator.uniform(-1, 1, (arguments.ants, 8)).astype(np.float32)
+        else:
+            with torch.no_grad():
+                chosen = learner.sample(torch.from_numpy(inputs))[0].numpy()
+        noisy = np.clip(chosen + NOISE * generator.standard_normal(chosen.shape), -1, 1)
+        rewards, terminal, progress, reached = plane.step(frames.actions(noisy))
+        replay.add(inputs, chosen, rewards, ~terminal, reached.inputs())
+        frames = plane.frames()
+        steps += arguments.ants
+        sums += (progress.sum(), rewards.sum(), terminal.sum(), arguments.ants)
+        if replay.written >= arguments.warmup:
+            for _ in range(arguments.updates):
+                learner.update(*replay.batch(256))
+        if time.monotonic() - reported > 60:
+            reported = time.monotonic()
+            seconds = spent + reported - began
+            line = {
+                "minutes": round(seconds / 60, 1), "steps": steps,
+                "speed": round(sums[0] / sums[3], 3), "reward": round(sums[1] / sums[3], 3),
+                "falls_per_1000": round(1000 * sums[2] / sums[3], 2),
+                "alpha": round(math.exp(learner.log_alpha.item()), 4),
+            }  # fmt: skip
+            sums[:] = 0
+            print(json.dumps(line), flush=True)
+            with open(out / "progress.jsonl", "a") as log:
+                log.write(json.dumps(line) + "\n")
+            content = {"learner": learner.state(), "steps": steps, "seconds": seconds}
+            partial = out / "checkpoint.partial"
+            torch.save(content, partial)
+            os.replace(partial, checkpoint)
+            write_policy(learner, out / "ant-goal.safetensors", steps, arguments.seed)
+
+
+def write_policy(learner: Learner, path: Path, steps: int, seed: int) -> None:
+    """The actor in the form of the other behaviour policies."""
+    linears = [module for module in learner.actor.to_sequentials()[0] if hasattr(module, "weight")]
+    tensors = {f"layers.{i}.weight": layer.weight for i, layer in enumerate(linears)}
+    tensors |= {f"layers.{i}.bias": layer.bias for i, layer in enumerate(linears)}
+    metadata = {
+        "env": "AntMaze's ant on a plane, MuJoCo 2.0's physics",
+        "algorithm": "sac", "steps": str(steps), "seed": str(seed),
+        "activation": "relu", "squash": "tanh",
+    }  # fmt: skip
+    partial = path.with_suffix(".partial")
+    arrays = {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
+    save_file(arrays, partial, metadata=metadata)
+    partial.rename(path)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Speed towards goals 10 m away, with the generator's noise, and falls."""
+    policy = behaviour_policy.load(arguments.policy)
+    generator = np.random.default_rng(arguments.seed)
+    plane = Plane(64, generator)
+    frames = plane.frames()
+    progress, falls, far = 0.0, 0, 0
+    for _ in range(arguments.steps):
+        inputs = frames.inputs()
+        chosen = np.array([policy.sample(row, generator) for row in inputs])
+        noisy = np.clip(chosen + NOISE * generator.standard_normal(chosen.shape), -1, 1)
+        places = np.array([data.qpos[:2] for data in plane.data])
+        away = np.linalg.norm(plane.goals - places, axis=1)
+        _, terminal, speeds, _ = plane.step(frames.actions(noisy))
+        frames = plane.frames()
+        progress += speeds[away > 1].sum()
+        far += int((away > 1).sum())
+        falls += int(terminal.sum())
+    steps = 64 * arguments.steps
+    print(f"{progress / far:.3f} m/s towards goals more than 1 m away, {1000 * falls / steps:.2f} "
+          f"falls in 1,000 steps of 0.1 s")  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    learning = commands.add_parser("train", help="train, or go on training")
+    learning.set_defaults(run=train)
+    learning.add_argument("--out", required=True, type=Path, help="folder of the training")
+    learning.add_argument("--minutes", type=float, default=60, help="training altogether")
+    learning.add_argument("--ants", type=int, default=16, help="ants side by side")
+    learning.add_argument("--updates", type=int, default=4, help="updates a step of all ants")
+    learning.add_argument("--warmup", type=int, default=5_000, help="steps of random actions")
+    learning.add_argument("--learning-rate", type=float, default=1e-3)
+    learning.add_argument("--discount", type=float, default=0.98)
+    learning.add_argument("--seed", type=int, default=0)
+    measuring = commands.add_parser("measure", help="speed and falls of a policy")
+    measuring.set_defaults(run=measure)
+    measuring.add_argument("--policy", required=True, type=Path)
+    measuring.add_argument("--steps", type=int, default=500)
+    measuring.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
