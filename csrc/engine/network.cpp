@@ -6,10 +6,6 @@
 namespace iql::engine {
 namespace {
 
-std::size_t round_up(std::size_t n, std::size_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-
 // Visits the elements of a piece in torch's order with their offset in the network's arrays.
 template <class Visit>
 void for_elements(const NetworkLayout& layout, int piece, const Visit& visit) {

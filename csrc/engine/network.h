@@ -12,6 +12,10 @@ namespace iql::engine {
 
 using cpu::Buffer;
 
+inline std::size_t round_up(std::size_t n, std::size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
 // A hidden layer: inputs -> outputs, its weights in panels (see cpu/kernels.h). The first layer's
 // are [inputs, outputs]. Those of the others are [outputs, inputs], as the backward pass reads them
 // and as their gradient comes out of the product that has the fewest nonzero elements to list; the
@@ -26,6 +30,8 @@ struct HiddenLayer {
 struct NetworkLayout {
   NetworkLayout(int inputs, const std::vector<int>& hidden, int outputs, int log_stds, int panel,
                 int alignment);
+
+  int panels(int columns) const { return (columns + panel - 1) / panel; }
 
   int panel;
   std::vector<HiddenLayer> hidden;
