@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from iql_fast.environments import scoring
-from iql_fast.runs import checkpoint
+from iql_fast.environments import film, scoring
+from iql_fast.runs import checkpoint, paths
 from iql_fast.runs.folder import RunFolder
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
@@ -31,6 +31,8 @@ class Options:
     """step of the checkpoint (default: the last)"""
     workers: int | None = None
     """worker processes (default: all cores); scores do not depend on it"""
+    video: Path | None = None
+    """film the first seed's first episode too, with MuJoCo's renderer: a .gif"""
 
 
 def main() -> None:
@@ -44,6 +46,8 @@ def main() -> None:
     options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
     if options.episodes < 1:
         raise UserError(f"--episodes is {options.episodes}; expected a positive number.")
+    if options.video is not None:
+        film.check(options.video)
     run = RunFolder(options.run)
     record = run.read_config()
     where = scoring.from_record(record["scoring"])
@@ -56,8 +60,10 @@ def main() -> None:
     if scaling := record.get("observation_scaling"):
         mean, scale = (np.array(column, dtype=np.float32) for column in scaling)
         policies = [with_normalisation(policy, mean, scale) for policy in policies]
+    key = KEY_OFFSET + saved.step
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
-        returns = evaluator.returns(policies, seeds, KEY_OFFSET + saved.step, options.episodes)
+        evaluation = evaluator.start(policies, seeds, key, options.episodes)
+        returns = evaluation.returns()
     scores = where.score(returns)
 
     title = f"{record['data']['title']}, step {saved.step:,}, {options.episodes} episodes"
@@ -82,6 +88,13 @@ def main() -> None:
             "std_over_seeds": float(means.std()),
         },
     )
+    if evaluator.layout is not None:
+        paths.draw(run.paths, title, evaluator.layout, seeds, evaluation.paths(), returns)
+        print(run.paths)
+    if options.video is not None:
+        first = (seeds[0], key, 0)
+        film.write(options.video, where.environment, where.horizon, policies[0], first)
+        print(options.video)
 
 
 if __name__ == "__main__":

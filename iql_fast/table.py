@@ -10,25 +10,26 @@ from typing import Literal
 import tyro
 
 from iql_fast import engines
+from iql_fast.data import resolve
 from iql_fast.engines import Precision
-from iql_fast.environments import scoring
 from iql_fast.runs import config, ensure, table1
 from iql_fast.runs.config import Evaluation, Records, TrainConfig
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json, written_beside
 from iql_fast.support.output import Output
-from iql_fast.tasks import catalogue, published
+from iql_fast.tasks import catalogue
+from iql_fast.tasks.catalogue import Physics
 
 
 @dataclass
 class Options:
-    """Train every task of table 1 that can be scored here, and set the scores beside those that
+    """Train every task of table 1 whose data can be had, and set the scores beside those that
     were published. What is in --out already is kept and what was begun is gone on with, so the same
     command finishes a table that was interrupted at any moment."""
 
     tasks: tuple[str, ...] = ()
-    """tasks (default: those of table 1 that can be scored here)"""
+    """tasks (default: those of table 1 whose data can be had)"""
     seeds: int = 10
     """seeds of each task, trained at once"""
     steps: int = 1_000_000
@@ -57,12 +58,14 @@ class Options:
     """do not try to download datasets"""
     data_seed: int = 0
     """seed of regenerated data"""
+    physics: Physics = "d4rl"
+    """mechanics that policies are scored in and data regenerated in (gymnasium: locomotion only)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line; check, train what is missing, print and write the table."""
     options = tyro.cli(Options, args=arguments, prog="python -m iql_fast.table")
-    chosen = options.tasks or scorable()
+    chosen = options.tasks or obtainable(options.physics, options.data_seed, options.offline)
     runs = {name: options_of(name, options) for name in dict.fromkeys(chosen)}
     engines.choose(options.engine, options.precision)
     out = Output(options.out, "table")
@@ -80,25 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(options.out / f"table.{kind}")
 
 
-def scorable() -> tuple[str, ...]:
-    """The tasks of table 1 whose policies can be scored here."""
-    return tuple(
-        name
-        for name in published.table1()
-        if name in catalogue.names()
-        and scoring.of_task(catalogue.get(name)).environment is not None
-    )
+def obtainable(physics: Physics, data_seed: int, offline: bool) -> tuple[str, ...]:
+    """The tasks of table 1 whose data are here, can be made here or can be downloaded now; says
+    which are left out, and why."""
+    found = []
+    for name in (task for group in table1.GROUPS.values() for task in group):
+        reason = resolve.missing(catalogue.get(name), data_seed, physics, offline)
+        if reason:
+            print(f"{name} is left out: {reason}")
+        else:
+            found.append(name)
+    return tuple(found)
 
 
 def options_of(name: str, options: Options) -> TrainConfig:
     """The training run of a task.
 
     Raises:
-        UserError: there is no such task, it cannot be scored here, or an option is out of range.
+        UserError: there is no such task, or an option is out of range.
     """
-    where = scoring.of_task(catalogue.get(name))
-    if where.environment is None:
-        raise UserError(f"{name} cannot be scored here: {where.note}.")
     if options.eval_episodes == 0:
         raise UserError("--eval-episodes is 0; a table of scores needs at least 1.")
     return config.completed(
@@ -112,6 +115,7 @@ def options_of(name: str, options: Options) -> TrainConfig:
             threads=options.threads,
             offline=options.offline,
             data_seed=options.data_seed,
+            physics=options.physics,
             evaluation=Evaluation(
                 options.eval_episodes, options.eval_interval, options.eval_workers
             ),

@@ -1,5 +1,6 @@
 """Options: presets, YAML, ranges, and errors that say what to do."""
 
+import gymnasium
 import pytest
 
 from iql_fast.environments import scoring
@@ -104,8 +105,9 @@ def test_every_task_has_what_it_needs():
     for name in catalogue.names():
         task = catalogue.get(name)
         assert task.environment.max_score > task.environment.min_score
-        assert task.environment.gym_id or task.environment.gym_note
         where = scoring.of_task(task)
+        spec = gymnasium.spec(where.environment)
+        assert spec.max_episode_steps == task.environment.horizon
         low, high = where.score(task.environment.min_score), where.score(task.environment.max_score)
         assert (low, high) == pytest.approx((0, 100))
     assert catalogue.get("hopper-medium-v2").published["paper"] == 66.2

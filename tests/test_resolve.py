@@ -23,8 +23,8 @@ def no_network(monkeypatch):
 def fake_rollouts(monkeypatch):
     made = []
 
-    def make(name, path, *, seed=0, rows=None, workers=None, progress=True):
-        made.append((name, seed))
+    def make(name, path, *, physics="d4rl", seed=0, rows=None, workers=None, progress=True):
+        made.append((name, physics, seed))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_hdf5(path, d4rl_columns())
 
@@ -45,8 +45,29 @@ def test_regenerated_when_nothing_else_is_to_be_had(fake_rollouts):
     assert "no connection" in first.record["download"]
     again = data.load("hopper-medium-v2", seed=3)
     assert (again.source, again.title) == ("cache", "hopper-medium-v2 (regenerated)")
-    assert fake_rollouts == [("hopper-medium-v2", 3)]
+    assert fake_rollouts == [("hopper-medium-v2", "d4rl", 3)]
     np.testing.assert_array_equal(first.transitions.rewards, again.transitions.rewards)
+
+
+def test_data_of_other_mechanics_are_made_anew(fake_rollouts, monkeypatch):
+    def load(physics="d4rl"):
+        return data.load("hopper-medium-v2", offline=True, physics=physics)
+
+    first = load()
+    made_by = {"physics": "d4rl", "mujoco": simulator.version()}
+    assert made_by.items() <= first.record.items()
+    assert first.scoring.environment == "iql_fast/hopper-v2"
+    other = load("gymnasium")
+    assert other.record["path"] != first.record["path"]
+    assert other.scoring.environment == "Hopper-v4"
+    monkeypatch.setattr(simulator, "version", lambda: "3.3.0")
+    assert load().record["path"] not in (first.record["path"], other.record["path"])
+    assert [physics for _, physics, _ in fake_rollouts] == ["d4rl", "gymnasium", "d4rl"]
+
+
+def test_a_task_of_one_physics_only():
+    with pytest.raises(UserError, match="antmaze-umaze-v2 is scored in d4rl physics only"):
+        data.load("antmaze-umaze-v2", offline=True, physics="gymnasium")
 
 
 def test_d4rls_own_file_is_preferred_to_a_regenerated_one(fake_rollouts):

@@ -312,7 +312,6 @@ def test_times_by_hand():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tasks", "antmaze-umaze-v0"], "antmaze-umaze-v0 cannot be scored here"),
         (["--windows", 0], "--windows and --window-seconds must be positive"),
         (["--seeds", 0], "--seeds is 0; expected a positive number"),
         (["--eval-episodes", 0], "--eval-episodes is 0"),

@@ -139,13 +139,13 @@ def test_a_run_is_begun_continued_or_found(cached, tmp_path, monkeypatch):
 
 
 def test_the_whole_of_locomotion_has_the_papers_total():
-    names = table.scorable()
+    names = table1.GROUPS["locomotion-v2 total"]
     assert len(names) == 9
     rows = [
         table1.Row(name, name, (float(i), float(i + 1)), (1.0, 0.5), table1.published_for(name))
         for i, name in enumerate(names)
     ]
-    whole = table1.total(rows)
+    (whole,) = table1.totals(rows)
     assert whole.label == "locomotion-v2 total"
     assert (whole.mean, whole.std) == (pytest.approx(36 + 4.5), pytest.approx(4.5))
     assert whole.published["IQL (paper)"] == pytest.approx(692.4)
@@ -155,11 +155,33 @@ def test_the_whole_of_locomotion_has_the_papers_total():
     assert lines[-1].startswith("| minutes a task, all seeds (training alone) | 1.5 (1.0) | 10 |")
 
 
+def test_every_group_has_its_total():
+    assert [len(group) for group in table1.GROUPS.values()] == [9, 6, 3, 8]
+    rows = [
+        table1.Row(name, name, (50.0,), (1.0, 0.5), table1.published_for(name))
+        for group in table1.GROUPS.values()
+        for name in group
+    ]
+    totals = table1.totals(rows)
+    assert [r.task for r in totals] == list(table1.GROUPS)
+    assert [r.mean for r in totals] == [450, 300, 150, 400]
+    paper = published.table1()
+    for r in totals:
+        assert r.published["IQL (paper)"] == pytest.approx(paper[r.task]["IQL"])
+    assert [r.label for r in table1.totals(rows[:3])] == ["total of 3"]
+
+
+def test_tasks_without_data_are_left_out_and_named(cached, capsys):
+    names = table.obtainable("d4rl", 0, offline=True)
+    assert "hopper-medium-v2" in names
+    assert "pen-human-v0" not in names
+    assert "pen-human-v0 is left out: D4RL's file is not in the cache" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--tasks", "hoper-medium-v2"], "nearest names: hopper-medium-v2"),
-        (["--tasks", "antmaze-umaze-v0"], "antmaze-umaze-v0 cannot be scored here"),
         (["--steps", 0], "--steps is 0"),
         (["--eval-episodes", 0], "--eval-episodes is 0"),
         (["--engine", "cuda"], "cannot be used here"),

@@ -114,7 +114,6 @@ def test_estimates_are_means_over_the_last_tenth_of_each_seed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "antmaze-umaze-v0"], "antmaze-umaze-v0 cannot be scored here"),
         (["--taus", 1.5], "--expectile is [1.5, 1.5]; expected between 0 and 1"),
         (["--seeds", 0], "--seeds must be positive"),
         (["--eval-episodes", 0], "--eval-episodes is 0"),

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from iql_fast import evaluate, train
-from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, episode_returns
+from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, run_episodes
 from iql_fast.policies.policy import Policy, policy_from_state, with_normalisation
 from iql_fast.runs import checkpoint, folder
 from iql_fast.runs.checkpoint import Checkpoint
@@ -447,8 +447,25 @@ def test_evaluate_normalises_as_the_run_did(command, tmp_path, dataset_file):
     policy = policy_from_state(checkpoint.load(tmp_path / "run" / "checkpoint").state, 0)
     scaled = with_normalisation(policy, np.float32(mean), np.float32(scale))
     keys = [(0, evaluate.KEY_OFFSET + 50, episode) for episode in range(2)]
-    assert returns[0] == episode_returns("Hopper-v4", 1000, scaled, keys)
-    assert returns[0] != episode_returns("Hopper-v4", 1000, policy, keys)
+    environment = "iql_fast/hopper-v2"
+    assert returns[0] == [e.total for e in run_episodes(environment, 1000, scaled, keys)]
+    assert returns[0] != [e.total for e in run_episodes(environment, 1000, policy, keys)]
+
+
+def test_a_run_is_not_resumed_in_other_mechanics(finished, command, tmp_path):
+    run, _, _ = finished
+    record = json.loads((run / "config.json").read_text())
+    assert record["scoring"]["physics"] == record["options"]["physics"] == "d4rl"
+    result = command("train", "--resume", run, "--physics", "gymnasium")
+    assert result.returncode == 2
+    assert "--physics gymnasium (the run has d4rl)" in " ".join(result.stderr.split())
+    # Before there was the option, runs were scored in the packaged mechanics.
+    shutil.copytree(run, tmp_path / "older")
+    del record["options"]["physics"]
+    (tmp_path / "older" / "config.json").write_text(json.dumps(record))
+    result = command("train", "--resume", "older", "--physics", "d4rl")
+    assert result.returncode == 2
+    assert "--physics d4rl (the run has gymnasium)" in " ".join(result.stderr.split())
 
 
 def test_a_resume_with_other_options_is_refused(finished, command):

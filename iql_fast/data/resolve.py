@@ -61,6 +61,20 @@ def regenerated_path(task: Task, seed: int, physics: Physics = "d4rl") -> Path:
     return cache_folder() / "regenerated" / f"{task.name}-seed{seed}-{made_by}.hdf5"
 
 
+def missing(task: Task, seed: int, physics: Physics = "d4rl", offline: bool = False) -> str:
+    """Why the data of a task cannot be had here, or ``""`` where they can: in the cache, by making
+    them or, tried now, by downloading them."""
+    if downloaded_path(task).exists() or can_make(task):
+        return ""
+    if offline:
+        return "D4RL's file is not in the cache, and downloads were switched off"
+    try:
+        download.download(task.d4rl_file, downloaded_path(task))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def load(
     task: Task | str,
     *,

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iql_fast.environments.physics import (
-    Physics,
     assets,
     normalise_quaternion,
     require_model,
@@ -28,6 +27,7 @@ from iql_fast.environments.physics import (
     restore_margins,
 )
 from iql_fast.support.errors import UserError
+from iql_fast.tasks.catalogue import Physics
 
 FloatArray = NDArray[np.float64]
 

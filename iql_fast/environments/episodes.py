@@ -49,10 +49,24 @@ def arrangement(
 
 
 @dataclass(frozen=True)
+class Episode:
+    """What is kept of an episode.
+
+    Attributes:
+        total: its undiscounted return.
+        path: ``[T + 1, 2]`` float32, where the robot was before and after each step, in metres;
+            None outside of mazes.
+    """
+
+    total: float
+    path: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Episodes that worker processes run while the caller goes on."""
 
-    groups: list[list[Future[list[float]]]]  # of each policy, in the order of their episodes
+    groups: list[list[Future[list[Episode]]]]  # of each policy, in the order of their episodes
     environment: str  # what to call it
 
     def done(self) -> bool:
@@ -65,10 +79,19 @@ class Evaluation:
         Raises:
             EvaluationFailed: a worker process died.
         """
+        return np.array([[episode.total for episode in row] for row in self._episodes()])
+
+    def paths(self) -> list[list[NDArray[np.float32]]]:
+        """The path of every episode of every policy, in a maze; empty lists elsewhere. Waits.
+
+        Raises:
+            EvaluationFailed: a worker process died.
+        """
+        return [[e.path for e in row if e.path is not None] for row in self._episodes()]
+
+    def _episodes(self) -> list[list[Episode]]:
         with _lost_workers_named(self.environment):
-            return np.array(
-                [[r for group in policy for r in group.result()] for policy in self.groups]
-            )
+            return [[e for group in policy for e in group.result()] for policy in self.groups]
 
 
 class Evaluator:
@@ -79,9 +102,16 @@ class Evaluator:
         horizon: steps after which an episode is cut.
         workers: processes; None takes all cores.
 
+    Attributes:
+        note: after entering: a sentence for the user about the simulator, or None.
+        layout: after entering: which maze of ``antmaze.LAYOUTS`` the environment is, or None.
+
     Raises:
         UserError: on entering, where the simulator or the environment does not work here.
     """
+
+    note: str | None
+    layout: str | None
 
     def __init__(self, environment: str, horizon: int, workers: int | None = None) -> None:
         self.environment = environment
@@ -94,7 +124,7 @@ class Evaluator:
         self.note = simulator.require(f"Evaluation in {self.label}")
         try:
             self._pool = self._stack.enter_context(simulator.worker_pool(self.workers))
-            self._pool.submit(_make, self.environment).result()
+            self.layout = self._pool.submit(_layout, self.environment).result()
         except UserError:
             self._stack.close()
             raise
@@ -125,7 +155,7 @@ class Evaluator:
             jobs = [
                 [
                     self._pool.submit(
-                        episode_returns,
+                        run_episodes,
                         self.environment,
                         self.horizon,
                         policy,
@@ -155,24 +185,30 @@ def _lost_workers_named(environment: str) -> Iterator[None]:
         ) from None
 
 
-def _make(environment: str) -> None:
-    simulator.environment(environment)
+def _layout(environment: str) -> str | None:
+    """Of the maze, if it is one; makes the environment."""
+    layout = getattr(simulator.environment(environment), "layout", None)
+    return None if layout is None else str(layout)
 
 
-def episode_returns(
+def run_episodes(
     environment: str, horizon: int, policy: Policy, keys: Sequence[tuple[int, int, int]]
-) -> list[float]:
-    """The returns of episodes of at most ``horizon`` steps, run side by side.
+) -> list[Episode]:
+    """Episodes of at most ``horizon`` steps, run side by side.
 
     Args:
         keys: one an episode, at most ``SIDE_BY_SIDE``; seeds its environment.
     """
     environments = [simulator.environment(environment, i) for i in range(len(keys))]
-    seeds = [int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys]
-    first = [env.reset(seed=seed)[0] for env, seed in zip(environments, seeds, strict=True)]
+    first = [
+        env.reset(seed=simulator.seed_of(key))[0]
+        for env, key in zip(environments, keys, strict=True)
+    ]
     # Always as many rows: a product's rounding may depend on how many it has.
     observations = np.zeros((SIDE_BY_SIDE, *first[0].shape), np.float32)
     observations[: len(first)] = first
+    in_maze = hasattr(environments[0], "layout")
+    paths = [[tuple(observation[:2])] for observation in first]
     totals = [0.0] * len(keys)
     going = list(range(len(keys)))
     for _ in range(horizon):
@@ -181,8 +217,13 @@ def episode_returns(
             observation, reward, terminal, _, _ = environments[i].step(actions[i])
             totals[i] += float(reward)
             observations[i] = observation
+            if in_maze:
+                paths[i].append((observation[0], observation[1]))
             if terminal:
                 going.remove(i)
         if not going:
             break
-    return totals
+    return [
+        Episode(total, np.array(path, np.float32) if in_maze else None)
+        for total, path in zip(totals, paths, strict=True)
+    ]

@@ -26,6 +26,18 @@ REGISTRATIONS = {
     "pen-binary-v0": Registration("adroit:Pen", 100, {"binary": True}),
     "door-binary-v0": Registration("adroit:Door", 200, {"binary": True}),
     "relocate-binary-v0": Registration("adroit:Relocate", 200, {"binary": True}),
+    **{
+        f"antmaze-{layout}-{version}": Registration(
+            "antmaze:AntMaze", horizon, goal | {"layout": layout}
+        )
+        for layout, horizon in {"umaze": 700, "medium": 1000, "large": 1000}.items()
+        # D4RL draws v0's one goal from a generator without a seed; here every process has the same.
+        for version, goal in {"v0": {"fixed_goal": True, "goal_seed": 0}, "v2": {}}.items()
+    },
+    **{
+        f"kitchen-{task}-v0": Registration("kitchen:Kitchen", 280, {"task": task})
+        for task in ("complete", "partial", "mixed")
+    },
 }
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
+import numpy as np
+
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
@@ -58,6 +60,11 @@ def environment(name: str, instance: int = 0) -> Any:  # noqa: ARG001  a key of 
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # -v4 is asked for on purpose
     spec = gymnasium.envs.registration.EnvSpec.from_json(name) if name[:1] == "{" else name
     return gymnasium.make(spec).unwrapped
+
+
+def seed_of(key: tuple[int, ...]) -> int:
+    """The seed of the episode that has this key."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def label(name: str) -> str:

@@ -119,9 +119,6 @@ class Tau:
 
     def training(self) -> TrainConfig:
         """The run: one network for each tau, and that ``seeds`` times over."""
-        where = scoring.of_task(catalogue.get(self.task))
-        if where.environment is None:
-            raise UserError(f"{self.task} cannot be scored here: {where.note}.")
         if not self.taus or self.seeds < 1:
             raise UserError("--taus needs at least one value, and --seeds must be positive.")
         if self.eval_episodes == 0:

@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def paths(self) -> Path:
+        """The ways through the maze of the last evaluation, where the task has a maze."""
+        return self.path / "paths.png"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -128,7 +133,7 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     for old in (folder.checkpoints, folder.tensorboard):
         shutil.rmtree(old, ignore_errors=True)
     for old in (
-        *(folder.metrics, folder.scores, folder.curves, folder.summary),
+        *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
         *(folder.failure, folder.evaluation),
     ):
         old.unlink(missing_ok=True)

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from iql_fast.data import LoadedData
@@ -27,7 +26,7 @@ from iql_fast.data.transform import Scaling
 from iql_fast.engines import METRICS, Engine, Metrics
 from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
 from iql_fast.policies.policy import policy_from_state, with_normalisation
-from iql_fast.runs import checkpoint, curves
+from iql_fast.runs import checkpoint, curves, paths
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
@@ -192,7 +191,7 @@ class Loop:
                 if unsettled <= ahead and not first.evaluation.done():
                     break
                 with self._timed("evaluation"):
-                    text = self._score(first.checkpoint.step, first.evaluation.returns())
+                    text = self._score(first.checkpoint.step, first.evaluation)
             seconds = first.checkpoint.seconds | {"evaluation": self.seconds["evaluation"]}
             self.whole = replace(first.checkpoint, seconds=seconds)
             if first.save:
@@ -238,9 +237,12 @@ class Loop:
             policies = [with_normalisation(p, *self.scaling) for p in policies]
         return evaluator.start(policies, seeds, step, self.config.evaluation.eval_episodes or 0)
 
-    def _score(self, step: int, returns: NDArray[np.float64]) -> str:
-        """Record the scores of returns ``[seeds, episodes]``; what to show of them."""
-        seeds = self.engine.seeds
+    def _score(self, step: int, evaluation: Evaluation) -> str:
+        """Record the scores of an evaluation; what to show of them."""
+        seeds, returns = self.engine.seeds, evaluation.returns()
+        if self.evaluator is not None and self.evaluator.layout is not None:
+            title, layout = f"{self.data.title}, step {step:,}", self.evaluator.layout
+            paths.draw(self.folder.paths, title, layout, seeds, evaluation.paths(), returns)
         scores = self.data.scoring.score(returns)
         rows = []
         for s, seed in enumerate(seeds):

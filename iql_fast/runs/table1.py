@@ -83,11 +83,21 @@ def published_for(task: str) -> dict[str, float]:
     }
 
 
-def total(rows: Sequence[Row]) -> Row:
-    """The sum of rows with the same seeds: table 1's total where they are all of its tasks. Its
-    standard deviation is that of the sums of each seed; a column adds up where it has a number for
-    every row."""
-    name = _TOTALS.get(frozenset(r.task for r in rows), f"total of {len(rows)}")
+def totals(rows: Sequence[Row]) -> list[Row]:
+    """The totals of table 1 all of whose tasks are there; the total of all rows where there is none
+    of those."""
+    by_task = {r.task: r for r in rows}
+    whole = [
+        _sum(name, [by_task[task] for task in group])
+        for name, group in GROUPS.items()
+        if set(group) <= set(by_task)
+    ]
+    return whole or [_sum(f"total of {len(rows)}", rows)]
+
+
+def _sum(name: str, rows: Sequence[Row]) -> Row:
+    """Rows of the same seeds, added up. The standard deviation is that of the sums of each seed; a
+    column adds up where it has a number for every row."""
     mark = REGENERATED if any(r.regenerated for r in rows) else ""
     return Row(
         name,
@@ -98,34 +108,44 @@ def total(rows: Sequence[Row]) -> Row:
             column: sum(r.published[column] for r in rows)
             for column in columns()
             if all(column in r.published for r in rows)
-        },
+        }
+        or published_for(name),
     )
 
 
-def _totals() -> dict[frozenset[str], str]:
-    """The tasks that each total of table 1 sums, by the order of its rows."""
-    totals, above = {}, set[str]()
+def _groups() -> dict[str, tuple[str, ...]]:
+    """The tasks that each total of table 1 sums: those above it, or, where the table prints none
+    (kitchen's and adroit's), those that the paper names."""
+    unprinted = {
+        "kitchen-v0 total": tuple(f"kitchen-{kind}-v0" for kind in ("complete", "partial", "mixed")),
+        "adroit-v0 total": tuple(
+            f"{hand}-{kind}-v0"
+            for hand in ("pen", "hammer", "door", "relocate")
+            for kind in ("human", "cloned")
+        ),
+    }
+    groups, above = {}, list[str]()
     for name in published.table1():
         if name.endswith(" total"):
-            totals[frozenset(above)] = name
-            above = set()
+            groups[name] = tuple(above) or unprinted[name]
+            above = []
         else:
-            above.add(name)
-    totals.pop(frozenset(), None)  # kitchen's and adroit's, whose tasks are not printed
-    return totals
+            above.append(name)
+    return groups
 
 
-_TOTALS = _totals()
+#: Total of table 1 -> its tasks, in the order of the table.
+GROUPS = _groups()
 
 
 def markdown(rows: Sequence[Row], title: str, note: str) -> str:
-    """The table, with the total, the rows of table 1 that were not trained, and the runtime."""
+    """The table, with the totals, the rows of table 1 that were not trained, and the runtime."""
     lines = [f"# {title}", "", note, ""]
     lines.append("| | iql_fast | " + " | ".join(columns()) + " |")
     lines.append("|---" * (2 + len(columns())) + "|")
-    for r in [*rows, total(rows)]:
+    for r in [*rows, *totals(rows)]:
         lines.append(_line(r.label, f"{r.mean:.1f} +- {r.std:.1f}", r.published))
-    trained = {r.task for r in [*rows, total(rows)]} | {published.RUNTIME}
+    trained = {r.task for r in [*rows, *totals(rows)]} | {published.RUNTIME}
     for task in published.table1():
         if task not in trained:
             lines.append(_line(task, "-", published_for(task)))
@@ -143,12 +163,12 @@ def _line(label: str, ours: str, scores: Mapping[str, float], digits: int = 1) -
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line a task, and one for the total."""
+    """One line a task, and one a total."""
     with written_beside(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         ours = ("mean", "std", "seeds", "regenerated", "training_minutes", "evaluation_minutes")
         writer.writerow(["task", *ours, *columns()])
-        for r in [*rows, total(rows)]:
+        for r in [*rows, *totals(rows)]:
             own = [f"{r.mean:.3f}", f"{r.std:.3f}", len(r.scores), int(r.regenerated)]
             minutes = [f"{m:.3f}" for m in r.minutes]
             writer.writerow([r.label, *own, *minutes, *(r.published.get(c, "") for c in columns())])
