@@ -18,9 +18,11 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import mujoco
 import numpy as np
@@ -123,13 +125,41 @@ def load(file: Path) -> Any:
     """
     require_mujoco()
     try:
-        return mujoco.MjModel.from_xml_path(os.fspath(file))
+        with _quiet_compiler():
+            return mujoco.MjModel.from_xml_path(os.fspath(file))
     except ValueError as error:  # MuJoCo says so of every fault, a missing file included
         raise UserError(f"MuJoCo {mujoco.__version__} cannot load {file}: {error}") from None
 
 
+@contextmanager
+def _quiet_compiler() -> Iterator[None]:
+    """Keep MuJoCo from writing of ``settotalmass`` in the block.
+
+    Newer versions call that attribute of half_cheetah.xml deprecated, at every load, on the
+    terminal and in a file MUJOCO_LOG.TXT that they leave in the working folder. Other warnings
+    become Python's.
+    """
+    others: list[str] = []
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(
+        lambda message: None if "settotalmass" in message else others.append(message)
+    )
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+    for message in others:
+        warnings.warn(f"MuJoCo: {message}", stacklevel=4)
+
+
 def require_model(
-    model: Any, name: str, nq: int, nu: int, masses: Mapping[str, float], tolerance: float = 1e-4
+    model: Any,
+    name: str,
+    nq: int,
+    nu: int,
+    masses: Mapping[str, float],
+    total_mass: float | None = None,
+    tolerance: float = 1e-4,
 ) -> None:
     """Check that a model, as compiled and before any edit, is the one its environment is made for.
 
@@ -139,6 +169,7 @@ def require_model(
         nq: coordinates of position.
         nu: actuators.
         masses: kg, of some or all bodies, by name.
+        total_mass: kg, of all bodies; not checked where None.
         tolerance: relative, for the masses.
 
     Raises:
@@ -153,11 +184,25 @@ def require_model(
             faults.append(f"it has no body {body}")
         elif abs(model.body_mass[index] - mass) > tolerance * mass:
             faults.append(f"its body {body} weighs {model.body_mass[index]:.6g} kg, for {mass:.6g}")
+    total = float(model.body_mass.sum())
+    if total_mass is not None and abs(total - total_mass) > tolerance * total_mass:
+        faults.append(f"its bodies weigh {total:.6g} kg, for {total_mass:.6g}")
     if faults:
         raise UserError(
             f"{name} is a model file that is not the one expected: {'; '.join(faults)}. Known to "
             "be right are those of gymnasium 1.4.0 and gymnasium-robotics 1.4.2."
         )
+
+
+def restores(physics: Physics) -> bool:
+    """Whether an environment is to make the edits below.
+
+    Raises:
+        UserError: ``physics`` is none of the two.
+    """
+    if physics not in get_args(Physics):
+        raise UserError(f"physics is {physics!r}, for one of {', '.join(get_args(Physics))}.")
+    return physics == "d4rl"
 
 
 # --- Contacts --------------------------------------------------------------------------------
