@@ -203,6 +203,8 @@ def test_the_quaternion_that_is_observed_is_the_one_that_moves():
 def test_wrong_input(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no layout 'huge': umaze, medium, large"):
         AntMaze("huge")
+    with pytest.raises(UserError, match="physics is 'mars'"):
+        AntMaze("umaze", physics="mars")
     with pytest.raises(ValueError, match="broadcast"):
         AntMaze("umaze").step(np.zeros(7))
     antmaze.model.cache_clear()
