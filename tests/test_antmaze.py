@@ -56,6 +56,7 @@ def test_walls_stand_where_the_layout_says():
     assert [4, 4, 1] in walls.tolist()
     assert [8, 4, 1] not in walls.tolist()  # the way down
     np.testing.assert_array_equal(model.geom_size[1:-13], [[2, 2, 1]] * len(walls))
+    assert (model.geom_contype[1:-13] == 1).all()
     for layout, goal in GOALS.items():
         np.testing.assert_array_equal(antmaze.centre(layout, antmaze.find(layout, "G")), goal)
 
