@@ -56,6 +56,7 @@ def test_walls_stand_where_the_layout_says():
     assert [4, 4, 1] in walls.tolist()
     assert [8, 4, 1] not in walls.tolist()  # the way down
     np.testing.assert_array_equal(model.geom_size[1:-13], [[2, 2, 1]] * len(walls))
+    assert (model.geom_contype[1:-13] == 1).all()
     for layout, goal in GOALS.items():
         np.testing.assert_array_equal(antmaze.centre(layout, antmaze.find(layout, "G")), goal)
 
@@ -203,6 +204,8 @@ def test_the_quaternion_that_is_observed_is_the_one_that_moves():
 def test_wrong_input(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no layout 'huge': umaze, medium, large"):
         AntMaze("huge")
+    with pytest.raises(UserError, match="physics is 'mars'"):
+        AntMaze("umaze", physics="mars")
     with pytest.raises(ValueError, match="broadcast"):
         AntMaze("umaze").step(np.zeros(7))
     antmaze.model.cache_clear()

@@ -160,6 +160,8 @@ def test_a_seed_repeats_an_episode():
 def test_wrong_input(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="no task 'lunch': complete, partial, mixed"):
         Kitchen("lunch")
+    with pytest.raises(UserError, match="physics is 'mars'"):
+        Kitchen(physics="mars")
 
     def missing(package):
         raise UserError("pip install gymnasium-robotics")

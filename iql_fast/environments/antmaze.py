@@ -25,6 +25,7 @@ from iql_fast.environments.physics import (
     require_mujoco,
     restore_capsules,
     restore_margins,
+    restores,
 )
 from iql_fast.support.errors import UserError
 from iql_fast.tasks.catalogue import Physics
@@ -64,8 +65,9 @@ GOAL_RADIUS = 0.5
 FRAME_SKIP = 5
 #: Newton metres of an action of 1.
 TORQUE = 30.0
-#: Kilograms of some of the bodies of Gymnasium's ant.
+#: Kilograms of some of the bodies of Gymnasium's ant, and of all.
 MASSES = {"torso": 0.327249, "front_left_leg": 0.039158, "aux_1": 0.039158}
+TOTAL_MASS = 0.910880
 
 
 def find(layout: str, mark: str) -> tuple[int, int]:
@@ -100,8 +102,8 @@ def model(layout: str | None, physics: Physics = "d4rl") -> mujoco.MjModel:
             f"{path} is a model file that is not the one expected ({error}): "
             "pip install --force-reinstall 'gymnasium[mujoco]'"
         ) from None
-    require_model(compiled, str(path), 15, 8, MASSES)
-    if physics == "d4rl":
+    require_model(compiled, str(path), 15, 8, MASSES, TOTAL_MASS)
+    if restores(physics):
         restore_margins(compiled)
         restore_capsules(compiled)
     return compiled
@@ -183,7 +185,7 @@ class AntMaze(gymnasium.Env[FloatArray, NDArray[np.float32]]):
     ) -> None:
         if layout not in LAYOUTS:
             raise UserError(f"AntMaze has no layout {layout!r}: {', '.join(LAYOUTS)}.")
-        self.layout = layout
+        self.layout, self.physics = layout, physics
         self.model = model(layout, physics)
         self.data = data = mujoco.MjData(self.model)
         self._qpos, self._qvel, self._ctrl = data.qpos, data.qvel, data.ctrl  # views, for speed

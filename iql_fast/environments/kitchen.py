@@ -24,6 +24,7 @@ from iql_fast.environments.physics import (
     require_model,
     restore_colliders,
     restore_margins,
+    restores,
 )
 from iql_fast.support.errors import UserError
 from iql_fast.tasks.catalogue import Physics
@@ -82,7 +83,7 @@ START = np.array(
 )
 #: Where the kettle's quaternion begins in qpos.
 _KETTLE_QUATERNION = 26
-#: Kilograms of some of the bodies of gymnasium-robotics' scene.
+#: Kilograms of some of the bodies of gymnasium-robotics' scene, and of all.
 MASSES = {
     "panda0_link0": 2.91242,
     "panda0_leftfinger": 0.092706,
@@ -91,6 +92,7 @@ MASSES = {
     "microdoorroot": 0.26,
     "kettleroot": 0.88,
 }
+TOTAL_MASS = 46.630002
 #: Radius and half length of the pedestal under the robot.
 _PEDESTAL = (0.12, 0.9)
 
@@ -109,7 +111,7 @@ def model(physics: Physics = "d4rl") -> mujoco.MjModel:
     folder = assets("gymnasium_robotics") / "kitchen_franka" / "kitchen_assets"
     path = folder / "kitchen_env_model.xml"
     compiled = load(path)
-    require_model(compiled, str(path), 30, 9, MASSES)
+    require_model(compiled, str(path), 30, 9, MASSES, TOTAL_MASS)
     # In D4RL's scene the pedestal is only to be seen; here the arm would collide with it.
     cylinders = compiled.geom_type == int(mujoco.mjtGeom.mjGEOM_CYLINDER)
     pedestal = cylinders & np.isclose(compiled.geom_size[:, :2], _PEDESTAL).all(1)
@@ -117,7 +119,7 @@ def model(physics: Physics = "d4rl") -> mujoco.MjModel:
         raise UserError(f"{path} is a model file that is not the one expected: no pedestal in it.")
     compiled.geom_contype[pedestal] = 0
     compiled.geom_conaffinity[pedestal] = 0
-    if physics == "d4rl":
+    if restores(physics):
         # The arm's links have no margin and must get none: its hand would touch its fingers.
         restore_margins(compiled)
         restore_colliders(compiled)
@@ -146,7 +148,7 @@ class Kitchen(gymnasium.Env[FloatArray, NDArray[np.float32]]):
     ) -> None:
         if task not in TASKS:
             raise UserError(f"Kitchen has no task {task!r}: {', '.join(TASKS)}.")
-        self.tasks = TASKS[task]
+        self.tasks, self.physics = TASKS[task], physics
         self.model = model(physics)
         self.data = mujoco.MjData(self.model)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (60,), np.float64)

@@ -1,0 +1,118 @@
+"""Recorded motion, and how far the environments are from it when they repeat it.
+
+Needs numpy, MuJoCo, gymnasium and gymnasium-robotics only, so that ``tools/check_physics.py`` can
+ask it in environments that hold little else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iql_fast.environments import adroit, locomotion
+
+DATA = Path(__file__).resolve().parent / "data"
+HOPPER_STEPS = DATA / "hopper_steps.npz"
+#: The recordings in ``DATA``, and the environment that repeats each.
+RECORDINGS = {
+    "door_human": adroit.Door,
+    "door_expert": adroit.Door,
+    "relocate_expert": adroit.Relocate,
+}
+
+
+class Episode(NamedTuple):
+    """Rows of one episode and the state that it starts in, as ``Adroit.set_env_state`` has it."""
+
+    start: dict[str, NDArray[Any]]
+    observations: NDArray[Any]  # [T, obs]
+    actions: NDArray[Any]  # [T, act]
+    rewards: NDArray[Any]  # [T]
+
+
+class Difference(NamedTuple):
+    """The largest over an episode."""
+
+    observation: float
+    reward: float
+
+
+def recorded(name: str) -> list[Episode]:
+    """The episodes of one of ``RECORDINGS``; where no start of the hand is recorded, it is at rest
+    in the model's own pose, as after a reset."""
+    with np.load(DATA / f"{name}.npz") as file:
+        columns = {key: file[key] for key in file.files}
+    starts = {key[6:]: columns[key] for key in columns if key.startswith("start_")}
+    ends = np.cumsum(columns["lengths"])
+    episodes = []
+    for index, (end, length) in enumerate(zip(ends, columns["lengths"], strict=True)):
+        rows = slice(end - length, end)
+        start = {key: values[index] for key, values in starts.items()}
+        episodes.append(
+            Episode(start, *(columns[key][rows] for key in ("observations", "actions", "rewards")))
+        )
+    return episodes
+
+
+def difference(
+    environment: adroit.Adroit, episode: Episode, steps: int | None = None
+) -> Difference:
+    """Repeat an episode's actions from its start, open loop, and compare with its rows.
+
+    Args:
+        steps: as many; all where None.
+    """
+    at_rest = {"qpos": environment.model.qpos0, "qvel": np.zeros(environment.model.nv)}
+    observation = environment.set_env_state({**at_rest, **episode.start})
+    worst, worst_reward = 0.0, 0.0
+    for row in range(steps or len(episode.actions)):
+        worst = max(worst, float(np.abs(observation - episode.observations[row]).max()))
+        observation, reward, *_ = environment.step(episode.actions[row])
+        worst_reward = max(worst_reward, abs(reward - float(episode.rewards[row])))
+    return Difference(worst, worst_reward)
+
+
+def write_hopper_steps(path: Path = HOPPER_STEPS) -> None:
+    """Record one step of the hopper from each of 200 states that random torques lead to."""
+    environment = locomotion.Hopper()
+    rng = np.random.default_rng(0)
+    rows: dict[str, list[NDArray[Any]]] = {}
+    while len(rows.get("qpos", [])) < 200:
+        environment.reset(seed=len(rows.get("qpos", [])))
+        for step in range(40):
+            action = rng.uniform(-1.0, 1.0, 3)
+            if step % 4 == 3:
+                qpos, qvel = environment.data.qpos.copy(), environment.data.qvel.copy()
+                environment.set_state(qpos, qvel)  # forgets the solver's warm start
+                observation, reward, *_ = environment.step(action)
+                for key, value in {
+                    **{"qpos": qpos, "qvel": qvel, "actions": action},
+                    **{"next_observations": observation, "rewards": np.float64(reward)},
+                    **{"next_qpos": environment.data.qpos, "next_qvel": environment.data.qvel},
+                    "contacts": np.int32(environment.data.ncon),
+                }.items():
+                    rows.setdefault(key, []).append(np.copy(value))
+            elif environment.step(action)[2]:
+                break
+    np.savez_compressed(path, **{key: np.array(values[:200]) for key, values in rows.items()})
+
+
+def hopper_difference() -> float:
+    """The largest difference in qpos, qvel, observation or reward from the recorded steps."""
+    environment = locomotion.Hopper()
+    worst = 0.0
+    with np.load(HOPPER_STEPS) as steps:
+        for row in range(len(steps["rewards"])):
+            environment.set_state(steps["qpos"][row], steps["qvel"][row])
+            observation, reward, *_ = environment.step(steps["actions"][row])
+            worst = max(
+                worst,
+                np.abs(environment.data.qpos - steps["next_qpos"][row]).max(),
+                np.abs(environment.data.qvel - steps["next_qvel"][row]).max(),
+                np.abs(observation - steps["next_observations"][row]).max(),
+                abs(reward - steps["rewards"][row]),
+            )
+    return float(worst)
