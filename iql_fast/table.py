@@ -65,7 +65,7 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line; check, train what is missing, print and write the table."""
     options = tyro.cli(Options, args=arguments, prog="python -m iql_fast.table")
-    chosen = options.tasks or obtainable(options.physics, options.data_seed, options.offline)
+    chosen = options.tasks or obtainable(options.offline)
     runs = {name: options_of(name, options) for name in dict.fromkeys(chosen)}
     engines.choose(options.engine, options.precision)
     out = Output(options.out, "table")
@@ -83,12 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(options.out / f"table.{kind}")
 
 
-def obtainable(physics: Physics, data_seed: int, offline: bool) -> tuple[str, ...]:
+def obtainable(offline: bool) -> tuple[str, ...]:
     """The tasks of table 1 whose data are here, can be made here or can be downloaded now; says
     which are left out, and why."""
     found = []
     for name in (task for group in table1.GROUPS.values() for task in group):
-        reason = resolve.missing(catalogue.get(name), data_seed, physics, offline)
+        reason = resolve.missing(catalogue.get(name), offline)
         if reason:
             print(f"{name} is left out: {reason}")
         else:

@@ -9,7 +9,9 @@ from iql_fast.environments.episodes import run_episodes
 from iql_fast.policies.policy import Policy
 from iql_fast.support.errors import UserError
 
-STILL = Policy((np.zeros((11, 3), np.float32),), (np.zeros(3, np.float32),), np.zeros(3, np.float32))
+STILL = Policy(
+    (np.zeros((11, 3), np.float32),), (np.zeros(3, np.float32),), np.zeros(3, np.float32)
+)
 ENVIRONMENT = "iql_fast/hopper-v2"
 
 

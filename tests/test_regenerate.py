@@ -57,7 +57,7 @@ def test_a_trajectory_is_what_the_wrapped_environment_gives(made):
     """Replayed through gymnasium.make, wrappers and time limit included."""
     columns, _ = columns_of(made)
     first = int(np.argmax(columns["terminals"] | columns["timeouts"])) + 1
-    env = gymnasium.make("Hopper-v4")
+    env = gymnasium.make("iql_fast/hopper-v2")
     part = regenerate.manifest()["hopper-medium-expert-v2"]["parts"][0]
     policy = regenerate.part_policy(part, 3)
     import zlib

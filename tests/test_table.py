@@ -172,7 +172,7 @@ def test_every_group_has_its_total():
 
 
 def test_tasks_without_data_are_left_out_and_named(cached, capsys):
-    names = table.obtainable("d4rl", 0, offline=True)
+    names = table.obtainable(offline=True)
     assert "hopper-medium-v2" in names
     assert "pen-human-v0" not in names
     assert "pen-human-v0 is left out: D4RL's file is not in the cache" in capsys.readouterr().out

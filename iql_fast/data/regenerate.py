@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shutil
 import zlib
 from collections import deque
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.data import behaviour_policy
+from iql_fast.data import antmaze, behaviour_policy
 from iql_fast.data.behaviour_policy import BehaviourPolicy, UniformPolicy
 from iql_fast.environments import simulator
 from iql_fast.support.cores import usable_cores
@@ -61,12 +62,14 @@ def manifest() -> dict[str, Any]:
 
 def available() -> list[str]:
     """Names of the datasets that can be regenerated."""
-    return list(manifest())
+    return [*manifest(), *antmaze.names()]
 
 
 @functools.cache
 def fingerprint(name: str) -> str:
     """Eight hexadecimal digits that change with a dataset's recipe: its parts, their policies."""
+    if name in antmaze.names():
+        return antmaze.fingerprint(name)
     parts = manifest()[name]["parts"]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for part in parts:
@@ -97,7 +100,7 @@ def regenerate(
     Raises:
         UserError: unknown name, no simulator, or a folder that cannot be written.
     """
-    if name not in manifest():
+    if name not in available():
         raise UserError(
             f"{name} cannot be regenerated: there is no behaviour policy for it. "
             f"These can be: {', '.join(available())}."
@@ -109,10 +112,24 @@ def regenerate(
 
     from iql_fast.support.files import written_beside
 
-    parts = manifest()[name]["parts"]
-    total = rows or sum(part["rows"] for part in parts)
     gym_id = catalogue.get(name).environment_id(physics)
-    columns = _collect(name, gym_id, parts, total, seed, workers, progress)
+    if name in antmaze.names():
+        # Episodes that are done are kept until the file is: walking takes many minutes.
+        keep = path.with_name(f".{path.name}.episodes") if rows is None else None
+        columns = antmaze.collect(
+            name,
+            seed=seed,
+            rows=rows or antmaze.ROWS,
+            workers=workers,
+            progress=progress,
+            keep=keep,
+        )
+        recipe: Any = {"walker": antmaze.POLICY.name, "noise": antmaze.NOISE}
+    else:
+        recipe, keep = manifest()[name], None
+        parts = recipe["parts"]
+        total = rows or sum(part["rows"] for part in parts)
+        columns = _collect(name, gym_id, parts, total, seed, workers, progress)
     with written_beside(path) as partial, h5py.File(partial, "w") as file:
         for key, column in columns.items():
             file.create_dataset(key, data=column)
@@ -122,7 +139,9 @@ def regenerate(
         file.attrs["physics"] = physics
         file.attrs["gymnasium"] = gymnasium.__version__
         file.attrs["mujoco"] = mujoco.__version__
-        file.attrs["manifest"] = json.dumps(manifest()[name])
+        file.attrs["manifest"] = json.dumps(recipe)
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
 
 
 def _collect(

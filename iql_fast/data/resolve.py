@@ -61,10 +61,10 @@ def regenerated_path(task: Task, seed: int, physics: Physics = "d4rl") -> Path:
     return cache_folder() / "regenerated" / f"{task.name}-seed{seed}-{made_by}.hdf5"
 
 
-def missing(task: Task, seed: int, physics: Physics = "d4rl", offline: bool = False) -> str:
+def missing(task: Task, offline: bool = False) -> str:
     """Why the data of a task cannot be had here, or ``""`` where they can: in the cache, by making
     them or, tried now, by downloading them."""
-    if downloaded_path(task).exists() or can_make(task):
+    if downloaded_path(task).exists() or task.name in regenerate.available():
         return ""
     if offline:
         return "D4RL's file is not in the cache, and downloads were switched off"

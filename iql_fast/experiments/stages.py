@@ -27,7 +27,6 @@ from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.rows import read_rows
 from iql_fast.support import output
 from iql_fast.support.errors import UserError
-from iql_fast.tasks import catalogue
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

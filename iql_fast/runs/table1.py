@@ -117,7 +117,9 @@ def _groups() -> dict[str, tuple[str, ...]]:
     """The tasks that each total of table 1 sums: those above it, or, where the table prints none
     (kitchen's and adroit's), those that the paper names."""
     unprinted = {
-        "kitchen-v0 total": tuple(f"kitchen-{kind}-v0" for kind in ("complete", "partial", "mixed")),
+        "kitchen-v0 total": tuple(
+            f"kitchen-{kind}-v0" for kind in ("complete", "partial", "mixed")
+        ),
         "adroit-v0 total": tuple(
             f"{hand}-{kind}-v0"
             for hand in ("pen", "hammer", "door", "relocate")
