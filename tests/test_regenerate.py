@@ -75,7 +75,7 @@ def test_a_trajectory_is_what_the_wrapped_environment_gives(made):
     env.close()
 
 
-@pytest.mark.parametrize("env", sorted({name.split("-")[0] for name in regenerate.available()}))
+@pytest.mark.parametrize("env", sorted({name.split("-")[0] for name in regenerate.manifest()}))
 def test_the_manifests_returns_are_what_comes_out(env, tmp_path):
     name = f"{env}-medium-v2"
     path = tmp_path / "made.hdf5"
@@ -89,7 +89,7 @@ def test_the_manifests_returns_are_what_comes_out(env, tmp_path):
 
 
 def test_every_policy_is_shipped_and_fits_its_environment():
-    for name in regenerate.available():
+    for name in regenerate.manifest():
         environment = catalogue.get(name).environment
         for part in regenerate.manifest()[name]["parts"]:
             policy = regenerate.part_policy(part, environment.act_dim)
