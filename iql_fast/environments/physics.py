@@ -9,7 +9,10 @@ Numbers of items are those of MuJoCo's changelog (doc/changelog.rst) under the v
 
 What has no undo: since 3.2.7 the depth of a sphere or capsule whose centre lies inside a box is
 another (Adroit, when a finger is pressed deep into the palm); since 3.4.0 so is the distance of two
-boxes (Kitchen: the kettle rests 0.23 mm differently).
+boxes (Kitchen: the kettle rests 0.23 mm differently). The constraint solver stops where it finds
+itself near enough, and not at the same iteration in every version: in the hand, 3.11 to 3.16 differ
+from 3.2.6, and 3.17 from 3.16, in fewer than 10 of 1,500 time steps, by up to 4e-5 in qvel, from
+equal contacts. Of D4RL's 25 door demonstrations one parts by 0.03 for that under 3.17.
 """
 
 from __future__ import annotations
