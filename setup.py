@@ -41,11 +41,12 @@ from native_build import (  # noqa: E402
 OBJECTS = ROOT / "build" / "objects"
 
 REQUIREMENTS = [
-    "gymnasium>=1.0,<2",
+    "gymnasium>=1.2,<2",
+    "gymnasium-robotics>=1.4",  # for the model files of hands and kitchens alone
     "h5py>=3.10",
     "imageio",  # gymnasium's MuJoCo environments import imageio and packaging
     "matplotlib>=3.8",
-    "mujoco>=3.1,<3.12",
+    "mujoco>=3.2.3,!=4.0.0",  # see iql_fast/environments/physics.py
     "numpy>=1.26",
     "packaging",
     "pyyaml",

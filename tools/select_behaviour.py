@@ -7,6 +7,11 @@ D4RL's datasets, and writes ``iql_fast/data/behaviour/``. ``medium-replay`` is a
 snapshots up to the medium one, their shares tilted until the mean trajectory return is D4RL's.
 ``--kinds`` leaves the other datasets of the environment as they are: a medium policy and an expert
 may come from trainings of their own.
+
+    python tools/select_behaviour.py --env hopper --shipped
+
+measures the policies that the package ships again, as after a change of the simulator, tilts the
+shares of the mixture anew, and writes what comes out.
 """
 
 from __future__ import annotations
@@ -100,10 +105,57 @@ def export(snapshot: Path, name: str) -> str:
     return name
 
 
+def measure_shipped(env: str, episodes: int, workers: int | None) -> None:
+    """Write what the shipped policies return now into the manifest, a mixture tilted anew.
+
+    Args:
+        episodes: of each policy.
+    """
+    path = regenerate.BEHAVIOUR / "manifest.json"
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    names = [name for name in manifest if name.startswith(f"{env}-")]
+    policies = sorted(
+        {
+            (part["policy"], part.get("noise", 1.0))
+            for name in names
+            for part in manifest[name]["parts"]
+            if part["policy"] != "uniform"
+        }
+    )
+    jobs = [
+        (env, regenerate.BEHAVIOUR / f"{policy}.safetensors", episodes, noise)
+        for policy, noise in policies
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        measured = dict(zip(policies, pool.map(measure, jobs), strict=True))
+    for (policy, noise), (mean, spread, length) in measured.items():
+        print(f"{policy} x {noise}: return {mean:.1f} +- {spread:.1f}, length {length:.1f}")
+    for name in names:
+        entry = manifest[name]
+        parts = [part for part in entry["parts"] if part["policy"] != "uniform"]
+        if not parts:
+            continue
+        found = np.array([measured[part["policy"], part.get("noise", 1.0)] for part in parts])
+        rows = np.array([part["rows"] for part in parts], dtype=float)
+        if name.endswith("-medium-replay-v2"):
+            shares, _ = tilted_shares(found[:, 0], found[:, 2], entry["d4rl_mean_return"])
+            rows = (D4RL[env]["medium-replay"][1] * shares).round(-2)
+            for part, count in zip(parts, rows, strict=True):
+                part["rows"] = int(count)
+            entry["parts"] = [part for part in parts if part["rows"] > 0]
+        trajectories = rows / found[:, 2]
+        mean = float((trajectories * found[:, 0]).sum() / trajectories.sum())
+        entry["mean_return"] = round(mean, 1)
+        print(f"{name}: mean return {mean:.1f}, D4RL's {entry['d4rl_mean_return']}")
+    path.write_text(json.dumps(manifest, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--env", required=True, choices=list(D4RL))
-    parser.add_argument("--snapshots", required=True, type=Path)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--snapshots", type=Path, help="folder of snapshots to choose from")
+    source.add_argument("--shipped", action="store_true", help="measure what is shipped again")
     parser.add_argument("--episodes", type=int, default=20, help="episodes to measure each with")
     parser.add_argument(
         "--kinds",
@@ -119,6 +171,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     env, targets = arguments.env, D4RL[arguments.env]
+    if arguments.shipped:
+        measure_shipped(env, arguments.episodes, arguments.workers)
+        return
 
     kinds, noise = set(arguments.kinds), arguments.noise
 

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from iql_fast import data, engines
-from iql_fast.data import LoadedData
+from iql_fast.data import LoadedData, minari
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import Scaling, normalised
 from iql_fast.engines import Engine
+from iql_fast.environments import simulator
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
 from iql_fast.runs import checkpoint, config, machine, progress
@@ -27,6 +28,7 @@ from iql_fast.runs.loop import Loop
 from iql_fast.runs.place import NewRun, Place, ResumedRun, default_folder
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import NonFiniteLoss
+from iql_fast.tasks import catalogue
 
 
 def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, Any]:
@@ -49,6 +51,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
     engines.check(engine_name, options.precision, hyper=options.hyperparameters())
+    _check_environment(options, console)
     with ExitStack() as stack:
         stack.enter_context(place)
         loaded = data.load(
@@ -87,6 +90,17 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
         summary = _until_the_end(loop, console)
     progress.print_summary(summary, console)
     return summary
+
+
+def _check_environment(options: TrainConfig, console: Console) -> None:
+    """Make the environment of a task of the paper once; a note where the simulator is untried."""
+    if not options.evaluation.eval_episodes or minari.is_id(options.task):
+        return  # a Minari dataset names its environment itself
+    name = catalogue.get(options.task).environment_id(options.physics)
+    if note := simulator.require(f"Evaluation in {name}"):
+        console.print(f"note    {note}")
+    if options.physics == "d4rl":
+        simulator.environment(name)
 
 
 class _Prepared(NamedTuple):
