@@ -203,7 +203,10 @@ class Learner:
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
         for optimiser, content in zip(self.optimisers, state["optimisers"], strict=True):
+            rates = [group["lr"] for group in optimiser.param_groups]
             optimiser.load_state_dict(content)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate  # a training may go on with another
 
 
 class Replay:
