@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import re
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from iql_fast.data import download
 from iql_fast.support.errors import UserError
+from iql_fast.tasks import catalogue
 
 from .conftest import d4rl_columns, write_hdf5
 
@@ -159,4 +161,27 @@ def test_no_server_fails_at_once(monkeypatch, tmp_path):
 
 def test_addresses():
     assert download.addresses(NAME) == [download.D4RL + NAME, download.MIRROR + NAME.split("/")[1]]
+    assert download.addresses("ant_maze_v2/x.hdf5")[1:] == [download.MIRROR + "x.hdf5"]
+    assert download.addresses("hand_dapg_v1/x.hdf5")[1:] == [download.MIRROR + "x.hdf5"]
     assert len(download.addresses("kitchen/x.hdf5")) == 1
+
+
+def test_checksums_of_d4rls_files():
+    known = download.checksums()
+    assert all(size > 0 and re.fullmatch("[0-9a-f]{64}", digest) for size, digest in known.values())
+    files = {catalogue.get(name).d4rl_file: name for name in catalogue.names()}
+    without = {name for file, name in files.items() if file not in known}
+    assert without == {
+        "antmaze-medium-play-v2",
+        *(f"relocate-{kind}-v0" for kind in ("human", "cloned", "expert")),
+        *(f"relocate-{kind}-v1" for kind in ("human", "expert")),
+    }
+
+
+def test_a_file_that_is_not_d4rls_is_refused(server, tmp_path, monkeypatch):
+    """By the sums that come with the package, without being told one."""
+    monkeypatch.setenv("IQL_FAST_D4RL_URLS", server.url("good"))
+    with pytest.raises(UserError, match="bytes"):
+        download.download("kitchen/mini_kitchen_microwave_kettle_light_slider-v0.hdf5",
+                          tmp_path / "kitchen.hdf5", progress=False)  # fmt: skip
+    assert not (tmp_path / "kitchen.hdf5").exists()

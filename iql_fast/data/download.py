@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+from importlib import resources
 from pathlib import Path
 
 from iql_fast.support.errors import UserError
@@ -12,28 +14,20 @@ D4RL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 MIRROR = (
     "https://huggingface.co/datasets/imone/D4RL/resolve/9ed58d8a76c12f4c1cb5db51fa71389e703d2ec5/"
 )
-#: Folders of D4RL that the mirror holds, without the folder's name.
-MIRRORED = "gym_mujoco_v2/"
+#: Folders of D4RL whose files the mirror holds, most of them, without the folder's name.
+MIRRORED = ("gym_mujoco_v2/", "ant_maze_v2/", "hand_dapg_v1/")
 
 CONNECT_TIMEOUT = 4.0  # seconds
 READ_TIMEOUT = 20.0
 CHUNK = 1 << 16  # bytes; what a broken connection loses at most
 
-#: Bytes and SHA-256 that public repositories agree on; D4RL itself publishes none.
-CHECKSUMS = {
-    "gym_mujoco_v2/hopper_medium-v2.hdf5": (
-        152_756_557,
-        "5bdf1bc4a713c82941de44633df669b36c89850b652a25985166796d25cf71a0",
-    ),
-    "gym_mujoco_v2/hopper_medium_replay-v2.hdf5": (
-        75_854_457,
-        "e121c5f7c9857a307baa9edc6a2c3b48e85fedb9ac316ecddd0f48ca7ef4e39b",
-    ),
-    "gym_mujoco_v2/walker2d_medium_replay-v2.hdf5": (
-        86_323_963,
-        "e75de96a4f77acf7d4e0d6fdf0d7ccb177c26c44bb4388e4fd99f543ccfa18db",
-    ),
-}
+
+@functools.cache
+def checksums() -> dict[str, tuple[int, str]]:
+    """D4RL's file -> bytes and SHA-256, of those whose sums public repositories agree on."""
+    text = resources.files("iql_fast.data").joinpath("d4rl_checksums.tsv").read_text()
+    rows = [line.split("\t") for line in text.splitlines() if not line.startswith("#")]
+    return {file: (int(size), digest) for file, size, digest in rows[1:]}
 
 
 class DownloadFailed(Exception):
@@ -50,7 +44,7 @@ def addresses(d4rl_file: str) -> list[str]:
         return [base.rstrip("/") + "/" + d4rl_file for base in own.split()]
     found = [D4RL + d4rl_file]
     if d4rl_file.startswith(MIRRORED):
-        found.append(MIRROR + d4rl_file.removeprefix(MIRRORED))
+        found.append(MIRROR + d4rl_file.partition("/")[2])
     return found
 
 
@@ -70,7 +64,7 @@ def download(
     Raises:
         UserError: no address gave the file; the message says why of each.
     """
-    checksum = checksum or CHECKSUMS.get(d4rl_file)
+    checksum = checksum or checksums().get(d4rl_file)
     failures = []
     for url in addresses(d4rl_file):
         try:
