@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.data import antmaze, behaviour_policy
+from iql_fast.data import behaviour_policy
 from iql_fast.data.behaviour_policy import BehaviourPolicy, UniformPolicy
 from iql_fast.environments import simulator
 from iql_fast.support.cores import usable_cores
@@ -62,13 +62,20 @@ def manifest() -> dict[str, Any]:
 
 def available() -> list[str]:
     """Names of the datasets that can be regenerated."""
-    return [*manifest(), *antmaze.names()]
+    return [*manifest(), *filter(_is_antmaze, catalogue.names())]
+
+
+def _is_antmaze(name: str) -> bool:
+    """Whether ``iql_fast.data.antmaze`` makes it, which cannot be imported without a simulator."""
+    return catalogue.get(name).family == "antmaze"
 
 
 @functools.cache
 def fingerprint(name: str) -> str:
     """Eight hexadecimal digits that change with a dataset's recipe: its parts, their policies."""
-    if name in antmaze.names():
+    if _is_antmaze(name):
+        from iql_fast.data import antmaze
+
         return antmaze.fingerprint(name)
     parts = manifest()[name]["parts"]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
@@ -113,7 +120,9 @@ def regenerate(
     from iql_fast.support.files import written_beside
 
     gym_id = catalogue.get(name).environment_id(physics)
-    if name in antmaze.names():
+    if _is_antmaze(name):
+        from iql_fast.data import antmaze
+
         # Episodes that are done are kept until the file is: walking takes many minutes.
         keep = path.with_name(f".{path.name}.episodes") if rows is None else None
         columns = antmaze.collect(

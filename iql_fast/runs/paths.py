@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.environments import antmaze
 from iql_fast.support import output
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def draw(
 
 def _walls(axes: Axes, layout: str) -> None:
     from matplotlib.patches import Rectangle
+
+    from iql_fast.environments import antmaze  # imports the simulator
 
     half = antmaze.CELL / 2
     cells = antmaze.LAYOUTS[layout]
