@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from importlib import metadata
 from multiprocessing import get_context
 from typing import Any
 
@@ -40,10 +41,12 @@ def require(what_for: str) -> str | None:
 
 
 def version() -> str:
-    """MuJoCo's version; rollouts of the same policy differ between versions."""
-    import mujoco
-
-    return str(mujoco.__version__)
+    """MuJoCo's version, ``"none"`` where there is none; rollouts of the same policy differ between
+    versions."""
+    try:
+        return metadata.version("mujoco")  # not by importing it: D4RL's own files need none
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 @functools.cache
