@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
 
 from iql_fast.environments import film, scoring
@@ -41,7 +40,8 @@ def main() -> None:
     from rich.table import Table
 
     from iql_fast.environments.episodes import Evaluator
-    from iql_fast.policies.policy import policy_from_state, with_normalisation
+    from iql_fast.policies import units
+    from iql_fast.policies.policy import policy_from_state, with_units
 
     options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
     if options.episodes < 1:
@@ -56,10 +56,8 @@ def main() -> None:
     saved = checkpoint.load(run.checkpoints, options.checkpoint)
     first = record["options"]["seed"]
     seeds = range(first, first + record["options"]["seeds"])
-    policies = [policy_from_state(saved.state, s) for s in range(len(seeds))]
-    if scaling := record.get("observation_scaling"):
-        mean, scale = (np.array(column, dtype=np.float32) for column in scaling)
-        policies = [with_normalisation(policy, mean, scale) for policy in policies]
+    own = units.from_record(record)
+    policies = [with_units(policy_from_state(saved.state, s), own) for s in range(len(seeds))]
     key = KEY_OFFSET + saved.step
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
         evaluation = evaluator.start(policies, seeds, key, options.episodes)

@@ -17,7 +17,8 @@ import torch
 
 from iql_fast import evaluate, train
 from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, run_episodes
-from iql_fast.policies.policy import Policy, policy_from_state, with_normalisation
+from iql_fast.policies.policy import Policy, policy_from_state, with_units
+from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, folder
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.rows import StepTable, read_rows
@@ -445,7 +446,7 @@ def test_evaluate_normalises_as_the_run_did(command, tmp_path, dataset_file):
     np.testing.assert_allclose(mean, observations.mean(0), atol=0.02)
     np.testing.assert_allclose(scale, observations.std(0), atol=0.02)
     policy = policy_from_state(checkpoint.load(tmp_path / "run" / "checkpoint").state, 0)
-    scaled = with_normalisation(policy, np.float32(mean), np.float32(scale))
+    scaled = with_units(policy, Units(np.float32(mean), np.float32(scale)))
     keys = [(0, evaluate.KEY_OFFSET + 50, episode) for episode in range(2)]
     environment = "iql_fast/hopper-v2"
     assert returns[0] == [e.total for e in run_episodes(environment, 1000, scaled, keys)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import to_training
 from iql_fast.environments import scoring, simulator
 from iql_fast.environments.scoring import Scoring
+from iql_fast.policies.units import Units
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
 from iql_fast.tasks.catalogue import Physics, Task
@@ -31,6 +32,7 @@ class LoadedData:
         record: everything a run's record needs to say about it.
         scoring: where policies trained on it are scored.
         behaviour_return: mean raw return of the trajectories, the partial tail left out.
+        units: of the actions, where they are not those that networks train in.
     """
 
     transitions: Transitions
@@ -39,6 +41,7 @@ class LoadedData:
     record: dict[str, Any]
     scoring: Scoring
     behaviour_return: float
+    units: Units = field(default_factory=Units)
 
 
 def cache_folder() -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from iql_fast.data.d4rl import LoggedTransitions, trajectory_returns
-from iql_fast.data.dataset import Transitions
+from iql_fast.data.dataset import FloatArray, Transitions
 from iql_fast.support.errors import UserError
 
 #: Actions are clipped to +-(1 - ACTION_MARGIN), so that a Gaussian policy's mean can reach them.
@@ -61,17 +61,25 @@ def to_training(
     ), record
 
 
-#: Mean and scale ``[O]`` of normalised observations: networks read (obs - mean) / scale.
-Scaling = tuple[np.ndarray, np.ndarray]
+#: Added to the standard deviation of a column, which may be 0 (TD3+BC's value).
+LEAST_DEVIATION = 1e-3
 
 
-def normalised(transitions: Transitions) -> tuple[Transitions, Scaling]:
-    """Observations with mean 0 and standard deviation 1 over the dataset (a departure), and what
-    they were scaled by."""
-    mean = transitions.observations.mean(0)
-    scale = transitions.observations.std(0) + 1e-3
-    return replace(
-        transitions,
-        observations=(transitions.observations - mean) / scale,
-        next_observations=(transitions.next_observations - mean) / scale,
-    ), (mean, scale)
+def normalised(transitions: Transitions) -> tuple[Transitions, FloatArray, FloatArray]:
+    """Observations with mean 0 and standard deviation 1 over the dataset (a departure), and the
+    mean and the scale ``[O]`` of ``(observation - mean) / scale``."""
+    # Sums in double precision: a million rows near 1000 lose the deviation in single.
+    mean = transitions.observations.mean(0, dtype=np.float64).astype(np.float32)
+    deviation = np.empty(len(mean))
+    for column, center in enumerate(mean):
+        deviation[column] = np.std(transitions.observations[:, column] - center, dtype=np.float64)
+    scale = (deviation + LEAST_DEVIATION).astype(np.float32)
+    return (
+        replace(
+            transitions,
+            observations=(transitions.observations - mean) / scale,
+            next_observations=(transitions.next_observations - mean) / scale,
+        ),
+        mean,
+        scale,
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from iql_fast.policies.units import Units
 
 if TYPE_CHECKING:  # a worker process that only runs the policy need not load torch
     from torch import Tensor
@@ -26,31 +28,27 @@ class Policy:
         weights: one array ``[in, out]`` a layer.
         biases: one array ``[out]`` a layer.
         log_std: ``[A]``, the state-independent log standard deviation, already clipped.
-        obs_mean, obs_scale: ``[O]``, the observation normalisation of the run
-            (0 and 1 where there is none): the network reads ``(obs - obs_mean) / obs_scale``.
+        units: of the environment that it acts in.
     """
 
     weights: tuple[FloatArray, ...]
     biases: tuple[FloatArray, ...]
     log_std: FloatArray
-    obs_mean: FloatArray | None = None
-    obs_scale: FloatArray | None = None
+    units: Units = field(default_factory=Units)
 
     def mean_action(self, observation: NDArray[np.floating]) -> FloatArray:
         """The mean action, ``[A]`` for an observation ``[O]``, or ``[N, A]`` for ``[N, O]``.
 
-        In [-1, 1]; this is the action of evaluation.
+        In the environment's units; this is the action of evaluation.
         """
-        hidden = np.asarray(observation, dtype=np.float32)
-        if self.obs_mean is not None and self.obs_scale is not None:
-            hidden = (hidden - self.obs_mean) / self.obs_scale
+        hidden = self.units.read(observation)
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = hidden @ weight
             hidden += bias
             if layer < last:
                 np.maximum(hidden, 0, out=hidden)
-        return np.tanh(hidden, out=hidden)
+        return self.units.act(np.tanh(hidden, out=hidden))
 
 
 def policy_from_state(state: Mapping[str, Tensor], index: int) -> Policy:
@@ -70,6 +68,6 @@ def policy_from_state(state: Mapping[str, Tensor], index: int) -> Policy:
     )
 
 
-def with_normalisation(policy: Policy, mean: FloatArray, scale: FloatArray) -> Policy:
-    """``policy`` for raw observations, where it was trained on ``(obs - mean) / scale``."""
-    return replace(policy, obs_mean=mean, obs_scale=scale)
+def with_units(policy: Policy, units: Units) -> Policy:
+    """``policy``, which was trained in the networks' units, in those of an environment."""
+    return replace(policy, units=units)

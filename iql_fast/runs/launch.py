@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -16,11 +17,12 @@ from rich.console import Console
 from iql_fast import data, engines
 from iql_fast.data import LoadedData, minari
 from iql_fast.data.dataset import Transitions
-from iql_fast.data.transform import Scaling, normalised
+from iql_fast.data.transform import normalised
 from iql_fast.engines import Engine
 from iql_fast.environments import simulator
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
+from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, config, machine, progress
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
@@ -71,7 +73,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
         evaluator, beside = _evaluator(loaded.scoring, options, chosen.engine.name, console)
         if evaluator is not None:
             stack.enter_context(evaluator)
-        record = _record(options, loaded, prepared.scaling, chosen)
+        record = _record(options, loaded, prepared.units, chosen)
         folder, spent = place.open(chosen.engine, record, options)  # touched from here on
         if resumed is not None:
             console.print(f"resumed from step {chosen.engine.step:,}")
@@ -82,7 +84,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             chosen.engine,
             loaded,
             evaluator,
-            prepared.scaling,
+            prepared.units,
             beside,
             spent=spent,
         )
@@ -107,7 +109,7 @@ class _Prepared(NamedTuple):
     """What the networks read."""
 
     transitions: Transitions
-    scaling: Scaling | None
+    units: Units
 
 
 class _Chosen(NamedTuple):
@@ -117,8 +119,9 @@ class _Chosen(NamedTuple):
 
 def _prepare(loaded: LoadedData, options: TrainConfig) -> _Prepared:
     if options.departures.normalize_obs:
-        return _Prepared(*normalised(loaded.transitions))
-    return _Prepared(loaded.transitions, None)
+        transitions, mean, scale = normalised(loaded.transitions)
+        return _Prepared(transitions, replace(loaded.units, obs_mean=mean, obs_scale=scale))
+    return _Prepared(loaded.transitions, loaded.units)
 
 
 def _choose_engine(
@@ -166,7 +169,7 @@ def _evaluator(
 
 
 def _record(
-    options: TrainConfig, loaded: LoadedData, scaling: Scaling | None, chosen: _Chosen
+    options: TrainConfig, loaded: LoadedData, units: Units, chosen: _Chosen
 ) -> dict[str, Any]:
     """Everything needed to repeat the run, as config.json holds it."""
     return {
@@ -176,7 +179,7 @@ def _record(
         "data_on_host": chosen.engine.data_on_host,
         "data": loaded.record,
         "scoring": loaded.scoring.record(),
-        "observation_scaling": scaling and [column.tolist() for column in scaling],
+        **units.record(),
         "versions": machine.versions(),
         "machine": machine.machine(),
     }

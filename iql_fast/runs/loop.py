@@ -22,10 +22,10 @@ import numpy as np
 from torch import Tensor
 
 from iql_fast.data import LoadedData
-from iql_fast.data.transform import Scaling
 from iql_fast.engines import METRICS, Engine, Metrics
 from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
-from iql_fast.policies.policy import policy_from_state, with_normalisation
+from iql_fast.policies.policy import policy_from_state, with_units
+from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, curves, paths
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
@@ -66,8 +66,8 @@ class Loop:
     engine: Engine
     data: LoadedData
     evaluator: Evaluator | None
-    scaling: Scaling | None
-    """what the networks' observations were normalised with"""
+    units: Units
+    """of the environment, where the networks' are others"""
     beside: bool = False
     """whether training goes on while episodes run"""
     say: Callable[[str], None] = print
@@ -232,9 +232,7 @@ class Loop:
     ) -> Evaluation:
         """Begin the episodes of the policies in a state."""
         seeds = self.engine.seeds
-        policies = [policy_from_state(state, s) for s in range(len(seeds))]
-        if self.scaling is not None:
-            policies = [with_normalisation(p, *self.scaling) for p in policies]
+        policies = [with_units(policy_from_state(state, s), self.units) for s in range(len(seeds))]
         return evaluator.start(policies, seeds, step, self.config.evaluation.eval_episodes or 0)
 
     def _score(self, step: int, evaluation: Evaluation) -> str:
