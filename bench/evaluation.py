@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 
 from bench.options import add_outputs, positive, positive_seconds, write_text  # noqa: E402
-from iql_fast.environments import simulator  # noqa: E402
+from iql_fast.environments import workers  # noqa: E402
 from iql_fast.environments.episodes import SIDE_BY_SIDE, run_episodes  # noqa: E402
 from iql_fast.policies.policy import Policy  # noqa: E402
 from iql_fast.runs import machine as computer  # noqa: E402
@@ -88,7 +88,7 @@ def loop(env: Any, policy: Policy, seconds: float) -> float:
 
 def side_by_side(environment: str, policy: Policy, seconds: float) -> float:
     """Steps a second of an evaluation's episodes in one process."""
-    counted = [simulator.environment(environment, i) for i in range(SIDE_BY_SIDE)]
+    counted = [workers.environment(environment, i) for i in range(SIDE_BY_SIDE)]
     steps = 0
 
     def counting(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -135,7 +135,7 @@ def main() -> None:
     contenders: dict[tuple[str, str], Callable[[], float]] = {}
     for task in arguments.tasks:
         ours, shipped = TASKS[task]
-        env = simulator.environment(ours)
+        env = workers.environment(ours)
         policy = policy_for(env.observation_space.shape[0], env.action_space.shape[0])
         rival = gymnasium.make(shipped)
         contenders[task, "gymnasium"] = lambda e=rival, p=policy: loop(e, p, arguments.window)

@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from iql_fast.environments import film, scoring
-from iql_fast.runs import checkpoint, paths
+from iql_fast.runs import checkpoint, paths, trained
 from iql_fast.runs.folder import RunFolder
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
@@ -54,25 +54,26 @@ def main() -> None:
     if where.environment is None:
         raise UserError(f"{record['data']['title']} cannot be scored: {where.note}.")
     saved = checkpoint.load(run.checkpoints, options.checkpoint)
-    first = record["options"]["seed"]
-    seeds = range(first, first + record["options"]["seeds"])
+    seeds = trained.seeds(record)
     own = units.from_record(record)
     policies = [with_units(policy_from_state(saved.state, s), own) for s in range(len(seeds))]
     key = KEY_OFFSET + saved.step
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
         evaluation = evaluator.start(policies, seeds, key, options.episodes)
         returns = evaluation.returns()
-    scores = where.score(returns)
+        successes = evaluation.successes()
+    scores = where.scores(returns, successes)
 
     title = f"{record['data']['title']}, step {saved.step:,}, {options.episodes} episodes"
     table = Table(title=title)
-    for heading in ("seed", "score", "std over episodes", "return"):
+    for heading in ("seed", where.unit, "std over episodes", "return", "success"):
         table.add_column(heading, justify="right")
     for s, seed in enumerate(seeds):
         row = (scores[s].mean(), scores[s].std(), returns[s].mean())
-        table.add_row(str(seed), *(f"{value:.1f}" for value in row))
+        success = f"{successes[s].mean():.0%}" if successes.any() else "-"
+        table.add_row(str(seed), *(f"{value:.1f}" for value in row), success)
     means = scores.mean(1)
-    table.add_row("all", f"{means.mean():.1f}", f"{means.std():.1f} (over seeds)", "")
+    table.add_row("all", f"{means.mean():.1f}", f"{means.std():.1f} (over seeds)", "", "")
     Console().print(table)
     write_json(
         run.evaluation,
@@ -82,6 +83,7 @@ def main() -> None:
             "seeds": list(seeds),
             "returns": returns.tolist(),
             "scores": scores.tolist(),
+            "successes": successes.tolist(),
             "mean": float(means.mean()),
             "std_over_seeds": float(means.std()),
         },

@@ -6,7 +6,7 @@ import mujoco
 import pytest
 
 from iql_fast import data, train
-from iql_fast.environments import adroit, physics, simulator
+from iql_fast.environments import adroit, physics, simulator, workers
 from iql_fast.support.errors import UserError
 
 
@@ -18,9 +18,9 @@ def no_data(monkeypatch):
         pytest.fail("data were loaded before the error was found")
 
     monkeypatch.setattr(data, "load", load)
-    simulator.environment.cache_clear()
+    workers._kept.cache_clear()
     yield
-    simulator.environment.cache_clear()
+    workers._kept.cache_clear()
 
 
 @pytest.mark.usefixtures("no_data")

@@ -7,7 +7,7 @@ import pytest
 
 from iql_fast import data
 from iql_fast.data import regenerate, resolve
-from iql_fast.environments import scoring, simulator
+from iql_fast.environments import scoring, simulator, workers
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
 
@@ -116,7 +116,7 @@ def test_where_a_minari_dataset_is_scored(tmp_path, monkeypatch, metadata, unit,
     where = data.load("mujoco/test/tiny-v0", offline=True).scoring
     expected = metadata.get("eval_env", metadata["env"])
     assert simulator.label(where.environment) == expected
-    assert simulator.environment(where.environment).spec.id == expected
+    assert workers.environment(where.environment).spec.id == expected
     assert (where.horizon, where.unit, where.score(500.0)) == (1000, unit, score)
     assert scoring.from_record(json.loads(json.dumps(where.record()))) == where
 

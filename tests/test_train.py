@@ -246,10 +246,10 @@ def test_no_worker_outlives_its_parent_even_one_that_never_had_a_task(tmp_path):
     script = tmp_path / "pool.py"
     script.write_text(
         "import os, time\n"
-        "from iql_fast.environments import simulator\n"
-        "simulator._wait_for_the_others = os.getpid  # so quick that one worker does them all\n"
+        "from iql_fast.environments import workers\n"
+        "workers._wait_for_the_others = os.getpid  # so quick that one worker does them all\n"
         "if __name__ == '__main__':\n"
-        "    with simulator.worker_pool(6):\n"
+        "    with workers.worker_pool(6):\n"
         "        print('ready', flush=True)\n"
         "        time.sleep(600)\n"
     )

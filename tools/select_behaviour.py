@@ -27,7 +27,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from iql_fast.data import behaviour_policy, regenerate
-from iql_fast.environments import simulator
+from iql_fast.environments import workers
 from iql_fast.tasks import catalogue
 
 #: Mean trajectory return and rows of D4RL's -v2 datasets.
@@ -68,7 +68,7 @@ def measure(arguments: tuple[str, Path, int, float]) -> tuple[float, float, floa
     """Mean return, its standard deviation and mean length over episodes of a snapshot."""
     env_name, snapshot, episodes, noise = arguments
     environment = catalogue.ENVIRONMENTS[env_name]
-    env = simulator.environment(gym_id(env_name))
+    env = workers.environment(gym_id(env_name))
     policy = behaviour_policy.load(snapshot, noise)
     trajectories = [
         regenerate.roll_out(env, policy, environment.horizon, (12345, i)) for i in range(episodes)
@@ -211,7 +211,7 @@ def main() -> None:
     if "random" in kinds:
         environment = catalogue.ENVIRONMENTS[env]
         uniform = behaviour_policy.UniformPolicy(environment.act_dim)
-        instance = simulator.environment(gym_id(env))
+        instance = workers.environment(gym_id(env))
         random_returns = [
             regenerate.roll_out(instance, uniform, environment.horizon, (54321, i)).rewards.sum()
             for i in range(200)

@@ -1,7 +1,6 @@
 """Datasets: found, downloaded or regenerated, checked, and transformed for training."""
 
-from iql_fast.data import minari
 from iql_fast.data.dataset import Transitions
-from iql_fast.data.resolve import LoadedData, load
+from iql_fast.data.resolve import Found, LoadedData, find, is_others, load, preset_of
 
-__all__ = ["LoadedData", "Transitions", "load", "minari"]
+__all__ = ["Found", "LoadedData", "Transitions", "find", "is_others", "load", "preset_of"]

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
-from iql_fast.data import d4rl, download, regenerate, resolve
-from iql_fast.environments import scoring
+from iql_fast.data import describe, download, minari, regenerate, resolve
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
@@ -37,54 +35,55 @@ class List:
                 made = "cached"
             sizes = f"{task.environment.obs_dim} / {task.environment.act_dim}"
             table.add_row(name, sizes, original, made, str(task.published.get("paper", "-")))
-        Console().print(table)
+        console = Console()
+        console.print(table)
+        console.print("Minari's on this machine:", ", ".join(minari.local_ids()) or "none")
+        console.print(
+            "Besides: Minari's ids (`minari list remote`), OGBench's single tasks by name, and "
+            "files of your own (--dataset FILE)."
+        )
 
 
 @dataclass
 class Info:
-    """Show rows, trajectories, a histogram of returns, and the checks of a dataset in the cache."""
+    """Show how a dataset is understood: rows, trajectories, a histogram of returns, the range of
+    actions, what was inferred or dropped. A file, a task in the cache, a Minari id."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """The task."""
+    """The task, the Minari id, or a file (.hdf5, .npz, .parquet, a LeRobot folder)."""
     dataset: Path | None = None
-    """A file of your own in D4RL's layout, instead of the cache."""
+    """A file of your own to be understood as the task's, instead of the cache."""
+    env: str = ""
+    """Gymnasium id of the environment that a file of your own belongs to."""
     seed: int = 0
     """Of the regenerated data, where those are looked at."""
     physics: Physics = "d4rl"
     """Of the regenerated data, where those are looked at."""
 
     def run(self) -> None:
+        describe.show(self._found())
+
+    def _found(self) -> resolve.Found:
+        if self.name not in catalogue.names():
+            path = Path(self.name)
+            if path.exists():
+                return resolve.find("", dataset=path, env=self.env)
+            if resolve.is_others(self.name):
+                return resolve.find(self.name, offline=True, env=self.env)
         task = catalogue.get(self.name)
-        places = [
+        places = (
             resolve.downloaded_path(task),
             resolve.regenerated_path(task, self.seed, self.physics),
-        ]
-        path = self.dataset or next((place for place in places if place.exists()), None)
-        if path is None:
+        )
+        if self.dataset is None and not any(place.exists() for place in places):
             raise UserError(
                 f"{task.name} is not in the cache {resolve.cache_folder()}. `python -m "
                 f"iql_fast.data fetch {task.name}` downloads it, `... make {task.name}` "
                 "regenerates it."
             )
-        environment = task.environment
-        steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
-        logged = d4rl.transitions(steps, environment.horizon)
-        returns = d4rl.trajectory_returns(logged.rewards, logged.ends)
-        lengths = np.diff(np.flatnonzero(np.append(logged.ends, True)), prepend=-1)
-        print(f"{path}")
-        print("checks: keys, lengths, finite, action range: passed")
-        print(f"rows logged {len(steps.rewards)}, transitions {len(logged.rewards)}")
-        print(f"trajectories {len(returns)}, mean length {lengths[lengths > 0].mean():.1f}")
-        print(f"terminal rows {int(logged.terminals.sum())}")
-        print(
-            f"returns: mean {returns.mean():.1f}, std {returns.std():.1f}, "
-            f"min {returns.min():.1f}, max {returns.max():.1f}, "
-            f"normalised mean {scoring.of_task(task).score(float(returns.mean())):.1f}"
+        return resolve.find(
+            task.name, dataset=self.dataset, seed=self.seed, physics=self.physics, offline=True
         )
-        counts, edges = np.histogram(returns, bins=20)
-        for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-            bar = "#" * round(50 * count / counts.max())
-            print(f"{low:10.1f} .. {high:10.1f} {count:7d} {bar}")
 
 
 @dataclass
@@ -126,12 +125,15 @@ class Make:
 
 @dataclass
 class Fetch:
-    """Download D4RL's own file of a task into the cache."""
+    """Download D4RL's own file of a task into the cache, or a dataset of Minari's into its own."""
 
     name: Annotated[str, tyro.conf.Positional]
-    """The task."""
+    """The task, or the Minari id."""
 
     def run(self) -> None:
+        if self.name not in catalogue.names() and minari.is_id(self.name):
+            print(minari.fetch(self.name))
+            return
         task = catalogue.get(self.name)
         path = resolve.downloaded_path(task)
         if not path.exists():

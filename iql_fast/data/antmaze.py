@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 
 from iql_fast.data import behaviour_policy
 from iql_fast.data.behaviour_policy import BehaviourPolicy
-from iql_fast.environments import antmaze, simulator
+from iql_fast.environments import antmaze
 from iql_fast.environments.antmaze import CELL, GOAL_RADIUS, LAYOUTS
+from iql_fast.environments.workers import worker_pool
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
@@ -419,7 +420,7 @@ def collect(
         disable=not progress,
     )
     size = workers or usable_cores()
-    with simulator.worker_pool(size) as pool, bar:
+    with worker_pool(size) as pool, bar:
         task = bar.add_task(name, total=rows)
 
         def counted() -> Iterator[Walk]:

@@ -2,104 +2,211 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from iql_fast.data.d4rl import LoggedTransitions
+from iql_fast.data import logged
+from iql_fast.data.logged import LoggedTransitions
+from iql_fast.environments import spaces, wrappers
 from iql_fast.environments.scoring import Scoring
+from iql_fast.environments.spaces import ActionBounds, Part
 from iql_fast.support.errors import UserError
+
+_ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]+/)?[-_\w]+?-v\d+")
+
+
+@dataclass(frozen=True)
+class MinariData:
+    """A dataset of Minari's.
+
+    Attributes:
+        bounds: of its actions.
+        parts: of its observations, in the order in which they were flattened.
+        scoring: where policies trained on it are scored.
+        notes: for the user, a sentence each.
+    """
+
+    transitions: LoggedTransitions
+    bounds: ActionBounds
+    parts: list[Part]
+    scoring: Scoring
+    notes: tuple[str, ...]
 
 
 def is_id(name: str) -> bool:
-    """Whether a task name is a Minari id, such as ``mujoco/hopper/medium-v0``."""
-    return "/" in name
+    """Whether a name is a Minari id: one with a namespace, such as ``mujoco/hopper/medium-v0``, or
+    that of a dataset that is stored here."""
+    return _ID.fullmatch(name) is not None and ("/" in name or is_local(name))
 
 
-def family(dataset_id: str) -> str:
-    """The family whose reward transform and settings fit a Minari dataset."""
-    lowered = dataset_id.lower()
-    for word, name in {"antmaze": "antmaze", "kitchen": "kitchen", "mujoco": "locomotion"}.items():
-        if word in lowered:
-            return name
-    return "adroit"
+def is_local(dataset_id: str) -> bool:
+    """Whether Minari has the dataset on this machine."""
+    from minari.storage import get_dataset_path
+
+    try:
+        return bool((get_dataset_path(dataset_id) / "data").is_dir())
+    except ValueError:
+        return False
 
 
-def load(dataset_id: str, offline: bool = False) -> tuple[LoggedTransitions, Scoring]:
-    """The transitions of a Minari dataset, and where policies trained on them are scored.
+def local_ids() -> list[str]:
+    """The ids of the datasets on this machine."""
+    import minari
+
+    return sorted(minari.list_local_datasets())
+
+
+def fetch(dataset_id: str) -> Path:
+    """Bring a dataset to this machine; where it lies.
 
     Raises:
-        UserError: minari is missing, the dataset cannot be had, or its spaces are not flat boxes.
+        UserError: it cannot be had.
     """
+    return Path(_dataset(dataset_id, offline=False).storage.data_path).parent
+
+
+def load(dataset_id: str, offline: bool = False) -> MinariData:
+    """The transitions of a Minari dataset, and where policies trained on them are scored.
+
+    Columns are filled episode by episode, so that little more memory is needed than they take.
+
+    Raises:
+        UserError: the dataset cannot be had, or it is not made of vectors of finite numbers.
+    """
+    dataset = _dataset(dataset_id, offline)
+    parts = spaces.observation_parts(dataset.observation_space, dataset_id)
+    bounds = spaces.action_bounds(dataset.action_space, dataset_id)
+    widths = {"observations": sum(size for _, size in parts), "actions": len(bounds.low)}
+    rows = int(dataset.total_steps)
+    if rows == 0:
+        raise UserError(f"{dataset_id} holds no step.")
+    columns: dict[str, Any] = {
+        "observations": np.empty((rows, widths["observations"]), np.float32),
+        "actions": np.empty((rows, widths["actions"]), np.float32),
+        "rewards": np.empty(rows, np.float32),
+        "terminals": np.empty(rows, bool),
+        "next_observations": np.empty((rows, widths["observations"]), np.float32),
+        "ends": np.zeros(rows, bool),
+    }
+    filled, firsts = 0, []
+    whole = True
+    for number, steps, observations, actions, episode in _episodes(dataset, dataset_id):
+        if filled + steps > rows:
+            raise UserError(f"{dataset_id} holds more steps than the {rows:,} that it says.")
+        _check_widths(observations, actions, widths, f"{dataset_id}: episode {number}")
+        block = slice(filled, filled + steps)
+        columns["observations"][block] = observations[:-1]
+        columns["next_observations"][block] = observations[1:]
+        columns["actions"][block] = actions
+        columns["rewards"][block] = episode.rewards
+        columns["terminals"][block] = episode.terminations
+        columns["ends"][block.stop - 1] = True
+        firsts.append((filled, number))
+        filled = block.stop
+        whole = bool(episode.terminations[-1] or episode.truncations[-1])
+    if filled != rows:
+        raise UserError(f"{dataset_id} holds {filled:,} steps, but says that it has {rows:,}.")
+    numbers = {
+        name: columns[name] for name in ("observations", "actions", "rewards", "next_observations")
+    }
+    starts = np.array([first for first, _ in firsts])
+
+    def place(row: int) -> str:
+        episode = int(np.searchsorted(starts, row, "right")) - 1
+        return f"step {row - starts[episode]} of episode {firsts[episode][1]}"
+
+    logged.check_finite(numbers, dataset_id, place)
+    transitions = LoggedTransitions(**columns, tail_is_whole=whole)
+    longest = int(transitions.lengths().max())
+    where, notes = scoring(dataset, longest)
+    if longest == 1:
+        notes = (*notes, "every episode is a single step (a bandit): values are its rewards")
+    return MinariData(transitions, bounds, parts, where, notes)
+
+
+def _dataset(dataset_id: str, offline: bool) -> Any:
     try:
         import minari
-    except ImportError:
+    except ImportError as error:
         raise UserError(
-            f"{dataset_id} is a Minari id, and minari is not installed: "
-            "pip install 'iql-fast[minari]'."
+            f"{dataset_id} is a Minari id, and minari cannot be imported ({error}): "
+            "pip install 'minari[hdf5,hf]'."
         ) from None
     try:
-        dataset = minari.load_dataset(dataset_id, download=not offline)
+        return minari.load_dataset(dataset_id, download=not offline)
+    except ImportError as error:  # of a storage that it only then looks for
+        raise UserError(
+            f"{dataset_id} is stored in a way that needs more than is installed ({error}): "
+            "pip install 'iql-fast[arrow]'."
+        ) from None
     except Exception as error:  # minari lets errors of whatever storage it uses through
         raise UserError(
             f"Minari has no dataset {dataset_id!r} here and could not download it "
             f"({type(error).__name__}: {error}). `minari list remote` shows what exists; "
             "`minari download` fetches it."
         ) from None
-    pieces: dict[str, list[np.ndarray]] = {
-        key: [] for key in ("observations", "actions", "rewards", "terminals", "next", "ends")
-    }
+
+
+def _episodes(dataset: Any, dataset_id: str) -> Iterator[tuple[int, int, Any, Any, Any]]:
+    """(number, T, observations [T + 1, O], actions [T, A], episode) of those that have a step."""
     for episode in dataset.iterate_episodes():
-        observations = episode.observations
-        if not isinstance(observations, np.ndarray) or observations.ndim != 2:
-            raise UserError(
-                f"{dataset_id}: episode {episode.id} has observations of type "
-                f"{type(observations).__name__}; only flat vectors of floats can be trained on."
-            )
         steps = len(episode.rewards)
-        if len(observations) != steps + 1 or len(episode.actions) != steps:
+        if steps == 0:
+            continue
+        observations = spaces.flat_observations(dataset.observation_space, episode.observations)
+        actions = np.asarray(episode.actions)
+        if len(observations) != steps + 1 or len(actions) != steps:
             raise UserError(
                 f"{dataset_id}: episode {episode.id} has {steps} rewards, {len(observations)} "
-                f"observations and {len(episode.actions)} actions; expected T, T + 1 and T."
+                f"observations and {len(actions)} actions; expected T, T + 1 and T."
             )
-        ends = np.zeros(steps, dtype=bool)
-        ends[-1:] = True
-        for key, column in {
-            "observations": observations[:-1],
-            "actions": episode.actions,
-            "rewards": episode.rewards,
-            "terminals": episode.terminations,
-            "next": observations[1:],
-            "ends": ends,
-        }.items():
-            pieces[key].append(column)
-    if not pieces["rewards"]:
-        raise UserError(f"{dataset_id} holds no episode.")
-    columns = {key: np.concatenate(arrays) for key, arrays in pieces.items()}
-    logged = LoggedTransitions(
-        columns["observations"].astype(np.float32),
-        columns["actions"].astype(np.float32),
-        columns["rewards"].astype(np.float32),
-        columns["terminals"].astype(bool),
-        columns["next"].astype(np.float32),
-        columns["ends"],
-    )
-    return logged, scoring(dataset)
+        yield int(episode.id), steps, observations, actions.reshape(steps, -1), episode
 
 
-def scoring(dataset: Any) -> Scoring:
+def _check_widths(observations: Any, actions: Any, widths: dict[str, int], where: str) -> None:
+    for name, rows in (("observations", observations), ("actions", actions)):
+        if rows.shape[1] != widths[name]:
+            raise UserError(
+                f"{where} has {name} of {rows.shape[1]} numbers, but their space has "
+                f"{widths[name]}."
+            )
+        if rows.dtype.kind not in "fiub":
+            raise UserError(f"{where} has {name} of type {rows.dtype}; expected real numbers.")
+
+
+def scoring(dataset: Any, longest: int) -> tuple[Scoring, tuple[str, ...]]:
     """The environment that a Minari dataset names for evaluation, or else the one that it was
-    recorded in; its reference returns where the dataset has them."""
-    import json
+    recorded in, as Minari repairs its specification; its reference returns where it has them.
 
-    metadata = dataset.storage.metadata
-    spec = metadata.get("eval_env_spec") or metadata.get("env_spec")
+    Args:
+        longest: steps of the longest episode: the horizon where the environment has none.
+    """
+    # Minari offers the environment itself alone, which would be made here, and only to be scored
+    # in worker processes.
+    spec = dataset._eval_env_spec or dataset.env_spec
     if spec is None:
-        return Scoring(None, "the dataset does not name an environment")
-    text = spec if isinstance(spec, str) else spec.to_json()
-    horizon = json.loads(text)["max_episode_steps"]
-    if horizon is None:
-        return Scoring(None, "the dataset's environment has no time limit")
+        return Scoring(None, "the dataset does not name an environment; --env does"), ()
+    try:
+        spec = wrappers.that_matter(spec)
+    except wrappers.CannotBeMadeAgain as error:
+        return Scoring(None, f"{error}; --env names another"), ()
+    metadata = dataset.storage.metadata
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     reference = None if low is None or high is None else (float(low), float(high))
-    return Scoring(text, "", int(horizon), reference)
+    notes = []
+    if kept := [wrapper.name for wrapper in spec.additional_wrappers]:
+        notes.append(f"the environment keeps the wrappers {', '.join(kept)}")
+    horizon = spec.max_episode_steps
+    if horizon is None:
+        horizon = longest
+        notes.append(f"its environment has no time limit: episodes are cut after {longest} steps")
+    try:
+        text = spec.to_json()
+    except (TypeError, ValueError) as error:
+        return Scoring(None, f"its environment cannot be written down ({error})"), ()
+    return Scoring(text, "", int(horizon), reference), tuple(notes)

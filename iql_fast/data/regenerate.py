@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from iql_fast.data import behaviour_policy
 from iql_fast.data.behaviour_policy import BehaviourPolicy, UniformPolicy
 from iql_fast.environments import simulator
+from iql_fast.environments.workers import environment as environment_of
+from iql_fast.environments.workers import worker_pool
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
@@ -191,7 +193,7 @@ def _collect(
     )
     size = workers or usable_cores()
     bar = Progress(*bar_columns, disable=not progress)
-    with simulator.worker_pool(size) as pool, bar:
+    with worker_pool(size) as pool, bar:
         task = bar.add_task(name, total=total)
         for i, part in enumerate(parts):
             row, end = int(bounds[i]), int(bounds[i + 1])
@@ -239,7 +241,7 @@ def _roll_out_some(
 ) -> list[Trajectory]:
     """In a worker: the trajectories of these indices."""
     task = catalogue.get(name)
-    env = simulator.environment(gym_id)
+    env = environment_of(gym_id)
     policy = part_policy(part, task.environment.act_dim)
     stream = zlib.crc32(name.encode())
     return [

@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from iql_fast.data import d4rl, download, minari, regenerate
-from iql_fast.data.d4rl import LoggedTransitions
+from iql_fast.data import d4rl, download, minari, ogbench, own, regenerate
 from iql_fast.data.dataset import Transitions
-from iql_fast.data.transform import to_training
+from iql_fast.data.logged import LoggedTransitions
+from iql_fast.data.transform import Rewards, to_training
 from iql_fast.environments import scoring, simulator
 from iql_fast.environments.scoring import Scoring
+from iql_fast.environments.spaces import ActionBounds, Part
 from iql_fast.policies.units import Units
 from iql_fast.support.errors import UserError
-from iql_fast.tasks import catalogue
+from iql_fast.tasks import catalogue, presets
 from iql_fast.tasks.catalogue import Physics, Task
+
+
+@dataclass(frozen=True)
+class Found:
+    """Logged data as a source hands them on.
+
+    Attributes:
+        title: what reports call them; says so where they are regenerated or the user's own.
+        source: ``"file"``, ``"cache"``, ``"download"``, ``"regenerated"``, ``"minari"`` or
+            ``"ogbench"``.
+        record: what a run's record says of where they come from.
+        scoring: where policies trained on them are scored.
+        bounds: of the actions; None: -1 and 1.
+        rows: logged, of which the transitions may lack some.
+        parts: of the observations, where they were flattened.
+        notes: for the user, a sentence each.
+    """
+
+    logged: LoggedTransitions
+    title: str
+    source: str
+    record: Mapping[str, Any]
+    scoring: Scoring
+    bounds: ActionBounds | None = None
+    rows: int | None = None
+    parts: list[Part] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -26,13 +55,17 @@ class LoadedData:
     """A dataset ready to train on, and where it came from.
 
     Attributes:
-        transitions: after the authors' transforms.
+        transitions: after the transforms.
         title: what reports call it; says so where the data are regenerated or the user's own.
-        source: ``"file"``, ``"cache"``, ``"download"``, ``"regenerated"`` or ``"minari"``.
+        source: see ``Found``.
         record: everything a run's record needs to say about it.
         scoring: where policies trained on it are scored.
-        behaviour_return: mean raw return of the trajectories, the partial tail left out.
+        behaviour_return: mean raw return of the trajectories, the partial tail left out; None
+            where rows do not follow each other.
         units: of the actions, where they are not those that networks train in.
+        parts: of the observations, in the order in which they were flattened; None where they are
+            plain vectors.
+        notes: what its user should know, a sentence each.
     """
 
     transitions: Transitions
@@ -40,8 +73,10 @@ class LoadedData:
     source: str
     record: dict[str, Any]
     scoring: Scoring
-    behaviour_return: float
+    behaviour_return: float | None
     units: Units = field(default_factory=Units)
+    parts: list[Part] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -78,10 +113,28 @@ def missing(task: Task, offline: bool = False) -> str:
     return ""
 
 
+def is_others(task: str, dataset: Path | None = None) -> bool:
+    """Whether a name is one of Minari's or OGBench's, in place of a task of the paper."""
+    if dataset is not None or task in catalogue.names():
+        return False
+    return minari.is_id(task) or ogbench.is_name(task)
+
+
+def preset_of(task: str) -> presets.Preset:
+    """The preset that fits the data of a name: a task of the paper, or any other."""
+    if task in catalogue.names():
+        return presets.Preset(catalogue.get(task).family, "the authors' for the task")
+    return presets.of_name(task)
+
+
 def load(
     task: Task | str,
     *,
     dataset: Path | None = None,
+    env: str = "",
+    reference: tuple[float, float] | None = None,
+    family: presets.Family | None = None,
+    rewards: Rewards | None = None,
     regenerate_ok: bool = True,
     offline: bool = False,
     seed: int = 0,
@@ -91,8 +144,12 @@ def load(
     """Find or make the data of a task, check them and transform them for training.
 
     Args:
-        task: a task, or a Minari id.
-        dataset: a file of the user's in D4RL's layout; nothing else is then looked for.
+        task: a task of the paper, a Minari id, or a name of OGBench's; ``""`` for a file alone.
+        dataset: a file of the user's; nothing else is then looked for.
+        env: Gymnasium id of the environment that scores data of the user's own.
+        reference: returns that score 0 and 100, of data of the user's own.
+        family: whose preset the data are transformed by; None: the one that fits their name.
+        rewards: scale and shift of rewards in place of the authors'.
         regenerate_ok: whether regenerated data may stand in for D4RL's.
         offline: do not try to download.
         seed: of regenerated data.
@@ -102,24 +159,114 @@ def load(
     Raises:
         UserError: no data could be had, or they are not usable; says why and what to do.
     """
-    if isinstance(task, str):
-        if dataset is None and minari.is_id(task):
-            logged, where = minari.load(task, offline)
-            record = {"origin": "minari", "minari_id": task}
-            return _finish(logged, minari.family(task), task, "minari", record, where)
-        task = catalogue.get(task)
-    where = scoring.of_task(task, physics)
-    path, source, record = _find(task, dataset, regenerate_ok, offline, seed, physics, progress)
-    environment = task.environment
-    steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
-    logged = d4rl.transitions(steps, environment.horizon)
-    notes = {"d4rl": "", "regenerated": " (regenerated)", "file": f" ({path.name})"}
-    title = task.name + notes[record["origin"]]
-    record = {"path": str(path), **record}
-    return _finish(logged, task.family, title, source, record, where)
+    name = task if isinstance(task, str) else task.name
+    found = find(
+        name,
+        dataset=dataset,
+        env=env,
+        reference=reference,
+        regenerate_ok=regenerate_ok,
+        offline=offline,
+        seed=seed,
+        physics=physics,
+        progress=progress,
+    )
+    family = family or preset_of(name).family
+    return _finish(found, family, rewards or Rewards())
 
 
-def _find(
+def find(
+    task: str,
+    *,
+    dataset: Path | None = None,
+    env: str = "",
+    reference: tuple[float, float] | None = None,
+    regenerate_ok: bool = True,
+    offline: bool = False,
+    seed: int = 0,
+    physics: Physics = "d4rl",
+    progress: bool = True,
+) -> Found:
+    """The data of a name as they were logged; see ``load``."""
+    if dataset is not None and not task:
+        return _own_file(dataset, env, reference)
+    if is_others(task, dataset):
+        if minari.is_id(task):
+            return _of_minari(task, offline, env, reference)
+        logged, bounds, where = ogbench.load(task, offline)
+        record = {"origin": "ogbench", "ogbench_name": task}
+        return Found(logged, task, "ogbench", record, where, bounds)
+    return _of_task(catalogue.get(task), dataset, regenerate_ok, offline, seed, physics, progress)
+
+
+def _of_minari(task: str, offline: bool, env: str, reference: tuple[float, float] | None) -> Found:
+    loaded = minari.load(task, offline)
+    record = {"origin": "minari", "minari_id": task}
+    where = loaded.scoring
+    if env or reference:
+        longest = int(loaded.transitions.lengths().max())
+        other = _scoring_of(env, reference, longest) if env else where
+        where = Scoring(other.environment, other.note, other.horizon, reference or where.reference)
+    return Found(
+        loaded.transitions,
+        task,
+        "minari",
+        record,
+        where,
+        loaded.bounds,
+        parts=loaded.parts if len(loaded.parts) > 1 else None,
+        notes=loaded.notes,
+    )
+
+
+def _own_file(path: Path, env: str, reference: tuple[float, float] | None) -> Found:
+    """A file that is of no task: its sizes are its own, its environment the one that is named."""
+    bounds = where = parts = None
+    obs_dim = act_dim = horizon = None
+    if env:
+        made = simulator.describe(env)
+        parts, bounds, horizon = made.parts, made.bounds, made.horizon
+        obs_dim, act_dim = sum(size for _, size in parts), len(bounds.low)
+    read = own.read(path, obs_dim, act_dim, horizon)
+    notes = list(read.notes)
+    logged = read.transitions
+    if bounds is None:
+        bounds, note = _bounds_of(logged)
+        notes.append(note)
+    longest = int(logged.lengths().max())
+    where = _scoring_of(env, reference, horizon or longest)
+    if env and horizon is None:
+        notes.append(f"{env} has no time limit: episodes are cut after {longest} steps")
+    return Found(
+        logged,
+        path.name,
+        "file",
+        {"path": str(path), "origin": "file"},
+        where,
+        bounds,
+        read.rows,
+        parts if parts and len(parts) > 1 else None,
+        tuple(notes),
+    )
+
+
+def _bounds_of(logged: LoggedTransitions) -> tuple[ActionBounds | None, str]:
+    """The bounds of actions that nobody names."""
+    largest = float(np.abs(logged.actions).max())
+    if largest <= 1:
+        return None, "actions are taken to have the bounds -1 and 1, which none exceeds"
+    unknown = np.full(logged.actions.shape[1], np.inf, np.float32)
+    return ActionBounds(-unknown, unknown), "nothing says which bounds actions have"
+
+
+def _scoring_of(env: str, reference: tuple[float, float] | None, horizon: int) -> Scoring:
+    if not env:
+        note = "the data name no environment; --env GYM_ID does"
+        return Scoring(None, note, horizon, reference)
+    return Scoring(env, "", horizon, reference)
+
+
+def _of_task(
     task: Task,
     dataset: Path | None,
     regenerate_ok: bool,
@@ -127,13 +274,40 @@ def _find(
     seed: int,
     physics: Physics,
     progress: bool,
-) -> tuple[Path, str, dict[str, Any]]:
-    """(file, source, record) of a task's data; the record's origin says whose data they are."""
+) -> Found:
+    where = scoring.of_task(task, physics)
+    path, source, record, notes = _file(
+        task, dataset, regenerate_ok, offline, seed, physics, progress
+    )
+    environment = task.environment
+    if dataset is None or download.is_d4rls_own(path):
+        steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
+        rows, logged = len(steps.rewards), d4rl.transitions(steps, environment.horizon)
+    else:
+        read = own.read(path, environment.obs_dim, environment.act_dim, environment.horizon)
+        rows, logged, notes = read.rows, read.transitions, (*notes, *read.notes)
+    titles = {"d4rl": "", "regenerated": " (regenerated)", "file": f" ({path.name})"}
+    title = task.name + titles[record["origin"]]
+    return Found(
+        logged, title, source, {"path": str(path), **record}, where, rows=rows, notes=notes
+    )
+
+
+def _file(
+    task: Task,
+    dataset: Path | None,
+    regenerate_ok: bool,
+    offline: bool,
+    seed: int,
+    physics: Physics,
+    progress: bool,
+) -> tuple[Path, str, dict[str, Any], tuple[str, ...]]:
+    """(file, source, record, notes) of a task's data; the record's origin says whose they are."""
     if dataset is not None:
-        return dataset, "file", {"origin": "file"}
+        return dataset, "file", {"origin": "file"}, ()
     original, made = downloaded_path(task), regenerated_path(task, seed, physics)
     if original.exists():
-        return original, "cache", {"origin": "d4rl"}
+        return original, "cache", {"origin": "d4rl"}, ()
     can_make = regenerate_ok and task.name in regenerate.available()
     regenerated: dict[str, Any] = {
         "origin": "regenerated",
@@ -142,7 +316,7 @@ def _find(
         "mujoco": simulator.version(),
     }
     if made.exists() and can_make:
-        return made, "cache", regenerated
+        return made, "cache", regenerated, ()
     failure = "Downloads were switched off."
     if not offline:
         try:
@@ -150,34 +324,44 @@ def _find(
         except UserError as error:
             failure = str(error)
         else:
-            return original, "download", {"origin": "d4rl", **record}
+            return original, "download", {"origin": "d4rl", **record}, ()
     if not can_make:
         raise UserError(f"There are no data for {task.name}. {failure}")
     regenerate.regenerate(task.name, made, physics=physics, seed=seed, progress=progress)
-    return made, "regenerated", regenerated | {"download": failure}
+    why = f"the data are regenerated, since D4RL's own could not be had: {failure}"
+    return made, "regenerated", regenerated | {"download": failure}, (why,)
 
 
-def _finish(
-    logged: LoggedTransitions,
-    family: str,
-    title: str,
-    source: str,
-    record: dict[str, Any],
-    where: Scoring,
-) -> LoadedData:
-    transitions, transform = to_training(logged, family, str(record.get("path", title)))
-    returns = d4rl.trajectory_returns(logged.rewards, logged.ends)
-    whole = returns[:-1] if len(returns) > 1 and not logged.terminals[-1] else returns
-    summary = {
-        "title": title,
-        "source": source,
+def _finish(found: Found, family: presets.Family, rewards: Rewards) -> LoadedData:
+    logged = found.logged
+    where = str(found.record.get("path", found.title))
+    transitions, units, transform, notes = to_training(logged, family, where, found.bounds, rewards)
+    summary: dict[str, Any] = {
+        "title": found.title,
+        "source": found.source,
         "rows": len(transitions),
-        "trajectories": len(returns),
-        "return_mean": float(np.mean(whole)),
-        "return_std": float(np.std(whole)),
-        "return_min": float(np.min(whole)),
-        "return_max": float(np.max(whole)),
+        "rows_logged": found.rows or len(transitions),
+        "trajectories": int(logged.ends[:-1].sum()) + 1,
+        "return_mean": None,
     }
+    if logged.ordered:
+        returns = logged.whole_returns()
+        summary |= {
+            "return_mean": float(np.mean(returns)),
+            "return_std": float(np.std(returns)),
+            "return_min": float(np.min(returns)),
+            "return_max": float(np.max(returns)),
+        }
+    notes = (*found.notes, *notes)
+    record = summary | transform | dict(found.record) | {"family": family, "notes": list(notes)}
     return LoadedData(
-        transitions, title, source, summary | transform | record, where, float(np.mean(whole))
+        transitions,
+        found.title,
+        found.source,
+        record,
+        found.scoring,
+        summary["return_mean"],
+        units,
+        found.parts,
+        notes,
     )

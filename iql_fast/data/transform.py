@@ -1,64 +1,163 @@
-"""What the authors do to logged transitions before training on them."""
+"""What is done to logged transitions before training on them: the authors' transforms, or what a
+user asks for in place of them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from iql_fast.data.d4rl import LoggedTransitions, trajectory_returns
 from iql_fast.data.dataset import FloatArray, Transitions
+from iql_fast.data.logged import BLOCK, LoggedTransitions
+from iql_fast.environments.spaces import ActionBounds
+from iql_fast.policies.units import Units
 from iql_fast.support.errors import UserError
 
 #: Actions are clipped to +-(1 - ACTION_MARGIN), so that a Gaussian policy's mean can reach them.
 ACTION_MARGIN = 1e-5
+#: |action| in the networks' units up to here is clipped, as the authors do: human demonstrations
+#: overshoot to 1.4. Beyond, they are not in the units of their bounds.
+ACTION_LIMIT = 2.0
+#: Returns whose spread is a smaller share of them than this say nothing about the scale of rewards.
+LEAST_SPREAD = 0.01
+
+RewardTransform = Literal["authors", "none"]
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """``reward' = scale * reward + shift``.
+
+    Attributes:
+        transform: whose values of both: the authors' for the family, or 1 and 0.
+        scale, shift: values in place of the transform's; None keeps those.
+    """
+
+    transform: RewardTransform = "authors"
+    scale: float | None = None
+    shift: float | None = None
 
 
 def to_training(
-    logged: LoggedTransitions, family: str, where: str
-) -> tuple[Transitions, dict[str, Any]]:
-    """The authors' action clip, masks and reward transform; with a record of the transform.
+    logged: LoggedTransitions,
+    family: str,
+    where: str,
+    bounds: ActionBounds | None = None,
+    rewards: Rewards | None = None,
+) -> tuple[Transitions, Units, dict[str, Any], tuple[str, ...]]:
+    """The authors' action clip, masks and reward transform.
 
     Locomotion's rewards are scaled so that the best and the worst trajectory differ by 1000 (the
     partial tail counted); AntMaze's are lowered by 1; Kitchen's and Adroit's stay as they are.
 
+    Args:
+        family: whose transform of rewards it is (``iql_fast.tasks.presets``).
+        bounds: of the actions, which are scaled to [-1, 1]; None: they have these bounds.
+        rewards: asked for in place of the authors'.
+
+    Returns:
+        The transitions; the units of the actions; what a run's record says of the transform; and
+        what its user should know, a sentence each.
+
     Raises:
-        UserError: the transform is not possible on this dataset.
+        UserError: actions lie far outside of their bounds; names the row.
     """
-    if bool((logged.ends | logged.terminals).all()):
-        raise UserError(
-            f"{where}: every transition ends a trajectory, so there is nothing to learn values "
-            "from. Are the rows in the order in which they were logged?"
-        )
-    rewards = logged.rewards
+    units, notes = _action_units(logged.actions, bounds)
+    actions = units.logged(logged.actions)
+    _check_range(actions, logged.actions, where)
+    scale, shift, more = _reward_scale(logged, family, rewards or Rewards())
     record: dict[str, Any] = {
-        "reward_scale": 1.0,
-        "reward_shift": 0.0,
+        "reward_scale": scale,
+        "reward_shift": shift,
         # Of all components: what the authors' clip changes by more than its margin.
-        "actions_clipped": float((np.abs(logged.actions) > 1).mean()),
+        "actions_clipped": float((np.abs(actions) > 1 + 1e-6).mean()),
     }
-    if family == "locomotion":
-        returns = trajectory_returns(rewards, logged.ends)
-        spread = float(returns.max() - returns.min())
-        if spread == 0:
-            raise UserError(
-                f"{where}: all trajectories have the same return ({returns[0]:.4g}), so rewards "
-                "cannot be scaled by the spread of returns as locomotion tasks do."
-            )
-        record["reward_scale"] = 1000.0 / spread
-        rewards = (rewards * record["reward_scale"]).astype(np.float32)
-    elif family == "antmaze":
-        record["reward_shift"] = -1.0
-        rewards = rewards - np.float32(1.0)
+    values = logged.rewards
+    if scale != 1.0:
+        values = (values * scale).astype(np.float32)
+    if shift != 0.0:
+        values = values + np.float32(shift)
     limit = np.float32(1 - ACTION_MARGIN)
-    return Transitions(
-        observations=np.ascontiguousarray(logged.observations, dtype=np.float32),
-        actions=np.ascontiguousarray(np.clip(logged.actions, -limit, limit)),
-        rewards=np.ascontiguousarray(rewards, dtype=np.float32),
-        masks=np.ascontiguousarray(~logged.terminals, dtype=np.float32),
-        next_observations=np.ascontiguousarray(logged.next_observations, dtype=np.float32),
-    ), record
+    return (
+        Transitions(
+            observations=np.ascontiguousarray(logged.observations, dtype=np.float32),
+            actions=np.ascontiguousarray(np.clip(actions, -limit, limit)),
+            rewards=np.ascontiguousarray(values, dtype=np.float32),
+            masks=np.ascontiguousarray(~logged.terminals, dtype=np.float32),
+            next_observations=np.ascontiguousarray(logged.next_observations, dtype=np.float32),
+        ),
+        units,
+        record,
+        (*notes, *more),
+    )
+
+
+def _action_units(
+    actions: FloatArray, bounds: ActionBounds | None
+) -> tuple[Units, tuple[str, ...]]:
+    """What the networks' -1 and 1 stand for. Where an action has no bound, it is the data's."""
+    if bounds is None or bounds.are_of_the_networks:
+        return Units(), ()
+    low, high = bounds.low.copy(), bounds.high.copy()
+    without = ~np.isfinite(low) | ~np.isfinite(high)
+    if not without.any():
+        return Units(act_low=low, act_high=high), ()
+    least, most = actions.min(0), actions.max(0)
+    low = np.where(np.isfinite(low), low, least)
+    high = np.where(np.isfinite(high), high, most)
+    still = high <= low  # never moved: any width will do
+    low, high = np.where(still, low - 1, low), np.where(still, high + 1, high)
+    which = ", ".join(f"{i} [{low[i]:.4g}, {high[i]:.4g}]" for i in np.flatnonzero(without)[:8])
+    more = ", ..." if without.sum() > 8 else ""
+    note = f"actions without bounds are scaled by the data's own: {which}{more}"
+    return Units(act_low=low.astype(np.float32), act_high=high.astype(np.float32)), (note,)
+
+
+def _check_range(actions: FloatArray, as_logged: FloatArray, where: str) -> None:
+    out_of_range = np.abs(actions).max(1, initial=0) > ACTION_LIMIT
+    if out_of_range.any():
+        row = int(np.argmax(out_of_range))
+        column = int(np.abs(actions[row]).argmax())
+        raise UserError(
+            f"{where}: 'actions' reaches {as_logged[row, column]:.4g} in row {row}, column "
+            f"{column} ({int(out_of_range.sum())} such row(s)), far outside of their bounds. "
+            "Rescale them, or name the environment whose actions they are with --env."
+        )
+
+
+def _reward_scale(
+    logged: LoggedTransitions, family: str, asked: Rewards
+) -> tuple[float, float, tuple[str, ...]]:
+    scale, shift, notes = 1.0, 0.0, []
+    if asked.transform == "authors":
+        if family == "locomotion" and asked.scale is None:
+            scale, reason = _spread_scale(logged)
+            if reason:
+                notes.append(
+                    f"warning: rewards are not scaled by the spread of returns, as locomotion's "
+                    f"are: {reason}; --reward-scale sets a scale"
+                )
+        elif family == "antmaze":
+            shift = -1.0
+    return (
+        scale if asked.scale is None else asked.scale,
+        shift if asked.shift is None else asked.shift,
+        tuple(notes),
+    )
+
+
+def _spread_scale(logged: LoggedTransitions) -> tuple[float, str]:
+    """The authors' scale of locomotion's rewards; 1 and the reason where it would mean nothing."""
+    if not logged.ordered:
+        return 1.0, "rows do not follow each other, so there are no returns"
+    returns = logged.returns()
+    if len(returns) == 1:
+        return 1.0, "there is a single trajectory"
+    spread, largest = float(np.ptp(returns)), float(np.abs(returns).max())
+    if spread <= LEAST_SPREAD * largest:
+        return 1.0, f"all returns are alike ({returns.min():.6g} to {returns.max():.6g})"
+    return 1000.0 / spread, ""
 
 
 #: Added to the standard deviation of a column, which may be 0 (TD3+BC's value).
@@ -69,17 +168,19 @@ def normalised(transitions: Transitions) -> tuple[Transitions, FloatArray, Float
     """Observations with mean 0 and standard deviation 1 over the dataset (a departure), and the
     mean and the scale ``[O]`` of ``(observation - mean) / scale``."""
     # Sums in double precision: a million rows near 1000 lose the deviation in single.
-    mean = transitions.observations.mean(0, dtype=np.float64).astype(np.float32)
-    deviation = np.empty(len(mean))
-    for column, center in enumerate(mean):
-        deviation[column] = np.std(transitions.observations[:, column] - center, dtype=np.float64)
-    scale = (deviation + LEAST_DEVIATION).astype(np.float32)
+    observations = transitions.observations
+    mean = observations.mean(0, dtype=np.float64)
+    squares = np.zeros(len(mean))
+    for start in range(0, len(observations), BLOCK):
+        squares += np.square(observations[start : start + BLOCK] - mean).sum(0)
+    scale = (np.sqrt(squares / len(observations)) + LEAST_DEVIATION).astype(np.float32)
+    center = mean.astype(np.float32)
     return (
         replace(
             transitions,
-            observations=(transitions.observations - mean) / scale,
-            next_observations=(transitions.next_observations - mean) / scale,
+            observations=(observations - center) / scale,
+            next_observations=(transitions.next_observations - center) / scale,
         ),
-        mean,
+        center,
         scale,
     )

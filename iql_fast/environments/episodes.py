@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.environments import simulator
+from iql_fast.environments import simulator, workers
 from iql_fast.policies.policy import Policy
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
@@ -56,10 +56,13 @@ class Episode:
         total: its undiscounted return.
         path: ``[T + 1, 2]`` float32, where the robot was before and after each step, in metres;
             None outside of mazes.
+        success: whether its environment said at some step that the task was done
+            (``info["success"]``); False where it never says.
     """
 
     total: float
     path: NDArray[np.float32] | None = None
+    success: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ class Evaluation:
             EvaluationFailed: a worker process died.
         """
         return np.array([[episode.total for episode in row] for row in self._episodes()])
+
+    def successes(self) -> NDArray[np.float64]:
+        """1 where an episode succeeded, 0 elsewhere ``[policies, episodes]``; waits for them.
+
+        Raises:
+            EvaluationFailed: a worker process died.
+        """
+        return np.array([[float(episode.success) for episode in row] for row in self._episodes()])
 
     def paths(self) -> list[list[NDArray[np.float32]]]:
         """The path of every episode of every policy, in a maze; empty lists elsewhere. Waits.
@@ -105,6 +116,7 @@ class Evaluator:
     Attributes:
         note: after entering: a sentence for the user about the simulator, or None.
         layout: after entering: which maze of ``antmaze.LAYOUTS`` the environment is, or None.
+        sizes: after entering: numbers of an observation and of an action.
 
     Raises:
         UserError: on entering, where the simulator or the environment does not work here.
@@ -112,6 +124,7 @@ class Evaluator:
 
     note: str | None
     layout: str | None
+    sizes: tuple[int, int]
 
     def __init__(self, environment: str, horizon: int, workers: int | None = None) -> None:
         self.environment = environment
@@ -123,8 +136,8 @@ class Evaluator:
     def __enter__(self) -> Evaluator:
         self.note = simulator.require(f"Evaluation in {self.label}")
         try:
-            self._pool = self._stack.enter_context(simulator.worker_pool(self.workers))
-            self.layout = self._pool.submit(_layout, self.environment).result()
+            self._pool = self._stack.enter_context(workers.worker_pool(self.workers))
+            self.layout, self.sizes = self._pool.submit(_described, self.environment).result()
         except UserError:
             self._stack.close()
             raise
@@ -185,10 +198,13 @@ def _lost_workers_named(environment: str) -> Iterator[None]:
         ) from None
 
 
-def _layout(environment: str) -> str | None:
-    """Of the maze, if it is one; makes the environment."""
-    layout = getattr(simulator.environment(environment), "layout", None)
-    return None if layout is None else str(layout)
+def _described(environment: str) -> tuple[str | None, tuple[int, int]]:
+    """The layout of the maze, if it is one, and the sizes of observations and actions; makes the
+    environment."""
+    env = workers.environment(environment)
+    layout = getattr(env, "layout", None)
+    sizes = env.observation_space.shape[0], env.action_space.shape[0]
+    return None if layout is None else str(layout), sizes
 
 
 def run_episodes(
@@ -199,10 +215,9 @@ def run_episodes(
     Args:
         keys: one an episode, at most ``SIDE_BY_SIDE``; seeds its environment.
     """
-    environments = [simulator.environment(environment, i) for i in range(len(keys))]
+    environments = [workers.environment(environment, i) for i in range(len(keys))]
     first = [
-        env.reset(seed=simulator.seed_of(key))[0]
-        for env, key in zip(environments, keys, strict=True)
+        env.reset(seed=workers.seed_of(key))[0] for env, key in zip(environments, keys, strict=True)
     ]
     # Always as many rows: a product's rounding may depend on how many it has.
     observations = np.zeros((SIDE_BY_SIDE, *first[0].shape), np.float32)
@@ -210,20 +225,29 @@ def run_episodes(
     in_maze = hasattr(environments[0], "layout")
     paths = [[tuple(observation[:2])] for observation in first]
     totals = [0.0] * len(keys)
+    succeeded = [False] * len(keys)
     going = list(range(len(keys)))
     for _ in range(horizon):
         actions = policy.mean_action(observations)
         for i in tuple(going):
-            observation, reward, terminal, _, _ = environments[i].step(actions[i])
+            observation, reward, terminal, truncated, info = environments[i].step(actions[i])
             totals[i] += float(reward)
+            succeeded[i] = succeeded[i] or bool(info.get("success", False))
             observations[i] = observation
             if in_maze:
                 paths[i].append((observation[0], observation[1]))
-            if terminal:
+            if terminal or truncated:  # some environments cut episodes themselves
                 going.remove(i)
         if not going:
             break
     return [
-        Episode(total, np.array(path, np.float32) if in_maze else None)
-        for total, path in zip(totals, paths, strict=True)
+        Episode(total, np.array(path, np.float32) if in_maze else None, success)
+        for total, path, success in zip(totals, paths, succeeded, strict=True)
     ]
+
+
+def episode_return(
+    environment: str, horizon: int, policy: Policy, key: tuple[int, int, int]
+) -> float:
+    """The undiscounted return of one episode."""
+    return run_episodes(environment, horizon, policy, [key])[0].total

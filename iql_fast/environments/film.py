@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from iql_fast.environments import simulator
+from iql_fast.environments import workers
 from iql_fast.policies.policy import Policy
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
@@ -34,7 +34,7 @@ def write(
 
     Args:
         path: a ``.gif``.
-        environment: see ``simulator.environment``.
+        environment: see ``workers.environment``.
         horizon: steps after which the episode is cut.
         key: seeds the episode, as in ``episodes.episode_returns``.
 
@@ -87,28 +87,29 @@ def _shoot(
     """Frames ``[H, W, 3]``, the return, and the seconds of the episode between two frames."""
     import mujoco
 
-    env = simulator.environment(environment)
-    observation, _ = env.reset(seed=simulator.seed_of(key))
-    renderer = mujoco.Renderer(env.model, *SIZE)
+    env = workers.environment(environment)
+    observation, _ = env.reset(seed=workers.seed_of(key))
+    model, data = env.unwrapped.model, env.unwrapped.data
+    renderer = mujoco.Renderer(model, *SIZE)
     camera = mujoco.MjvCamera()
-    mujoco.mjv_defaultFreeCamera(env.model, camera)
-    if env.model.njnt and env.model.jnt_type[0] in (0, 2):  # a robot that walks away: follow it
+    mujoco.mjv_defaultFreeCamera(model, camera)
+    if model.njnt and model.jnt_type[0] in (0, 2):  # a robot that walks away: follow it
         camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
-        camera.trackbodyid = int(env.model.jnt_bodyid[0])
+        camera.trackbodyid = int(model.jnt_bodyid[0])
     every = max(1, -(-horizon // MOST_FRAMES))
-    start, total, steps = env.data.time, 0.0, 0
+    start, total, steps = data.time, 0.0, 0
     frames = []
     for steps in range(1, horizon + 1):
         if (steps - 1) % every == 0:
-            renderer.update_scene(env.data, camera)
+            renderer.update_scene(data, camera)
             frames.append(renderer.render())
         observation, reward, terminal, _, _ = env.step(policy.mean_action(observation))
         total += float(reward)
         if terminal:
             break
-    renderer.update_scene(env.data, camera)
+    renderer.update_scene(data, camera)
     frames.append(renderer.render())
-    return frames, total, every * (env.data.time - start) / max(steps, 1)
+    return frames, total, every * (data.time - start) / max(steps, 1)
 
 
 def _save(path: Path, frames: list[np.ndarray], seconds: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ class Scoring:
         published: who reports what normalised score of IQL.
         physics: whose mechanics the environment has. A dataset of Minari's is scored in those of
             the environment that it names, as they are.
+        measure: what an episode is scored by: its return, or its success, which the environment
+            reports.
     """
 
     environment: str | None
@@ -35,10 +37,13 @@ class Scoring:
     reference: tuple[float, float] | None = None
     published: Mapping[str, float] = field(default_factory=dict)
     physics: Physics = "gymnasium"
+    measure: Literal["return", "success"] = "return"
 
     @property
     def unit(self) -> str:
         """What a score is."""
+        if self.measure == "success":
+            return "success in %"
         return "return" if self.reference is None else "normalised score"
 
     def score(self, episode_return: Returns) -> Returns:
@@ -47,6 +52,12 @@ class Scoring:
             return episode_return
         low, high = self.reference
         return 100.0 * (episode_return - low) / (high - low)
+
+    def scores(self, returns: np.ndarray, successes: np.ndarray) -> np.ndarray:
+        """Of episodes, by their returns and by whether they succeeded (1 or 0)."""
+        if self.measure == "success":
+            return 100.0 * successes
+        return self.score(returns)
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -1,20 +1,15 @@
-"""Gymnasium's environments and the worker processes that step them."""
+"""The simulator: whether there is one, and which environments it makes."""
 
 from __future__ import annotations
 
-import functools
 import json
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from importlib import metadata
-from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from iql_fast.support.cores import usable_cores
+from iql_fast.environments import spaces
+from iql_fast.environments.spaces import ActionBounds, Part
 from iql_fast.support.errors import UserError
 
 
@@ -49,83 +44,62 @@ def version() -> str:
         return "none"
 
 
-@functools.cache
-def environment(name: str, instance: int = 0) -> Any:  # noqa: ARG001  a key of the cache
-    """This process's environment of that name: a Gymnasium id, or a specification in JSON.
-
-    Without its wrappers, which cost a third of the time: callers keep the time limit themselves.
-
-    Args:
-        instance: tells apart those that are stepped side by side.
-    """
+def make(name: str) -> Any:
+    """The environment of a Gymnasium id or a specification in JSON, with its wrappers."""
     import gymnasium
 
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # -v4 is asked for on purpose
     spec = gymnasium.envs.registration.EnvSpec.from_json(name) if name[:1] == "{" else name
-    return gymnasium.make(spec).unwrapped
+    return gymnasium.make(spec, disable_env_checker=True)
 
 
-def seed_of(key: tuple[int, ...]) -> int:
-    """The seed of the episode that has this key."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+class Description(NamedTuple):
+    """What an environment takes and gives.
+
+    Attributes:
+        parts: of its observations, in the order in which they are flattened.
+        horizon: its time limit in steps; None where it has none.
+    """
+
+    parts: list[Part]
+    bounds: ActionBounds
+    horizon: int | None
+
+
+def describe(name: str) -> Description:
+    """Of the environment of that Gymnasium id.
+
+    Raises:
+        UserError: it cannot be made here, or is not one of vectors.
+    """
+    require(f"Evaluation in {name}")
+    try:
+        env = make(name)
+    except Exception as error:  # of whatever the environment needs
+        raise UserError(
+            f"--env {name}: Gymnasium cannot make it ({type(error).__name__}: {error}). If a "
+            "package registers it, write its name before the id: --env PACKAGE:ID."
+        ) from None
+    horizon = env.spec.max_episode_steps if env.spec else None
+    parts = spaces.observation_parts(env.observation_space, name)
+    return Description(parts, spaces.action_bounds(env.action_space, name), horizon)
+
+
+def flattened(env: Any) -> Any:
+    """The environment with flat vectors as observations and actions; itself where it has them."""
+    from gymnasium.spaces import Box, flatten_space
+    from gymnasium.wrappers import FlattenObservation, TransformAction
+
+    box = isinstance(env.observation_space, Box)
+    if not box or len(env.observation_space.shape) != 1:
+        env = FlattenObservation(env)
+    space = env.action_space
+    if isinstance(space, Box) and len(space.shape) != 1:
+        flat = flatten_space(space)
+        env = TransformAction(env, lambda action: np.reshape(action, space.shape), flat)
+    return env
 
 
 def label(name: str) -> str:
     """What to call an environment: its id."""
     return str(json.loads(name)["id"]) if name[:1] == "{" else name
-
-
-@contextmanager
-def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that use one thread each, ended at once when the block is left.
-
-    Args:
-        workers: None takes all cores.
-    """
-    size = workers or usable_cores()
-    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    settings["MUJOCO_GL"] = "disable"
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)  # the workers inherit it when they start
-    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=_prepare)
-    try:
-        # A process is started for each task that finds none idle: start them all now.
-        for future in [pool.submit(_wait_for_the_others) for _ in range(size)]:
-            future.result()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _prepare() -> None:
-    """In a worker before anything else: a parent that is killed must leave none behind, even while
-    they are being started."""
-    import signal
-    import threading
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _wait_for_the_others() -> None:
-    import time
-
-    time.sleep(0.05)  # so that the next start goes to a process of its own
-
-
-def _end_with_parent() -> None:
-    """End this process when its parent does, which may have been killed and so said nothing.
-
-    The queue of tasks does not tell: every worker holds its writing end too.
-    """
-    from multiprocessing import connection, parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

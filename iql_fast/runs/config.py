@@ -7,27 +7,35 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from iql_fast.data import minari
+from iql_fast import data
+from iql_fast.data.transform import Rewards as RewardRule
+from iql_fast.data.transform import RewardTransform
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
 from iql_fast.support.errors import UserError
-from iql_fast.tasks import catalogue
+from iql_fast.tasks import catalogue, presets
 from iql_fast.tasks.catalogue import Physics
+from iql_fast.tasks.presets import Family, Preset
 
 OneOrPerSeed = tuple[float, ...]
 
 
+def _by_preset(setting: str) -> Any:
+    """What --help says of a setting whose default is the preset's."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {presets.values_of(setting)})")
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """IQL's settings. Where one is left out, the authors' value for the task is taken. Those that
-    take several values take one a seed, so that one run sweeps them."""
+    """IQL's settings. Where one is left out, the preset's value is taken. Those that take several
+    values take one a seed, so that one run sweeps them."""
 
-    expectile: OneOrPerSeed = ()
+    expectile: Annotated[OneOrPerSeed, _by_preset("expectile")] = ()
     """tau of the value loss, in (0, 1) (paper, equation 5)"""
-    temperature: OneOrPerSeed = ()
+    temperature: Annotated[OneOrPerSeed, _by_preset("temperature")] = ()
     """beta, the inverse temperature of the policy extraction (equation 7)"""
     discount: OneOrPerSeed = (0.99,)
     """gamma"""
@@ -49,7 +57,7 @@ class Algorithm:
     """units of the hidden layers of every network"""
     critics: int = 2
     """Q networks, whose minimum the target takes"""
-    actor_dropout: float | None = None
+    actor_dropout: Annotated[float | None, _by_preset("actor_dropout")] = None
     """probability of dropping a hidden unit of the actor, in training only"""
 
 
@@ -66,6 +74,19 @@ class Departures:
     """regress tanh(mean) on the actions instead of maximising a Gaussian likelihood"""
     normalize_obs: bool = False
     """scale observations to mean 0 and standard deviation 1 over the dataset"""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What is done to the rewards before training: reward' = scale * reward + shift. The authors
+    scale locomotion's so that returns differ by 1000, and lower AntMaze's by 1."""
+
+    reward_transform: RewardTransform = "authors"
+    """the authors' scale and shift for the preset, or none: 1 and 0"""
+    reward_scale: float | None = None
+    """scale in place of the transform's"""
+    reward_shift: float | None = None
+    """shift in place of the transform's"""
 
 
 @dataclass(frozen=True)
@@ -104,9 +125,19 @@ class TrainConfig:
     """
 
     task: str = ""
-    """task, such as hopper-medium-v2 (`python -m iql_fast.data list` shows all), or a Minari id"""
+    """task, such as hopper-medium-v2 (`python -m iql_fast.data list` shows all), a Minari id, or a
+    single task of OGBench's"""
     dataset: Path | None = None
-    """your own file in D4RL's layout, instead of the task's"""
+    """your own file, instead of the task's or with no task: .hdf5, .npz or .parquet with
+    observations, actions, rewards and terminals, or a LeRobot folder. `python -m iql_fast.data info
+    FILE` says how it is understood"""
+    env: str = ""
+    """Gymnasium id of the environment that scores data which name none"""
+    reference: tuple[float, float] | None = None
+    """returns that score 0 and 100, of data without a task"""
+    preset: Family | None = None
+    """family whose settings are taken where none are given (default: the task's, or the one that
+    the name of the data tells)"""
     out: Path | None = None
     """folder of the run (default: runs/TASK-DATE-TIME)"""
     overwrite: bool = False
@@ -139,12 +170,26 @@ class TrainConfig:
     """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
     algorithm: Algorithm = field(default_factory=Algorithm)
     departures: Departures = field(default_factory=Departures)
+    rewards: Rewards = field(default_factory=Rewards)
     evaluation: Evaluation = field(default_factory=Evaluation)
     records: Records = field(default_factory=Records)
 
     @property
     def seed_list(self) -> tuple[int, ...]:
         return tuple(range(self.seed, self.seed + self.seeds))
+
+    @property
+    def chosen_preset(self) -> Preset:
+        """Whose settings are taken where none are given, and why."""
+        if self.preset is not None:
+            return Preset(self.preset, "--preset")
+        return data.preset_of(self.task)
+
+    @property
+    def reward_rule(self) -> RewardRule:
+        """What is done to the rewards."""
+        r = self.rewards
+        return RewardRule(r.reward_transform, r.reward_scale, r.reward_shift)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -181,7 +226,7 @@ class TrainConfig:
 
 
 #: The groups of TrainConfig, whose options carry no prefix.
-GROUPS = ("algorithm", "departures", "evaluation", "records")
+GROUPS = ("algorithm", "departures", "rewards", "evaluation", "records")
 #: What runs did that are older than an option, where that is not its default.
 BEFORE = {"physics": "gymnasium"}
 #: Options that do not change what a run computes, so a resumed run may change them.
@@ -233,10 +278,13 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
 
 def _typed(name: str, value: Any, kind: str, where: str) -> Any:
     """A value from YAML as the type that the option's annotation names."""
+    kind = kind.removeprefix("Annotated[")
     if value is None and "None" in kind:
         return None
     try:
         if kind.startswith("OneOrPerSeed"):
+            return tuple(float(x) for x in (value if isinstance(value, list) else [value]))
+        if kind.startswith("tuple[float"):
             return tuple(float(x) for x in (value if isinstance(value, list) else [value]))
         if kind.startswith("tuple[int"):
             return tuple(int(x) for x in (value if isinstance(value, list) else [value]))
@@ -300,18 +348,10 @@ def completed(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: a value is out of its range; names the option, the value and the range.
     """
-    if not config.task:
-        raise UserError(
-            "Say what to train on: --task NAME, or --resume RUN. "
-            "`python -m iql_fast.data list` shows the tasks."
-        )
-    if minari.is_id(config.task):
-        family, (episodes, interval) = minari.family(config.task), (10, 5_000)
-    else:
-        task = catalogue.get(config.task)
-        task.environment_id(config.physics)
-        family, (episodes, interval) = task.family, task.evaluation
-    preset, a, e = catalogue.PRESETS[family], config.algorithm, config.evaluation
+    _check_source(config)
+    family = config.chosen_preset.family
+    preset, (episodes, interval) = presets.PRESETS[family], presets.EVALUATION[family]
+    a, e = config.algorithm, config.evaluation
     if config.records.log_interval < 1:  # before it divides anything
         raise UserError(
             f"--log-interval is {config.records.log_interval}; expected a positive number."
@@ -336,6 +376,29 @@ def completed(config: TrainConfig) -> TrainConfig:
     config = replace(config, algorithm=algorithm, evaluation=evaluation, dataset=dataset)
     _check(config)
     return config
+
+
+def _check_source(config: TrainConfig) -> None:
+    """Raise a ``UserError`` where there is nothing to train on, or options for other data."""
+    if not config.task and config.dataset is None:
+        raise UserError(
+            "Say what to train on: --task NAME, --dataset FILE, or --resume RUN. "
+            "`python -m iql_fast.data list` shows the tasks."
+        )
+    if config.task and not data.is_others(config.task, config.dataset):
+        catalogue.get(config.task).environment_id(config.physics)
+        if config.env or config.reference:
+            option = "--env" if config.env else "--reference"
+            raise UserError(
+                f"{option} is for data without a task: {config.task} has its own environment and "
+                "reference returns. Leave out --task, or this."
+            )
+    if config.reference is not None:
+        low, high = (*config.reference, math.nan, math.nan)[:2]
+        if len(config.reference) != 2 or not (math.isfinite(high - low) and low < high):
+            raise UserError(
+                f"--reference is {config.reference}; expected two returns, the first the lower."
+            )
 
 
 def _check(config: TrainConfig) -> None:
@@ -368,6 +431,11 @@ def _check(config: TrainConfig) -> None:
     }
     for name, (inside, expected) in ranges.items():
         require(all(inside(x) for x in values[name]), name, expected)
+    for name in ("reward_scale", "reward_shift"):
+        require(values[name] is None or math.isfinite(values[name]), name, "a finite number")
+    require(
+        values["reward_scale"] is None or values["reward_scale"] > 0, "reward_scale", "positive"
+    )
     require(0 <= values["actor_dropout"] < 1, "actor_dropout", "at least 0 and below 1")
     require(values["eval_episodes"] >= 0, "eval_episodes", "a number of at least 0")
     workers = values["eval_workers"]

@@ -152,8 +152,10 @@ def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -
 
 def reference_lines(scoring: Scoring, data_record: Mapping[str, Any]) -> dict[str, float]:
     """Scores to draw beside a run's: the paper's, and the mean of the data."""
-    behaviour = scoring.score(float(data_record["return_mean"]))
-    lines = {f"mean return of the data ({data_record['title']})": behaviour}
+    lines = {}
+    if data_record["return_mean"] is not None and scoring.measure == "return":
+        behaviour = scoring.score(float(data_record["return_mean"]))
+        lines[f"mean return of the data ({data_record['title']})"] = behaviour
     if "paper" in scoring.published:
         where = "" if data_record["origin"] == "d4rl" else " on D4RL's own data"
         lines[f"IQL in the paper{where}"] = scoring.published["paper"]

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from iql_fast import data, engines
-from iql_fast.data import LoadedData, minari
+from iql_fast.data import LoadedData
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import normalised
 from iql_fast.engines import Engine
-from iql_fast.environments import simulator
+from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
 from iql_fast.policies.units import Units
@@ -29,7 +29,7 @@ from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.loop import Loop
 from iql_fast.runs.place import NewRun, Place, ResumedRun, default_folder
 from iql_fast.support.cores import usable_cores
-from iql_fast.support.errors import NonFiniteLoss
+from iql_fast.support.errors import NonFiniteLoss, UserError
 from iql_fast.tasks import catalogue
 
 
@@ -46,7 +46,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     """
     console = Console()
     place: Place = (
-        NewRun(options.out or default_folder(options.task), options.overwrite)
+        NewRun(options.out or default_folder(_name(options)), options.overwrite)
         if resumed is None
         else ResumedRun(resumed)
     )
@@ -62,17 +62,25 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             offline=options.offline,
             seed=options.data_seed,
             physics=options.physics,
+            env=options.env,
+            reference=options.reference,
+            family=options.chosen_preset.family,
+            rewards=options.reward_rule,
         )
         prepared = _prepare(loaded, options)
         chosen = _choose_engine(prepared, options, engine_name, place.engine_because)
         rows = len(loaded.transitions)
         console.print(f"task    {loaded.title}: {rows:,} transitions ({loaded.source})")
+        for note in loaded.notes:
+            console.print(f"data    {note}", style="yellow" if "warning" in note else None)
+        _say_settings(options, loaded, console)
         console.print(f"engine  {chosen.engine.name} ({chosen.because})")
         if chosen.engine.data_on_host:
             console.print("data    in the host's memory, which is slower than the device's")
         evaluator, beside = _evaluator(loaded.scoring, options, chosen.engine.name, console)
         if evaluator is not None:
             stack.enter_context(evaluator)
+            _check_sizes(evaluator, loaded)
         record = _record(options, loaded, prepared.units, chosen)
         folder, spent = place.open(chosen.engine, record, options)  # touched from here on
         if resumed is not None:
@@ -94,15 +102,41 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     return summary
 
 
+def _name(options: TrainConfig) -> str:
+    """What a run is called whose user names no folder."""
+    return options.task or (options.dataset.stem if options.dataset else "run")
+
+
+def _say_settings(options: TrainConfig, loaded: LoadedData, console: Console) -> None:
+    """Whose settings were taken, and what was done to the rewards."""
+    preset, record = options.chosen_preset, loaded.record
+    console.print(f"preset  {preset.family} ({preset.because})")
+    scale, shift = record["reward_scale"], record["reward_shift"]
+    if scale != 1 or shift != 0:
+        moved = f" {'+' if shift >= 0 else '-'} {abs(shift):g}" if shift else ""
+        console.print(f"rewards {scale:.6g} * reward{moved}")
+
+
+def _check_sizes(evaluator: Evaluator, loaded: LoadedData) -> None:
+    """Raise a ``UserError`` where policies of the data do not fit the environment."""
+    own = loaded.transitions.obs_dim, loaded.transitions.act_dim
+    for name, size, needed in zip(("observations", "actions"), own, evaluator.sizes, strict=True):
+        if size != needed:
+            raise UserError(
+                f"{loaded.title} has {name} of {size} numbers, but {evaluator.label} has {needed}. "
+                "Name the environment of the data with --env, or train with --eval-episodes 0."
+            )
+
+
 def _check_environment(options: TrainConfig, console: Console) -> None:
     """Make the environment of a task of the paper once; a note where the simulator is untried."""
-    if not options.evaluation.eval_episodes or minari.is_id(options.task):
-        return  # a Minari dataset names its environment itself
+    if not options.evaluation.eval_episodes or options.task not in catalogue.names():
+        return  # others' data name their environment themselves
     name = catalogue.get(options.task).environment_id(options.physics)
     if note := simulator.require(f"Evaluation in {name}"):
         console.print(f"note    {note}")
     if options.physics == "d4rl":
-        simulator.environment(name)
+        workers.environment(name)
 
 
 class _Prepared(NamedTuple):
@@ -180,6 +214,7 @@ def _record(
         "data": loaded.record,
         "scoring": loaded.scoring.record(),
         **units.record(),
+        "observation_layout": loaded.parts,
         "versions": machine.versions(),
         "machine": machine.machine(),
     }

@@ -241,7 +241,7 @@ class Loop:
         if self.evaluator is not None and self.evaluator.layout is not None:
             title, layout = f"{self.data.title}, step {step:,}", self.evaluator.layout
             paths.draw(self.folder.paths, title, layout, seeds, evaluation.paths(), returns)
-        scores = self.data.scoring.score(returns)
+        scores = self.data.scoring.scores(returns, evaluation.successes())
         rows = []
         for s, seed in enumerate(seeds):
             rows.append(
@@ -286,7 +286,9 @@ class Loop:
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
             "seed_steps_per_second": steps * self.config.seeds / self.seconds["training"],
             "behaviour_return": self.data.behaviour_return,
-            "behaviour_score": self.data.scoring.score(self.data.behaviour_return),
+            "behaviour_score": None
+            if self.data.behaviour_return is None or self.data.scoring.measure != "return"
+            else self.data.scoring.score(self.data.behaviour_return),
             "unit": self.data.scoring.unit,
             "published": dict(self.data.scoring.published),
         }

@@ -113,6 +113,7 @@ class ResumedRun:
         self, engine: Engine, record: dict[str, Any], options: TrainConfig  # noqa: ARG002
     ) -> tuple[RunFolder, Seconds]:  # fmt: skip
         self._check_data(record["data"])
+        self._check_actions(record["action_bounds"])
         if not checkpoint.steps(self.run.checkpoints):
             return self.run, {}
         last = checkpoint.load(self.run.checkpoints)
@@ -128,6 +129,14 @@ class ResumedRun:
                     f"the data found now have {found[name]}. Bring back "
                     f"{before.get('path', 'the data')}."
                 )
+
+    def _check_actions(self, found: Any) -> None:
+        before = self.before.get("action_bounds")
+        if found != before:
+            raise UserError(
+                f"The run {self.run.path} began with actions scaled by {before or '-1 and 1'}, but "
+                f"those of the data found now are scaled by {found or '-1 and 1'}. Start a new run."
+            )
 
 
 def default_folder(task: str) -> Path:

@@ -64,7 +64,8 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"{final['mean']:.1f} +- {final['std']:.1f}",
     )
     table.add_row("this run, best evaluation", f"{best['mean']:.1f} +- {best['std']:.1f}")
-    table.add_row("mean return of the data", f"{summary['behaviour_score']:.1f}")
+    if summary["behaviour_score"] is not None:
+        table.add_row("mean return of the data", f"{summary['behaviour_score']:.1f}")
     for source, score in summary["published"].items():
         on = "" if summary["origin"] == "d4rl" else " (on D4RL's own data)"
         table.add_row(f"published: {source}{on}", f"{score:.1f}")

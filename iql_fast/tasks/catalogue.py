@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from iql_fast.support.errors import UserError
-from iql_fast.tasks import published
+from iql_fast.tasks import presets, published
+from iql_fast.tasks.presets import Family
 
 #: Whose mechanics score a policy: those of the MuJoCo that made D4RL's data and reference returns,
 #: or those that the installed MuJoCo computes from the model files as Gymnasium ships them.
@@ -44,28 +45,13 @@ ENVIRONMENTS = {
     "relocate": Environment(39, 30, 200, -6.425911, 4233.877797728884),
 }
 
-#: Where the authors' settings depart from the defaults of ``Hyperparameters``, by family.
-PRESETS: dict[str, dict[str, Any]] = {
-    "locomotion": {"expectile": 0.7, "temperature": 3.0, "actor_dropout": 0.0},
-    "antmaze": {"expectile": 0.9, "temperature": 10.0, "actor_dropout": 0.0},
-    "kitchen": {"expectile": 0.7, "temperature": 0.5, "actor_dropout": 0.1},
-    "adroit": {"expectile": 0.7, "temperature": 0.5, "actor_dropout": 0.1},
-}
-#: (episodes, interval) of the authors' evaluation, by family.
-EVALUATION = {
-    "locomotion": (10, 5_000),
-    "antmaze": (100, 100_000),
-    "kitchen": (10, 5_000),
-    "adroit": (10, 5_000),
-}
-
 
 @dataclass(frozen=True)
 class Task:
     """A dataset of the paper and the environment that scores it."""
 
     name: str
-    family: str
+    family: Family
     env: str
     d4rl_file: str
     gym_ids: Mapping[Physics, str]
@@ -91,19 +77,19 @@ class Task:
     @property
     def preset(self) -> Mapping[str, Any]:
         """The authors' values of ``Hyperparameters`` fields."""
-        return PRESETS[self.family]
+        return presets.PRESETS[self.family]
 
     @property
     def evaluation(self) -> tuple[int, int]:
         """The authors' (episodes, interval in steps)."""
-        return EVALUATION[self.family]
+        return presets.EVALUATION[self.family]
 
 
 @functools.cache
 def _tasks() -> dict[str, Task]:
     tasks: dict[str, Task] = {}
 
-    def add(name: str, family: str, env: str, file: str, **gym_ids: str) -> None:
+    def add(name: str, family: Family, env: str, file: str, **gym_ids: str) -> None:
         scores = published.iql_scores().get(name, {})
         tasks[name] = Task(name, family, env, file, cast(Mapping[Physics, str], gym_ids), scores)
 

@@ -1,0 +1,216 @@
+"""A file of logged steps as columns: HDF5, NumPy's .npz, Parquet, or a folder of LeRobot's.
+
+Names are those of D4RL's layout, or their younger synonyms; a group of arrays in place of one is
+put side by side, as ``gymnasium.spaces.flatten`` does with a Dict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iql_fast.support.errors import UserError
+
+Columns = dict[str, NDArray[Any]]
+
+#: What a file must hold, and what it may.
+REQUIRED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("timeouts", "next_observations", "masks", "valids")
+FLAGS = ("terminals", "timeouts", "masks", "valids")
+#: Gymnasium's and LeRobot's names of what D4RL calls otherwise.
+SYNONYMS = {
+    "terminals": ("terminations", "next.done"),
+    "timeouts": ("truncations",),
+    "observations": ("observation.state",),
+    "actions": ("action",),
+    "rewards": ("next.reward",),
+}
+EPISODE = "episode_index"  # LeRobot's
+FORMATS = ".hdf5, .h5, .npz, .parquet, or a LeRobot dataset's folder"
+
+
+def read(path: Path) -> Columns:
+    """The columns of a file that are known here: numbers as float32, flags as bool.
+
+    Raises:
+        UserError: naming the file, the key and the row, and what to do.
+    """
+    if not path.exists():
+        raise UserError(f"There is no dataset file {path}.")
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return _typed(_read_lerobot(path), path)
+    if suffix == ".npz":
+        return _typed(_read_npz(path), path)
+    if suffix in (".parquet", ".pq"):
+        columns = _read_parquet([path], path)
+        columns.pop(EPISODE, None)
+        return _typed(columns, path)
+    return _typed(_read_hdf5(path), path)
+
+
+def _wanted(has: Callable[[str], bool]) -> dict[str, str]:
+    """Known name -> the name that it has in the file."""
+    found = {}
+    for name in (*REQUIRED, *OPTIONAL):
+        own = next((key for key in (name, *SYNONYMS.get(name, ())) if has(key)), None)
+        if own is not None:
+            found[name] = own
+    return found
+
+
+def _read_hdf5(path: Path) -> Columns:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            _require(lambda name: name in file, sorted(file), path)
+            return {
+                name: _hdf5_array(file[own]) for name, own in _wanted(file.__contains__).items()
+            }
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read as HDF5 ({error}). It is truncated or not an HDF5 file: fetch "
+            f"or make it again. What can be read here: {FORMATS}."
+        ) from None
+
+
+def _hdf5_array(node: Any) -> NDArray[Any]:
+    if hasattr(node, "dtype"):
+        narrow = node.dtype.kind == "f" and node.dtype.itemsize != 4
+        return np.asarray(node.astype(np.float32)[()] if narrow else node[()])
+    parts = [_hdf5_array(node[key]) for key in node]
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+
+
+def _read_npz(path: Path) -> Columns:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            _require(file.__contains__, sorted(file), path)
+            return {name: file[own] for name, own in _wanted(file.__contains__).items()}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read as .npz ({error}). Write it with numpy.savez, numeric arrays "
+            "only."
+        ) from None
+
+
+def _read_parquet(paths: list[Path], where: Path) -> Columns:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(f"{where} needs pyarrow: pip install 'iql-fast[arrow]'.") from None
+    try:
+        table = arrow.concat_tables(
+            [parquet.read_table(path) for path in paths], promote_options="default"
+        )
+    except (OSError, arrow.ArrowInvalid) as error:
+        raise UserError(f"{where} cannot be read as Parquet ({error}).") from None
+    _require(table.column_names.__contains__, table.column_names, where)
+    wanted = _wanted(table.column_names.__contains__)
+    columns = {name: _arrow_array(table[own], own, where) for name, own in wanted.items()}
+    if EPISODE in table.column_names:
+        columns[EPISODE] = table[EPISODE].to_numpy()
+    return columns
+
+
+def _arrow_array(column: Any, name: str, where: Path) -> NDArray[Any]:
+    import pyarrow as arrow
+
+    whole = column.combine_chunks()
+    if isinstance(whole, arrow.ChunkedArray):  # of one chunk, or none
+        whole = whole.chunk(0) if whole.num_chunks else arrow.array([], whole.type)
+    if whole.null_count:
+        row = whole.is_null().to_numpy(zero_copy_only=False).argmax()
+        raise UserError(f"{where}: {name!r} has no value in row {row}.")
+    if not arrow.types.is_list(whole.type) and not arrow.types.is_fixed_size_list(whole.type):
+        return np.asarray(whole.to_numpy(zero_copy_only=False))
+    flat = np.asarray(whole.flatten().to_numpy(zero_copy_only=False))
+    rows = len(whole)
+    lengths = np.asarray(whole.value_lengths().to_numpy(zero_copy_only=False))
+    if rows and np.any(lengths != lengths[0]):
+        row = int(np.argmax(lengths != lengths[0]))
+        raise UserError(
+            f"{where}: {name!r} has {lengths[row]} numbers in row {row}, but {lengths[0]} in row 0."
+        )
+    return flat.reshape(rows, -1)
+
+
+def _read_lerobot(folder: Path) -> Columns:
+    """LeRobot's v3.0: ``data/chunk-*/file-*.parquet``, a row a frame. A frame that ``next.done``
+    marks ends its episode in a terminal state; an episode without one was cut."""
+    info = folder / "meta" / "info.json"
+    if not info.is_file():
+        raise UserError(
+            f"{folder} is a folder without meta/info.json, so not a LeRobot dataset. What can be "
+            f"read here: {FORMATS}."
+        )
+    version = json.loads(info.read_text()).get("codebase_version")
+    if version != "v3.0":
+        raise UserError(f"{folder} is of LeRobot's layout {version}; v3.0 can be read here.")
+    files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
+    if not files:
+        raise UserError(f"{folder} holds no data/chunk-*/file-*.parquet.")
+    columns = _read_parquet(files, folder)
+    episodes = columns.pop(EPISODE, None)
+    if episodes is None:
+        raise UserError(f"{folder} lacks the column {EPISODE!r}.")
+    last = np.append(episodes[1:] != episodes[:-1], True)
+    columns["timeouts"] = last & ~columns["terminals"].astype(bool)
+    return columns
+
+
+def _require(has: Callable[[str], bool], held: list[str], path: Path) -> None:
+    found = _wanted(has)
+    missing = [name for name in REQUIRED if name not in found]
+    if "rewards" in missing and {"observations", "terminals"} <= found.keys():
+        raise UserError(
+            f"{path} lacks the key 'rewards'. OGBench's files of goals have none: a single task "
+            "has them (--task NAME-singletask-v0)."
+        )
+    if missing:
+        raise UserError(
+            f"{path} lacks the key {missing[0]!r}. A file of logged steps holds "
+            f"{', '.join(REQUIRED)} and usually timeouts, one row a step; this one holds "
+            f"{', '.join(held) or 'nothing'}."
+        )
+
+
+def _typed(columns: Mapping[str, NDArray[Any]], path: Path) -> Columns:
+    typed: Columns = {}
+    for name, column in columns.items():
+        flat = name in FLAGS or name == "rewards"
+        column = _flat(column) if flat else column
+        if column.dtype.kind not in "fiub":
+            raise UserError(
+                f"{path}: {name!r} holds {column.dtype} where real numbers are expected."
+            )
+        typed[name] = (
+            _flag(column, name, path)
+            if name in FLAGS
+            else np.ascontiguousarray(column, dtype=np.float32)
+        )
+    return typed
+
+
+def _flat(column: NDArray[Any]) -> NDArray[Any]:
+    """``[N]`` from ``[N]`` or ``[N, 1]``; anything else is left for the checks to name."""
+    return column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
+
+
+def _flag(column: NDArray[Any], name: str, path: Path) -> NDArray[np.bool_]:
+    if column.dtype.kind == "b":
+        return column
+    wrong = (column != 0) & (column != 1) & (column != 255)
+    if wrong.any():
+        row = int(np.argmax(wrong.reshape(len(wrong), -1).any(1)))
+        raise UserError(
+            f"{path}: {name!r} is {column[row]} in row {row}; a flag is 0 or 1 (or 255)."
+        )
+    return np.asarray(column != 0)

@@ -1,0 +1,104 @@
+"""Worker processes, and the environments that a process steps."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+from iql_fast.environments import simulator
+from iql_fast.support.cores import usable_cores
+
+
+def environment(name: str, instance: int = 0) -> Any:
+    """This process's environment of that name: a Gymnasium id, or a specification in JSON.
+
+    Its observations and actions are flat vectors. Without Gymnasium's own wrappers, which cost a
+    third of the time: callers keep the time limit themselves. Wrappers that the specification
+    names are kept; as they may hold statistics of former episodes, such an environment is made
+    anew by each call.
+
+    Args:
+        instance: tells apart those that are stepped side by side.
+    """
+    return (
+        simulator.flattened(simulator.make(name)) if _has_wrappers(name) else _kept(name, instance)
+    )
+
+
+@functools.cache
+def _has_wrappers(name: str) -> bool:
+    return name[:1] == "{" and bool(json.loads(name).get("additional_wrappers"))
+
+
+@functools.cache
+def _kept(name: str, instance: int) -> Any:  # noqa: ARG001  a key of the cache
+    return simulator.flattened(simulator.make(name).unwrapped)
+
+
+def seed_of(key: tuple[int, ...]) -> int:
+    """The seed of the episode that has this key."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+@contextmanager
+def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that use one thread each, ended at once when the block is left.
+
+    Args:
+        workers: None takes all cores.
+    """
+    size = workers or usable_cores()
+    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    settings["MUJOCO_GL"] = "disable"
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # the workers inherit it when they start
+    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=_prepare)
+    try:
+        # A process is started for each task that finds none idle: start them all now.
+        for future in [pool.submit(_wait_for_the_others) for _ in range(size)]:
+            future.result()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _prepare() -> None:
+    """In a worker before anything else: a parent that is killed must leave none behind, even while
+    they are being started."""
+    import signal
+    import threading
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _wait_for_the_others() -> None:
+    import time
+
+    time.sleep(0.05)  # so that the next start goes to a process of its own
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent does, which may have been killed and so said nothing.
+
+    The queue of tasks does not tell: every worker holds its writing end too.
+    """
+    from multiprocessing import connection, parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
