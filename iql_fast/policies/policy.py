@@ -53,18 +53,25 @@ class Policy:
 
 def policy_from_state(state: Mapping[str, Tensor], index: int) -> Policy:
     """The policy of the ``index``-th seed in an engine's ``state_dict``."""
-    layers = sum(name.startswith("actor.layers.") for name in state) // 2
-    arrays = {
-        name: tensor[index].detach().to("cpu").float().numpy()
-        for name, tensor in state.items()
-        if name.startswith("actor.")
-    }
+    return policy_from_arrays(
+        {
+            name: tensor[index].detach().to("cpu").float().numpy()
+            for name, tensor in state.items()
+            if name.startswith("actor.")
+        }
+    )
+
+
+def policy_from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Policy:
+    """The policy of one seed's ``actor.*`` arrays, by their names in an engine's ``state_dict``."""
+    layers = sum(name.startswith("actor.layers.") for name in arrays) // 2
+    single = {name: array.astype(np.float32) for name, array in arrays.items()}
     return Policy(
         weights=tuple(
-            np.ascontiguousarray(arrays[f"actor.layers.{i}.weight"].T) for i in range(layers)
+            np.ascontiguousarray(single[f"actor.layers.{i}.weight"].T) for i in range(layers)
         ),
-        biases=tuple(arrays[f"actor.layers.{i}.bias"].copy() for i in range(layers)),
-        log_std=np.clip(arrays["actor.log_std"], *LOG_STD_RANGE),
+        biases=tuple(single[f"actor.layers.{i}.bias"] for i in range(layers)),
+        log_std=np.clip(single["actor.log_std"], *LOG_STD_RANGE),
     )
 
 

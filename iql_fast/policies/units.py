@@ -36,12 +36,20 @@ class Units:
             return inputs
         return np.asarray((inputs - self.obs_mean) / self.obs_scale)
 
+    @property
+    def action_line(self) -> tuple[FloatArray, FloatArray] | None:
+        """(middle, half) ``[A]`` each: the environment's action is ``middle + half * output``."""
+        if self.act_low is None or self.act_high is None:
+            return None
+        middle, half = _middle_and_half(self.act_low, self.act_high)
+        return middle.astype(np.float32), half.astype(np.float32)
+
     def act(self, outputs: FloatArray) -> FloatArray:
         """Actions ``[..., A]`` in [-1, 1] as the environment takes them."""
-        if self.act_low is None or self.act_high is None:
+        if (line := self.action_line) is None:
             return outputs
-        middle, half = _middle_and_half(self.act_low, self.act_high)
-        return np.asarray(middle.astype(np.float32) + half.astype(np.float32) * outputs)
+        middle, half = line
+        return np.asarray(middle + half * outputs)
 
     def logged(self, actions: NDArray[np.floating]) -> FloatArray:
         """The inverse of ``act``: actions of the environment as networks are trained on them."""

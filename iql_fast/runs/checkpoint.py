@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from iql_fast.support.errors import UserError
+
+if TYPE_CHECKING:  # a policy is read where there may be no torch
+    from torch import Tensor
+
+Content = TypeVar("Content")
 
 KEPT = 2
 FORMAT = 1
@@ -80,6 +87,31 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
     """
     from safetensors.torch import load_file
 
+    record, state = _read(_find(folder, step), load_file)
+    return Checkpoint(int(record["step"]), state, record["seconds"])
+
+
+def actor(
+    folder: Path, index: int, step: int | None = None
+) -> tuple[int, dict[str, NDArray[np.floating]]]:
+    """The step of a checkpoint, and the ``actor.*`` arrays of the ``index``-th seed in it. Nothing
+    else is read, and without torch.
+
+    Raises:
+        UserError: as ``load``.
+    """
+    from safetensors import safe_open
+
+    def read(path: Path) -> dict[str, NDArray[np.floating]]:
+        with safe_open(path, framework="numpy") as file:
+            names = [name for name in file.keys() if name.startswith("actor.")]  # noqa: SIM118
+            return {name: file.get_slice(name)[index : index + 1][0] for name in names}
+
+    record, arrays = _read(_find(folder, step), read)
+    return int(record["step"]), arrays
+
+
+def _find(folder: Path, step: int | None) -> Path:
     found = _complete(folder)
     if step is not None:
         found = [path for path in found if int(path.name) == step]
@@ -87,10 +119,14 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
         held = ", ".join(map(str, steps(folder))) or "none"
         wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
         raise UserError(f"{folder} holds {wanted} (it holds: {held}).")
-    path = found[-1]
+    return found[-1]
+
+
+def _read(path: Path, reader: Callable[[Path], Content]) -> tuple[dict[str, Any], Content]:
+    """The record of a checkpoint, and what ``reader`` makes of its state."""
     try:
         record: dict[str, Any] = json.loads((path / "state.json").read_text())
-        state = load_file(path / "state.safetensors")
+        state = reader(path / "state.safetensors")
     except Exception as error:
         raise UserError(
             f"The checkpoint {path} cannot be read ({error}). Remove it to go on from another."
@@ -99,7 +135,7 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
         raise UserError(
             f"The checkpoint {path} has format {record['format']}; this version reads {FORMAT}."
         )
-    return Checkpoint(int(record["step"]), state, record["seconds"])
+    return record, state
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from iql_fast.policies import formats
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import read_json
 
@@ -67,6 +68,10 @@ class RunFolder:
     def evaluation(self) -> Path:
         """What ``python -m iql_fast.evaluate`` found."""
         return self.path / "evaluation.json"
+
+    def exports(self) -> list[Path]:
+        """What ``python -m iql_fast.export`` wrote here under names of its own."""
+        return [path for path in self.path.glob("policy*") if formats.is_export(path)]
 
     def read_config(self) -> dict[str, Any]:
         """The record that the run began with.
@@ -134,7 +139,7 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
         shutil.rmtree(old, ignore_errors=True)
     for old in (
         *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
-        *(folder.failure, folder.evaluation),
+        *(folder.failure, folder.evaluation, *folder.exports()),
     ):
         old.unlink(missing_ok=True)
     return folder

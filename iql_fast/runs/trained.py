@@ -1,0 +1,130 @@
+"""The policy that a run has trained, read by numpy alone: whoever uses it may have no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iql_fast import __version__
+from iql_fast.policies import observations, units
+from iql_fast.policies.policy import policy_from_arrays, with_units
+from iql_fast.policies.portable import MARK, Portable, portable
+from iql_fast.runs import checkpoint
+from iql_fast.runs.folder import RunFolder
+from iql_fast.support.errors import UserError
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A function from an environment's observations to its actions: the mean action, as evaluated.
+
+    Attributes:
+        whole: what computes it.
+        task: that it was trained for.
+        data: title of the data that it was trained on.
+        seed: of its training.
+        step: training steps done.
+        layout: the arrays that an observation consists of; None where it is one array.
+    """
+
+    whole: Portable
+    task: str
+    data: str
+    seed: int
+    step: int
+    layout: observations.Layout | None = None
+
+    @property
+    def obs_dim(self) -> int:
+        return len(self.whole.obs_mean)
+
+    @property
+    def act_dim(self) -> int:
+        return len(self.whole.act_half)
+
+    def __call__(self, observation: Any) -> FloatArray:
+        """The action ``[A]`` for an observation ``[O]``, or ``[N, A]`` for ``[N, O]``.
+
+        Where there is a layout, an observation may also be a mapping of its arrays
+        (``iql_fast.policies.observations.flat``).
+
+        Raises:
+            ValueError: the observation has another shape.
+        """
+        return self.whole(observations.flat(observation, self.obs_dim, self.layout))
+
+
+def seeds(record: Mapping[str, Any]) -> range:
+    """The training seeds of a run, in the order of its state."""
+    first = record["options"]["seed"]
+    return range(first, first + record["options"]["seeds"])
+
+
+def load(path: Path, seed: int | None = None, step: int | None = None) -> TrainedPolicy:
+    """The policy of a seed (None: the first) at a checkpoint (None: the last).
+
+    Raises:
+        UserError: this is no run, it has no such seed or checkpoint, its policy was not trained by
+            then, or its record does not fit its weights.
+    """
+    run = RunFolder(path)
+    record = run.read_config()
+    options, held = record["options"], seeds(record)
+    if seed is None:
+        seed = held[0]
+    if seed not in held:
+        raise UserError(f"{path} has no seed {seed} (it has: {', '.join(map(str, held))}).")
+    step, arrays = checkpoint.actor(run.checkpoints, held.index(seed), step)
+    begins = options["steps"] if options.get("extraction") == "after" else 0
+    if step <= begins:
+        raise UserError(
+            f"The checkpoint of step {step} in {path} holds no trained policy: its training begins "
+            f"after step {begins}. Train on with --resume {path}, or take a later checkpoint."
+        )
+    policy = with_units(policy_from_arrays(arrays), units.from_record(record))
+    obs_dim, act_dim = len(policy.weights[0]), len(policy.biases[-1])
+    layout = record.get("observation_layout")
+    for key, found, size in [
+        *_lengths(record, "observation_scaling", obs_dim),
+        *_lengths(record, "action_bounds", act_dim),
+        ("observation_layout", sum(part[1] for part in layout) if layout else obs_dim, obs_dim),
+    ]:
+        if found != size:
+            raise UserError(
+                f'{run.config}: "{key}" is for {found} numbers, but the weights of the policy are '
+                f"for {size}. Restore the record that the run began with."
+            )
+    return TrainedPolicy(
+        portable(policy),
+        options["task"],
+        record["data"]["title"],
+        seed,
+        step,
+        tuple((str(where), int(size)) for where, size in layout) if layout else None,
+    )
+
+
+def _lengths(record: Mapping[str, Any], key: str, size: int) -> list[tuple[str, int, int]]:
+    """(key, length, size) of each column of a pair in a record, which people edit."""
+    return [(key, len(column), size) for column in record.get(key) or ()]
+
+
+def about(policy: TrainedPolicy) -> dict[str, str]:
+    """What a file says about the policy in it, beyond its numbers."""
+    layout = {} if policy.layout is None else {"observation_layout": json.dumps(policy.layout)}
+    return {
+        "task": policy.task,
+        "data": policy.data,
+        "seed": str(policy.seed),
+        "step": str(policy.step),
+        MARK: __version__,
+        **layout,
+    }
