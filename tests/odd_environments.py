@@ -19,6 +19,7 @@ OBSERVATIONS: dict[str, Space[Any]] = {
     "box": unit(4),
     "matrix": unit(2, 3),
     "dict": Dict({"b": unit(2), "a": unit(1), "inner": Dict({"z": unit(2, 2)})}),
+    "unsorted": Dict(b=unit(2), a=unit(1), inner=Dict(z=unit(2, 2), y=unit(1))),
     "tuple": Tuple((unit(3), unit(2))),
     "discrete": Discrete(5),
     "image": Box(0, 255, (8, 8, 3), np.uint8),

@@ -64,7 +64,7 @@ def _scored(found: Found) -> str:
 
 
 def _show_trajectories(found: Found) -> None:
-    logged, returns, lengths = found.logged, found.logged.whole_returns(), found.logged.lengths()
+    returns, lengths = found.logged.whole_returns(), found.logged.lengths()
     print(
         f"trajectories {len(lengths)}, lengths {lengths.min()} to {lengths.max()}, mean length "
         f"{lengths.mean():.1f}"

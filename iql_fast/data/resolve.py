@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +205,8 @@ def _of_minari(task: str, offline: bool, env: str, reference: tuple[float, float
     where = loaded.scoring
     if env or reference:
         longest = int(loaded.transitions.lengths().max())
-        other = _scoring_of(env, reference, longest) if env else where
-        where = Scoring(other.environment, other.note, other.horizon, reference or where.reference)
+        other = _specified(env, longest) if env else where
+        where = replace(other, reference=reference or where.reference)
     return Found(
         loaded.transitions,
         task,
@@ -217,6 +217,15 @@ def _of_minari(task: str, offline: bool, env: str, reference: tuple[float, float
         parts=loaded.parts if len(loaded.parts) > 1 else None,
         notes=loaded.notes,
     )
+
+
+def _specified(env: str, longest: int) -> Scoring:
+    """Where a dataset of Minari's is scored in the environment of that id, named as Minari would:
+    the parts of its observations then have Minari's order."""
+    import gymnasium
+
+    horizon = simulator.describe(env).horizon
+    return Scoring(gymnasium.spec(env).to_json(), "", horizon or longest)
 
 
 def _own_file(path: Path, env: str, reference: tuple[float, float] | None) -> Found:

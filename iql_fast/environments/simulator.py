@@ -85,14 +85,19 @@ def describe(name: str) -> Description:
     return Description(parts, spaces.action_bounds(env.action_space, name), horizon)
 
 
-def flattened(env: Any) -> Any:
-    """The environment with flat vectors as observations and actions; itself where it has them."""
-    from gymnasium.spaces import Box, flatten_space
-    from gymnasium.wrappers import FlattenObservation, TransformAction
+def flattened(env: Any, sort: bool = False) -> Any:
+    """The environment with flat vectors as observations and actions; itself where it has them.
 
-    box = isinstance(env.observation_space, Box)
-    if not box or len(env.observation_space.shape) != 1:
-        env = FlattenObservation(env)
+    Args:
+        sort: take the parts of a Dict in the order of their keys, in place of the space's own.
+    """
+    from gymnasium.spaces import Box, flatten, flatten_space
+    from gymnasium.wrappers import TransformAction, TransformObservation
+
+    seen = env.observation_space
+    if not isinstance(seen, Box) or len(seen.shape) != 1:
+        own = spaces.sorted_by_key(seen) if sort else seen
+        env = TransformObservation(env, lambda seen: flatten(own, seen), flatten_space(own))
     space = env.action_space
     if isinstance(space, Box) and len(space.shape) != 1:
         flat = flatten_space(space)

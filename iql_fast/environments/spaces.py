@@ -60,6 +60,18 @@ def _boxes(
     yield path, space
 
 
+def sorted_by_key(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The space with the keys of every Dict in it sorted, as Minari stores it."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        parts = {key: sorted_by_key(part) for key, part in sorted(space.spaces.items())}
+        return spaces.Dict(parts)
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple([sorted_by_key(part) for part in space.spaces])
+    return space
+
+
 def flat_observations(space: spaces.Space[Any], observations: Any) -> NDArray[np.float32]:
     """``[T, O]`` of T observations as a Minari episode holds them: each part an array ``[T, ...]``,
     in dicts and tuples as the space is."""

@@ -25,12 +25,15 @@ def environment(name: str, instance: int = 0) -> Any:
     names are kept; as they may hold statistics of former episodes, such an environment is made
     anew by each call.
 
+    A specification comes from a dataset of Minari's, which stores a Dict space with its keys
+    sorted (0.5.4), whatever their order in the environment: there its parts are put in that order.
+
     Args:
         instance: tells apart those that are stepped side by side.
     """
-    return (
-        simulator.flattened(simulator.make(name)) if _has_wrappers(name) else _kept(name, instance)
-    )
+    if _has_wrappers(name):
+        return simulator.flattened(simulator.make(name), sort=True)
+    return _kept(name, instance)
 
 
 @functools.cache
@@ -40,7 +43,7 @@ def _has_wrappers(name: str) -> bool:
 
 @functools.cache
 def _kept(name: str, instance: int) -> Any:  # noqa: ARG001  a key of the cache
-    return simulator.flattened(simulator.make(name).unwrapped)
+    return simulator.flattened(simulator.make(name).unwrapped, sort=name[:1] == "{")
 
 
 def seed_of(key: tuple[int, ...]) -> int:
