@@ -209,6 +209,10 @@ def test_other_structures_of_observations(own, observations):
     policy = iql_fast.load_policy(own)
     np.testing.assert_array_equal(policy((row[0], row[1:])), policy(row))
     np.testing.assert_array_equal(policy((rows[:, 0], rows[:, 1:])), policy(rows))
+    change(own, observation_layout=[[str(i), 1] for i in range(11)])
+    policy = iql_fast.load_policy(own)
+    np.testing.assert_array_equal(policy(tuple(row[:, None])), policy(row))  # of one row
+    np.testing.assert_array_equal(policy(tuple(rows.T)), policy(rows))
     change(own, observation_layout=[["", 11]])  # a box of two dimensions
     policy = iql_fast.load_policy(own)
     assert policy(row.reshape(1, 11)).shape == (1, 3)
