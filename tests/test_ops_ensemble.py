@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import itertools
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,8 +61,8 @@ def test_equals_plain_networks(native: bool, device: str, shared: bool) -> None:
 def test_goes_to_plain_networks_and_back() -> None:
     plain = plain_networks()
     ensemble = ops.EnsembleMLP.from_sequentials(plain)
-    for net, copy in zip(plain, ensemble.to_sequentials(), strict=True):
-        for a, b in zip(net.parameters(), copy.parameters(), strict=True):
+    for net, again in zip(plain, ensemble.to_sequentials(), strict=True):
+        for a, b in zip(net.parameters(), again.parameters(), strict=True):
             assert torch.equal(a, b)
             assert a.data_ptr() != b.data_ptr()
     other = ops.EnsembleMLP(3, SIZES)
@@ -297,3 +303,108 @@ def test_networks_that_do_not_fit_are_refused() -> None:
         mlp(torch.zeros(3, 4, 3, dtype=torch.float64), weights, biases)
     with pytest.raises(RuntimeError, match="the same dtype and device"):
         mlp(x.float(), weights, biases)
+
+
+def saved(module: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def averaged(module: nn.Module) -> nn.Module:
+    average = torch.optim.swa_utils.AveragedModel(module)
+    for _ in range(3):
+        average.update_parameters(module)
+    return average
+
+
+@NATIVE
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), saved, averaged],
+    ids=["deepcopy", "pickle", "torch.save", "AveragedModel"],
+)
+def test_a_copy_computes_the_same_with_weights_of_its_own(
+    native: bool, copied: Callable[[nn.Module], Any]
+) -> None:
+    net, x = ops.EnsembleMLP(3, SIZES, native=native), torch.randn(17, 11)
+    other = copied(net)
+    before = net(x)
+    torch.testing.assert_close(other(x), before)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert torch.equal(net(x), before)
+
+
+def exported(net: nn.Module, x: Tensor, path: Path, dynamo: bool, rows: int) -> None:
+    """An ONNX file, whose axis of the rows is free."""
+    options: dict[str, Any] = (
+        {"dynamic_shapes": {"x": {rows: "batch"}}}
+        if dynamo
+        else {"dynamic_axes": {"x": {rows: "batch"}}}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own
+        torch.onnx.export(
+            net, (x,), path, input_names=["x"], dynamo=dynamo, verbose=False, **options
+        )
+
+
+@NATIVE
+@pytest.mark.parametrize("dynamo", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_onnx_file_computes_the_same(
+    native: bool, dynamo: bool, dtype: torch.dtype, shared: bool, tmp_path: Path
+) -> None:
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    if dynamo:
+        pytest.importorskip("onnxscript")
+    net = ops.EnsembleMLP(3, SIZES, native=native).to(dtype)
+    x = torch.randn(*([] if shared else [3]), 17, 11, dtype=dtype)
+    exported(net, x, tmp_path / "net.onnx", dynamo, rows=0 if shared else 1)
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(model)
+    assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+    session = runtime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    for rows in (17, 5):
+        some = x[..., :rows, :]
+        (out,) = session.run(None, {"x": some.numpy()})
+        torch.testing.assert_close(torch.from_numpy(out), net(some).detach())
+
+
+@NATIVE
+def test_a_traced_network_needs_no_operator_of_this_package(native: bool) -> None:
+    net, x = ops.EnsembleMLP(3, SIZES, native=native), torch.randn(17, 11)
+    traced = torch.jit.trace(net, x)
+    assert "iql_fast::" not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(x[:5]), net(x[:5]))
+
+
+@NATIVE
+@DEVICES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_under_autocast_it_computes_in_its_dtype(
+    native: bool, device: str, dtype: torch.dtype
+) -> None:
+    plain = [net.to(device) for net in plain_networks()]
+    net = ops.EnsembleMLP.from_sequentials(plain, native=native)
+    x = torch.randn(17, 11, device=device)
+    with torch.autocast(device, dtype=dtype):
+        out = net(x)
+        theirs = torch.stack([one(x) for one in plain])
+    assert out.dtype == theirs.dtype == dtype
+    torch.testing.assert_close(out.float(), net(x), rtol=0.02, atol=0.02)
+    out.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+@NATIVE
+def test_in_half_precision(native: bool) -> None:
+    net, x = ops.EnsembleMLP(3, SIZES, native=native), torch.randn(17, 11)
+    expected = net(x)
+    out = copy.deepcopy(net).half()(x.half())
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(out.float(), expected, rtol=0.01, atol=0.01)

@@ -137,7 +137,13 @@ def test_compile_takes_in_updates_sampling_and_the_ensemble() -> None:
         torch.testing.assert_close(ours, plain)
 
 
-def test_export() -> None:
+def operators_of(program: torch.export.ExportedProgram) -> set[str]:
+    nodes = [node for node in program.graph.nodes if node.op == "call_function"]
+    return {str(node.target).partition(".")[0] for node in nodes}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_is_plain_torch(strict: bool) -> None:
     class Loss(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -149,11 +155,43 @@ def test_export() -> None:
 
     module, s, v = Loss(), numbers(6, 3), numbers(6)
     rows = torch.export.Dim("rows", min=2)
-    program = torch.export.export(module, (s, v), dynamic_shapes={"s": {0: rows}, "v": {0: rows}})
+    program = torch.export.export(
+        module, (s, v), dynamic_shapes={"s": {0: rows}, "v": {0: rows}}, strict=strict
+    )
+    assert "iql_fast" not in operators_of(program)
     torch.testing.assert_close(program.module()(s, v), module(s, v))
     torch.testing.assert_close(
         program.module()(numbers(9, 3), numbers(9)), module(numbers(9, 3), numbers(9))
     )
+
+
+@EVERY_LOSS
+@REDUCTIONS
+def test_an_exported_loss_is_plain_torch(case: Case, reduction: str) -> None:
+    inputs = {name: x.detach() for name, x in case.make().items()}
+
+    class Loss(nn.Module):
+        def forward(self, x: dict[str, Tensor]) -> Tensor:
+            return case.call(x, reduction, True)
+
+    program = torch.export.export(Loss(), (inputs,))
+    assert "iql_fast" not in operators_of(program)
+    torch.testing.assert_close(program.module()(inputs), case.call(inputs, reduction, True))
+
+
+def test_an_export_keeps_the_operators_that_write_in_place() -> None:
+    class Step(nn.Module):
+        def forward(self, state: Tensor, target: Tensor, column: Tensor) -> Tensor:
+            (rows,) = ops.sample_batch([column], 4, state)
+            ops.polyak_update_(target, rows, 0.5)
+            return rows
+
+    inputs = [torch.tensor([3, 0]), torch.zeros(4), numbers(9)]
+    program = torch.export.export(Step(), tuple(x.clone() for x in inputs))
+    theirs = [x.clone() for x in inputs]
+    torch.testing.assert_close(program.module()(*theirs), Step()(*inputs))
+    for ours, other in zip(inputs, theirs, strict=True):
+        torch.testing.assert_close(ours, other)
 
 
 @NATIVE
@@ -224,12 +262,14 @@ def test_autocast_computes_a_loss_in_float32(case: Case, dtype: torch.dtype) -> 
         torch.testing.assert_close(ours, plain.to(ours.dtype))
 
 
-def test_the_ensemble_under_autocast() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_ensemble_under_autocast(dtype: torch.dtype) -> None:
     net, x = ops.EnsembleMLP(2, [3, 8, 1]), numbers(6, 3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         out = net(x)
         loss = ops.twin_q_loss(out.squeeze(-1), x[:, 0], x[:, 1], x[:, 2], 0.99)
-    assert out.dtype == torch.bfloat16
+    assert out.dtype == dtype
+    assert loss.dtype == torch.float32
     torch.testing.assert_close(out.float(), net(x), rtol=0.02, atol=0.02)
     loss.backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())

@@ -86,12 +86,23 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[E, B, sizes[-1]].
 
+        Exported, traced or in float16 it is plain torch.
+
         Args:
             x: [B, sizes[0]] for all MLPs, or [E, B, sizes[0]].
         """
-        mlp = _stacked_mlp if self.native and _native.AVAILABLE else plain.stacked_mlp
+        native = self.native and _native.AVAILABLE
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or _computed_in(x) == torch.float16:
+            native = False
+        mlp = _stacked_mlp if native else plain.stacked_mlp
         out: Tensor = mlp(x, list(self.weights), list(self.biases))
         return out
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def _sequential(sizes: Sequence[int]) -> nn.Sequential:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from iql_fast.ops import plain
 from iql_fast.support import extension
 
 #: Whether the extension is there.
@@ -23,13 +24,15 @@ if not AVAILABLE:
 def operator(name: str) -> Callable[..., Any]:
     """``torch.ops.iql_fast.NAME``; an operator that writes in place is called without gradient.
 
-    It raises NotImplementedError where the extension is missing.
+    While ``torch.export`` traces, the others are plain torch: what it makes, ONNX files too, is for
+    programs without this package. It raises NotImplementedError where the extension is missing.
     """
     if not AVAILABLE:
         return functools.partial(_missing, name)
     operator = getattr(torch.ops.iql_fast, name).default
     directly = getattr(extension.load().ops, name)
     in_place = name.endswith("_")
+    exported = operator if in_place else getattr(plain, name)
 
     def call(*arguments: Any) -> Any:
         # torch.compile traces torch.ops alone, and so do proxies of tensors; it takes longer.
@@ -38,6 +41,8 @@ def operator(name: str) -> Callable[..., Any]:
                 return directly(*arguments)
             except TypeError:
                 pass
+        elif torch.compiler.is_exporting():
+            return exported(*arguments)
         if in_place:
             with torch.no_grad():
                 return operator(*arguments)

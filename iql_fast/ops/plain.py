@@ -1,7 +1,7 @@
 """The operators in plain torch: same arguments, same results, as their specification.
 
 Lists ``qs`` hold critics, whose minimum is Q; ``reduction`` is torch's number of none (0), mean (1)
-or sum (2). bfloat16 is computed in float32 and rounded at the end.
+or sum (2). bfloat16 and float16 are computed in float32 and rounded at the end.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from torch import Tensor
 from iql_fast.formulas import losses, philox
 
 NONE, MEAN, SUM = 0, 1, 2
+#: What the operators take.
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 def _computed(x: Tensor) -> Tensor:
-    return x.float() if x.dtype == torch.bfloat16 else x
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _minimum(qs: Sequence[Tensor]) -> Tensor:
@@ -111,8 +113,9 @@ def gather_rows(columns: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
 
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     """``x weight + bias`` of E layers, and a ReLU where one follows."""
-    out = _computed(torch.matmul(x, weight)) + _computed(bias).unsqueeze(1)
-    return (torch.relu(out) if relu else out).to(x.dtype)
+    product = torch.matmul(x, weight)  # autocast chooses its dtype
+    out = _computed(product) + _computed(bias).unsqueeze(1)
+    return (torch.relu(out) if relu else out).to(product.dtype)
 
 
 def stacked_mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
