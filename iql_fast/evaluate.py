@@ -70,7 +70,8 @@ def main() -> None:
         table.add_column(heading, justify="right")
     for s, seed in enumerate(seeds):
         row = (scores[s].mean(), scores[s].std(), returns[s].mean())
-        success = f"{successes[s].mean():.0%}" if successes.any() else "-"
+        told = where.measure == "success" or successes.any()
+        success = f"{successes[s].mean():.0%}" if told else "-"
         table.add_row(str(seed), *(f"{value:.1f}" for value in row), success)
     means = scores.mean(1)
     table.add_row("all", f"{means.mean():.1f}", f"{means.std():.1f} (over seeds)", "", "")

@@ -381,3 +381,63 @@ def test_observations_far_from_zero_are_normalised_in_double_precision():
     scaled, _, _ = normalised(source)
     assert abs(scaled.observations.mean(dtype=np.float64)) < 1e-3
     assert abs(scaled.observations.std(dtype=np.float64) - 1) < 1e-3
+
+
+def test_info_says_how_a_file_is_understood(command, tmp_path):
+    path = write(tmp_path, "npz", walk(60, ends=[29], terminals=[59], width=3))
+    shown = command("data", "info", path)
+    assert shown.returncode == 0, shown.stderr
+    for part in (
+        "rows logged 60, transitions 59",
+        "1 of 60 rows were cut after",
+        "observations of 3 numbers, actions of 1",
+        "terminal rows 1",
+        "trajectories 2, lengths 29 to 30",
+        "scored: nowhere",
+    ):
+        assert part in shown.stdout
+    scored = command("data", "info", path, "--env", "Pendulum-v1")
+    assert "scored: in Pendulum-v1, 200 steps" in scored.stdout
+    assert "bounds -2 to 2" in scored.stdout
+
+
+def test_a_file_alone_is_trained_on_and_scored(command, tmp_path):
+    path = write(tmp_path, "npz", walk(300, ends=range(49, 300, 50), width=3))
+    asked = ("--env", "Pendulum-v1", "--reference", -1600, -100, "--reward-scale", 0.1)
+    small = ("--hidden", 16, 16, "--steps", 200, "--log-interval", 100, "--eval-interval", 200)
+    result = command("train", "--dataset", path, "--out", "run", *asked, *small)
+    assert result.returncode == 0, result.stderr
+    for part in ("preset  neutral", "rewards 0.1 * reward", "normalised score"):
+        assert part in result.stdout
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["action_bounds"] == [[-2.0], [2.0]]
+    assert record["scoring"]["reference"] == [-1600, -100]
+    resumed = command("train", "--resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    changed = command("train", "--resume", "run", "--reward-scale", 0.2)
+    assert "cannot change --reward-scale" in " ".join(changed.stderr.split())
+
+
+def test_options_that_do_not_fit_together_are_refused(command, tmp_path):
+    path = write(tmp_path, "npz", walk(60))
+    for arguments, message in {
+        ("--task", "hopper-medium-v2", "--env", "Pendulum-v1"): "--env is for data without a task",
+        ("--dataset", path, "--reference", 5, 5): "expected two returns, the first the lower",
+        ("--dataset", path, "--reward-scale", -1): "--reward-scale is -1.0; expected positive",
+        (): "Say what to train on",
+    }.items():
+        result = command("train", *arguments)
+        assert result.returncode == 2
+        assert message in " ".join(result.stderr.split())
+
+
+def test_presets_are_chosen_and_shown(command, tmp_path):
+    path = write(tmp_path, "npz", walk(300, width=3))
+    small = ("--hidden", 16, 16, "--steps", 100, "--log-interval", 100, "--out", "run")
+    result = command("train", "--dataset", path, "--preset", "antmaze", *small)
+    assert "preset  antmaze (--preset)" in result.stdout
+    assert "rewards 1 * reward - 1" in result.stdout
+    options = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
+    assert (options["expectile"], options["temperature"]) == ([0.9], [10.0])
+    shown = " ".join(command("train", "--help").stdout.replace("│", " ").split())
+    assert "0.9 for antmaze, 0.7 for the others" in shown
