@@ -13,7 +13,7 @@ from iql_fast.runs import curves
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.rows import read_rows
 from iql_fast.runs.summary import summarise
-from iql_fast.support import cli
+from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
 
 
@@ -29,7 +29,6 @@ class Options:
 
 def main() -> None:
     """Parse the command line, print a table, draw the picture."""
-    from rich.console import Console
     from rich.table import Table
 
     options = tyro.cli(Options, prog="python -m iql_fast.compare")
@@ -56,7 +55,7 @@ def main() -> None:
             *(f"{summary[k]['mean']:.1f} +- {summary[k]['std']:.1f}" for k in ("final", "best")),
         )
     curves.compare(options.out, drawn)
-    Console().print(table)
+    output.console().print(table)
     print(options.out)
 
 

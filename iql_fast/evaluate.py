@@ -10,7 +10,7 @@ import tyro
 from iql_fast.environments import film, scoring
 from iql_fast.runs import checkpoint, paths, trained
 from iql_fast.runs.folder import RunFolder
-from iql_fast.support import cli
+from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json
 
@@ -36,7 +36,6 @@ class Options:
 
 def main() -> None:
     """Parse the command line, score, print a table, and write evaluation.json into the run."""
-    from rich.console import Console
     from rich.table import Table
 
     from iql_fast.environments.episodes import Evaluator
@@ -44,8 +43,10 @@ def main() -> None:
     from iql_fast.policies.policy import policy_from_state, with_units
 
     options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
-    if options.episodes < 1:
-        raise UserError(f"--episodes is {options.episodes}; expected a positive number.")
+    for name in ("episodes", "workers"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; expected a positive number.")
     if options.video is not None:
         film.check(options.video)
     run = RunFolder(options.run)
@@ -59,6 +60,8 @@ def main() -> None:
     policies = [with_units(policy_from_state(saved.state, s), own) for s in range(len(seeds))]
     key = KEY_OFFSET + saved.step
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
+        if evaluator.note:
+            print(f"note    {evaluator.note}")
         evaluation = evaluator.start(policies, seeds, key, options.episodes)
         returns = evaluation.returns()
         successes = evaluation.successes()
@@ -75,7 +78,7 @@ def main() -> None:
         table.add_row(str(seed), *(f"{value:.1f}" for value in row), success)
     means = scores.mean(1)
     table.add_row("all", f"{means.mean():.1f}", f"{means.std():.1f} (over seeds)", "", "")
-    Console().print(table)
+    output.console().print(table)
     write_json(
         run.evaluation,
         {

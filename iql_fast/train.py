@@ -33,7 +33,7 @@ def asked_for(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder | None]:
     run = RunFolder(asked.resume)
     if asked.out is not None or asked.overwrite:
         raise UserError("--resume goes on in the run's own folder: leave out --out, --overwrite.")
-    stored = config.BEFORE | run.read_config()["options"]
+    stored = config.of_record(run.read_config()["options"])
     base = config.with_options(TrainConfig(), stored, str(run.config))
     resumed = config.completed(config.parse(arguments, base))
     config.check_same(config.flat(resumed), stored, config.FREE)

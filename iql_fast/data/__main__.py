@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from iql_fast.data import describe, download, minari, regenerate, resolve
-from iql_fast.support import cli
+from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
 from iql_fast.tasks.catalogue import Physics
@@ -20,7 +20,6 @@ class List:
     """Show every task: what is in the cache, what can be made here, the paper's score."""
 
     def run(self) -> None:
-        from rich.console import Console
         from rich.table import Table
 
         table = Table(title=f"Tasks (cache: {resolve.cache_folder()})")
@@ -35,7 +34,7 @@ class List:
                 made = "cached"
             sizes = f"{task.environment.obs_dim} / {task.environment.act_dim}"
             table.add_row(name, sizes, original, made, str(task.published.get("paper", "-")))
-        console = Console()
+        console = output.console()
         console.print(table)
         console.print("Minari's on this machine:", ", ".join(minari.local_ids()) or "none")
         console.print(

@@ -7,6 +7,9 @@ put side by side, as ``gymnasium.spaces.flatten`` does with a Dict.
 from __future__ import annotations
 
 import json
+import os
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ Columns = dict[str, NDArray[Any]]
 
 #: What a file must hold, and what it may.
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("timeouts", "next_observations", "masks", "valids")
+EPISODE = "episode_index"  # LeRobot's: a frame's episode
+OPTIONAL = ("timeouts", "next_observations", "masks", "valids", EPISODE)
 FLAGS = ("terminals", "timeouts", "masks", "valids")
 #: Gymnasium's and LeRobot's names of what D4RL calls otherwise.
 SYNONYMS = {
@@ -30,7 +34,8 @@ SYNONYMS = {
     "actions": ("action",),
     "rewards": ("next.reward",),
 }
-EPISODE = "episode_index"  # LeRobot's
+#: What may be a group of arrays.
+GROUPS = ("observations", "next_observations")
 FORMATS = ".hdf5, .h5, .npz, .parquet, or a LeRobot dataset's folder"
 
 
@@ -40,18 +45,34 @@ def read(path: Path) -> Columns:
     Raises:
         UserError: naming the file, the key and the row, and what to do.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises on a name that is too long
         raise UserError(f"There is no dataset file {path}.")
     suffix = path.suffix.lower()
     if path.is_dir():
-        return _typed(_read_lerobot(path), path)
-    if suffix == ".npz":
-        return _typed(_read_npz(path), path)
-    if suffix in (".parquet", ".pq"):
+        columns = _read_lerobot(path)
+    elif suffix == ".npz":
+        columns = _read_npz(path)
+    elif suffix in (".parquet", ".pq"):
         columns = _read_parquet([path], path)
-        columns.pop(EPISODE, None)
-        return _typed(columns, path)
-    return _typed(_read_hdf5(path), path)
+    else:
+        columns = _read_hdf5(path)
+    episodes = columns.pop(EPISODE, None)
+    columns = _typed(columns, path)
+    if episodes is not None:
+        _cut_by_episode(columns, _flat(episodes), path)
+    return columns
+
+
+def _cut_by_episode(columns: Columns, episodes: NDArray[Any], path: Path) -> None:
+    """An episode whose last row is not terminal was cut there."""
+    terminals = columns["terminals"]
+    if episodes.shape != terminals.shape:
+        raise UserError(
+            f"{path}: {EPISODE!r} has shape {episodes.shape}, but 'terminals' has "
+            f"{terminals.shape}. Every column must have one row a step."
+        )
+    last = np.append(episodes[1:] != episodes[:-1], True)[: len(episodes)]
+    columns["timeouts"] = columns.get("timeouts", False) | (last & ~terminals)
 
 
 def _wanted(has: Callable[[str], bool]) -> dict[str, str]:
@@ -71,29 +92,72 @@ def _read_hdf5(path: Path) -> Columns:
         with h5py.File(path, "r") as file:
             _require(lambda name: name in file, sorted(file), path)
             return {
-                name: _hdf5_array(file[own]) for name, own in _wanted(file.__contains__).items()
+                name: _hdf5_array(file[own], own, path, name in GROUPS)
+                for name, own in _wanted(file.__contains__).items()
             }
-    except OSError as error:
+    except (OSError, KeyError, RuntimeError) as error:
         raise UserError(
             f"{path} cannot be read as HDF5 ({error}). It is truncated or not an HDF5 file: fetch "
             f"or make it again. What can be read here: {FORMATS}."
         ) from None
 
 
-def _hdf5_array(node: Any) -> NDArray[Any]:
+def _hdf5_array(node: Any, name: str, path: Path, may_be_group: bool) -> NDArray[Any]:
     if hasattr(node, "dtype"):
         narrow = node.dtype.kind == "f" and node.dtype.itemsize != 4
         return np.asarray(node.astype(np.float32)[()] if narrow else node[()])
-    parts = [_hdf5_array(node[key]) for key in node]
+    if not may_be_group or not len(node):
+        held = f"a group of {len(node)} array(s)"
+        raise UserError(f"{path}: {name!r} is {held}; expected one array, one row a step.")
+    # In the order of their names: h5py's own may be that in which they were written.
+    parts = [_hdf5_array(node[key], f"{name}/{key}", path, True) for key in sorted(node)]
+    for key, part in zip(sorted(node), parts, strict=True):
+        if part.ndim == 0 or len(part) != len(parts[0]):
+            raise UserError(
+                f"{path}: '{name}/{key}' has shape {part.shape}, but '{name}/{sorted(node)[0]}' "
+                f"has {parts[0].shape}. Every array must have one row a step."
+            )
+        if part.dtype == np.uint8 and part.ndim > 2:
+            raise UserError(
+                f"{path}: '{name}/{key}' holds images {part.shape[1:]}; there is no image encoder "
+                "here. Encode them to vectors first."
+            )
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+
+
+def group_parts(path: Path) -> list[tuple[str, int]] | None:
+    """(path, size) of each array of a file's ``observations``, in the order in which ``read`` puts
+    them side by side; None where they are one array."""
+    if path.suffix.lower() in (".npz", ".parquet", ".pq") or path.is_dir():
+        return None
+    import h5py
+
+    found: list[tuple[str, int]] = []
+
+    def walk(node: Any, where: str) -> None:
+        for key in sorted(node):
+            inner, place = node[key], f"{where}/{key}" if where else key
+            if hasattr(inner, "dtype"):
+                found.append((place, int(np.prod(inner.shape[1:]))))
+            else:
+                walk(inner, place)
+
+    with h5py.File(path, "r") as file:
+        node = file[_wanted(file.__contains__)["observations"]]
+        if hasattr(node, "dtype"):
+            return None
+        walk(node, "")
+    return found
 
 
 def _read_npz(path: Path) -> Columns:
     try:
+        with zipfile.ZipFile(path):  # numpy would take a lone array for one as well
+            pass
         with np.load(path, allow_pickle=False) as file:
             _require(file.__contains__, sorted(file), path)
             return {name: file[own] for name, own in _wanted(file.__contains__).items()}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read as .npz ({error}). Write it with numpy.savez, numeric arrays "
             "only."
@@ -108,16 +172,13 @@ def _read_parquet(paths: list[Path], where: Path) -> Columns:
         raise UserError(f"{where} needs pyarrow: pip install 'iql-fast[arrow]'.") from None
     try:
         table = arrow.concat_tables(
-            [parquet.read_table(path) for path in paths], promote_options="default"
+            [parquet.read_table(path) for path in paths], promote_options="permissive"
         )
-    except (OSError, arrow.ArrowInvalid) as error:
+    except (OSError, arrow.ArrowException) as error:
         raise UserError(f"{where} cannot be read as Parquet ({error}).") from None
     _require(table.column_names.__contains__, table.column_names, where)
     wanted = _wanted(table.column_names.__contains__)
-    columns = {name: _arrow_array(table[own], own, where) for name, own in wanted.items()}
-    if EPISODE in table.column_names:
-        columns[EPISODE] = table[EPISODE].to_numpy()
-    return columns
+    return {name: _arrow_array(table[own], own, where) for name, own in wanted.items()}
 
 
 def _arrow_array(column: Any, name: str, where: Path) -> NDArray[Any]:
@@ -126,12 +187,22 @@ def _arrow_array(column: Any, name: str, where: Path) -> NDArray[Any]:
     whole = column.combine_chunks()
     if isinstance(whole, arrow.ChunkedArray):  # of one chunk, or none
         whole = whole.chunk(0) if whole.num_chunks else arrow.array([], whole.type)
+    if isinstance(whole, arrow.ExtensionArray):  # tensors
+        whole = whole.storage
+    kind = whole.type
     if whole.null_count:
         row = whole.is_null().to_numpy(zero_copy_only=False).argmax()
         raise UserError(f"{where}: {name!r} has no value in row {row}.")
-    if not arrow.types.is_list(whole.type) and not arrow.types.is_fixed_size_list(whole.type):
-        return np.asarray(whole.to_numpy(zero_copy_only=False))
-    flat = np.asarray(whole.flatten().to_numpy(zero_copy_only=False))
+    types = arrow.types
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    flat = np.asarray((whole.flatten() if lists else whole).to_numpy(zero_copy_only=False))
+    if flat.dtype.kind not in "fiub" and len(flat):
+        raise UserError(
+            f"{where}: {name!r} holds {kind} where real numbers, or lists of them of one length, "
+            "are expected."
+        )
+    if not lists:
+        return flat
     rows = len(whole)
     lengths = np.asarray(whole.value_lengths().to_numpy(zero_copy_only=False))
     if rows and np.any(lengths != lengths[0]):
@@ -139,7 +210,7 @@ def _arrow_array(column: Any, name: str, where: Path) -> NDArray[Any]:
         raise UserError(
             f"{where}: {name!r} has {lengths[row]} numbers in row {row}, but {lengths[0]} in row 0."
         )
-    return flat.reshape(rows, -1)
+    return flat.reshape(rows, lengths[0] if rows else 0)
 
 
 def _read_lerobot(folder: Path) -> Columns:
@@ -151,34 +222,36 @@ def _read_lerobot(folder: Path) -> Columns:
             f"{folder} is a folder without meta/info.json, so not a LeRobot dataset. What can be "
             f"read here: {FORMATS}."
         )
-    version = json.loads(info.read_text()).get("codebase_version")
+    try:
+        version = dict(json.loads(info.read_text())).get("codebase_version")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{info} cannot be read as a JSON object ({error}).") from None
     if version != "v3.0":
         raise UserError(f"{folder} is of LeRobot's layout {version}; v3.0 can be read here.")
     files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
     if not files:
         raise UserError(f"{folder} holds no data/chunk-*/file-*.parquet.")
     columns = _read_parquet(files, folder)
-    episodes = columns.pop(EPISODE, None)
-    if episodes is None:
+    if EPISODE not in columns:
         raise UserError(f"{folder} lacks the column {EPISODE!r}.")
-    last = np.append(episodes[1:] != episodes[:-1], True)
-    columns["timeouts"] = last & ~columns["terminals"].astype(bool)
     return columns
 
 
 def _require(has: Callable[[str], bool], held: list[str], path: Path) -> None:
     found = _wanted(has)
     missing = [name for name in REQUIRED if name not in found]
-    if "rewards" in missing and {"observations", "terminals"} <= found.keys():
+    goals = path.suffix.lower() == ".npz" and {"observations", "terminals"} <= found.keys()
+    if "rewards" in missing and goals:
         raise UserError(
             f"{path} lacks the key 'rewards'. OGBench's files of goals have none: a single task "
             "has them (--task NAME-singletask-v0)."
         )
     if missing:
+        others = ", ".join(SYNONYMS.get(missing[0], ()))
         raise UserError(
-            f"{path} lacks the key {missing[0]!r}. A file of logged steps holds "
-            f"{', '.join(REQUIRED)} and usually timeouts, one row a step; this one holds "
-            f"{', '.join(held) or 'nothing'}."
+            f"{path} lacks the key {missing[0]!r}{f' (or {others})' if others else ''}. A file of "
+            f"logged steps holds {', '.join(REQUIRED)} and usually timeouts, one row a step; this "
+            f"one holds {', '.join(held) or 'nothing'}."
         )
 
 
@@ -191,6 +264,8 @@ def _typed(columns: Mapping[str, NDArray[Any]], path: Path) -> Columns:
             raise UserError(
                 f"{path}: {name!r} holds {column.dtype} where real numbers are expected."
             )
+        if column.ndim == 0:
+            raise UserError(f"{path}: {name!r} is a single number; expected one row a step.")
         typed[name] = (
             _flag(column, name, path)
             if name in FLAGS

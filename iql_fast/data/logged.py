@@ -73,6 +73,8 @@ def _last_rows(ends: BoolArray) -> NDArray[np.int64]:
 
 def check_shapes(columns: Mapping[str, NDArray[Any]], where: str) -> None:
     """Raise a ``UserError`` where columns are not of one length, or of other dimensions."""
+    if columns["observations"].shape[:1] == (0,):
+        raise UserError(f"{where} holds no rows.")
     for key, column in columns.items():
         expected = 2 if key in ("observations", "actions", "next_observations") else 1
         if column.ndim != expected:
@@ -80,6 +82,8 @@ def check_shapes(columns: Mapping[str, NDArray[Any]], where: str) -> None:
                 f"{where}: {key!r} has shape {column.shape}; expected {expected} dimension(s), the "
                 "first being the step."
             )
+        if expected == 2 and column.shape[1] == 0:
+            raise UserError(f"{where}: {key!r} has no columns: there is nothing in a row.")
     rows = len(columns["observations"])
     for key, column in columns.items():
         if len(column) != rows:
@@ -129,6 +133,7 @@ def check_finite(
                 count += int(wrong.sum())
         if first is not None:
             raise UserError(
-                f"{where}: {key!r} is not finite in {place(first)} ({count} such row(s)). Remove "
-                "the trajectories that hold them, or repair what logged them."
+                f"{where}: {key!r} is not finite in {place(first)} ({count} such row(s); float32 "
+                "ends at 3.4e38). Remove the trajectories that hold them, or repair what logged "
+                "them."
             )

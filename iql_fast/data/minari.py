@@ -103,8 +103,8 @@ def load(dataset_id: str, offline: bool = False) -> MinariData:
         columns["observations"][block] = observations[:-1]
         columns["next_observations"][block] = observations[1:]
         columns["actions"][block] = actions
-        columns["rewards"][block] = episode.rewards
-        columns["terminals"][block] = episode.terminations
+        columns["rewards"][block] = np.reshape(episode.rewards, steps)
+        columns["terminals"][block] = np.reshape(episode.terminations, steps)
         columns["ends"][block.stop - 1] = True
         firsts.append((filled, number))
         filled = block.stop
@@ -154,18 +154,34 @@ def _dataset(dataset_id: str, offline: bool) -> Any:
 
 def _episodes(dataset: Any, dataset_id: str) -> Iterator[tuple[int, int, Any, Any, Any]]:
     """(number, T, observations [T + 1, O], actions [T, A], episode) of those that have a step."""
-    for episode in dataset.iterate_episodes():
+    for episode in _stored(dataset, dataset_id):
         steps = len(episode.rewards)
         if steps == 0:
             continue
         observations = spaces.flat_observations(dataset.observation_space, episode.observations)
         actions = np.asarray(episode.actions)
-        if len(observations) != steps + 1 or len(actions) != steps:
+        if (
+            np.size(episode.rewards) != steps
+            or len(observations) != steps + 1
+            or len(actions) != steps
+        ):
             raise UserError(
-                f"{dataset_id}: episode {episode.id} has {steps} rewards, {len(observations)} "
-                f"observations and {len(actions)} actions; expected T, T + 1 and T."
+                f"{dataset_id}: episode {episode.id} has {np.size(episode.rewards)} rewards of "
+                f"{steps} steps, {len(observations)} observations and {len(actions)} actions; "
+                "expected T, T + 1 and T."
             )
         yield int(episode.id), steps, observations, actions.reshape(steps, -1), episode
+
+
+def _stored(dataset: Any, dataset_id: str) -> Iterator[Any]:
+    """A dataset's episodes, as Minari reads them."""
+    try:
+        yield from dataset.iterate_episodes()
+    except Exception as error:  # of whatever storage it uses
+        raise UserError(
+            f"{dataset_id}: Minari cannot read its episodes ({type(error).__name__}: {error}). "
+            "Fetch or make it again."
+        ) from None
 
 
 def _check_widths(observations: Any, actions: Any, widths: dict[str, int], where: str) -> None:
@@ -199,6 +215,9 @@ def scoring(dataset: Any, longest: int) -> tuple[Scoring, tuple[str, ...]]:
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
     reference = None if low is None or high is None else (float(low), float(high))
     notes = []
+    if reference is not None and not (np.isfinite(reference).all() and low < high):
+        notes.append(f"its reference returns {low:g} and {high:g} measure nothing: left out")
+        reference = None
     if kept := [wrapper.name for wrapper in spec.additional_wrappers]:
         notes.append(f"the environment keeps the wrappers {', '.join(kept)}")
     horizon = spec.max_episode_steps

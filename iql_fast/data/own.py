@@ -80,27 +80,37 @@ def _transitions(
             notes.append(
                 f"no column says where episodes were cut: taken to be after {horizon} steps"
             )
+    elif not {"timeouts", "masks", "next_observations"} & found.keys():
+        notes.append("no column says where episodes were cut: taken to be nowhere")
     if "next_observations" in found:
-        keep = np.flatnonzero(found.get("valids", ~no))
-        following = found["next_observations"]
+        has, following = ~no, found["next_observations"]
     else:
-        keep, following, dropped = _successors(found, flagged, terminals)
+        has, following, dropped = _successors(found, flagged, terminals)
         notes += dropped
-    if len(keep) == 0:
-        raise UserError(
-            f"{where}: none of its {rows} row(s) is a transition: each ends an episode, and the "
-            "file has no next_observations."
-        )
+        if not has.any():
+            raise UserError(
+                f"{where}: none of its {rows} row(s) is a transition: each ends an episode, and "
+                "the file has no next_observations."
+            )
+    if "valids" in found:
+        if invalid := int((has & ~found["valids"]).sum()):
+            notes.append(f"{invalid:,} of {rows:,} rows are not valid: dropped")
+        has &= found["valids"]
+        if not has.any():
+            raise UserError(f"{where}: 'valids' leaves none of its {rows} row(s).")
+    keep = np.flatnonzero(has)
     whole = len(keep) == rows
 
     def pick(column: NDArray[Any]) -> NDArray[Any]:
         return column if whole else np.asarray(column[keep])
 
     observations, next_observations = pick(found["observations"]), pick(following)
-    ends, own_ends = np.ones(len(keep), dtype=bool), pick(flagged)
+    # A row that was dropped ends what led to it, wherever the next one begins.
+    marked = pick(flagged)[:-1] | (np.diff(keep) > 1)
+    ends = np.ones(len(keep), dtype=bool)
     gaps = _gaps(observations, next_observations)
-    ends[:-1] = gaps | own_ends[:-1]
-    unmarked = gaps & ~own_ends[:-1]
+    ends[:-1] = gaps | marked
+    unmarked = gaps & ~marked
     ordered = bool(unmarked.sum() <= len(keep) / 2)
     if not ordered:
         ends[:] = True
@@ -127,13 +137,15 @@ def _transitions(
 
 def _successors(
     found: Columns, flagged: BoolArray, terminals: BoolArray
-) -> tuple[np.ndarray, FloatArray, list[str]]:
-    """The rows that have an s' or need none, every row's s', and what to say of the others."""
+) -> tuple[BoolArray, FloatArray, list[str]]:
+    """Whether a row has an s' or needs none, every row's s', and what to say of the others."""
     rows = len(flagged)
     follows = ~flagged
     follows[-1] = False
-    ogbench = "masks" in found
-    # OGBench keeps a trajectory's last state in a row of its own, which is no step.
+    # OGBench keeps a trajectory's last state in a row of its own, which is no step. Masks that say
+    # no more than terminals, or beside timeouts, are not OGBench's.
+    ogbench = "masks" in found and "timeouts" not in found
+    ogbench = ogbench and not np.array_equal(terminals, found["terminals"])
     has = follows if ogbench else follows | terminals
     following = np.empty_like(found["observations"])
     following[:-1] = found["observations"][1:]
@@ -147,7 +159,7 @@ def _successors(
         notes.append(f"{cut:,} of {rows:,} rows {why}: dropped")
     if at_end:
         notes.append("the last row is followed by nothing: dropped")
-    return np.flatnonzero(has), following, notes
+    return has, following, notes
 
 
 def _gaps(observations: FloatArray, following: FloatArray) -> BoolArray:

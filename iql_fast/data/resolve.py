@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from iql_fast.data import d4rl, download, minari, ogbench, own, regenerate
+from iql_fast.data import columns, d4rl, download, minari, ogbench, own, regenerate
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.logged import LoggedTransitions
 from iql_fast.data.transform import Rewards, to_training
@@ -220,12 +220,17 @@ def _of_minari(task: str, offline: bool, env: str, reference: tuple[float, float
 
 
 def _specified(env: str, longest: int) -> Scoring:
-    """Where a dataset of Minari's is scored in the environment of that id, named as Minari would:
-    the parts of its observations then have Minari's order."""
-    import gymnasium
-
-    horizon = simulator.describe(env).horizon
-    return Scoring(gymnasium.spec(env).to_json(), "", horizon or longest)
+    """The environment of that id, named as Minari would: the parts of its observations are then
+    sorted by their keys."""
+    made = simulator.describe(env)
+    try:
+        spec = made.spec.to_json()
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--env {env}: its specification cannot be written down ({error}). Register it with "
+            "entry_point='MODULE:CLASS' and plain arguments."
+        ) from None
+    return Scoring(spec, "", made.horizon or longest)
 
 
 def _own_file(path: Path, env: str, reference: tuple[float, float] | None) -> Found:
@@ -238,12 +243,22 @@ def _own_file(path: Path, env: str, reference: tuple[float, float] | None) -> Fo
         obs_dim, act_dim = sum(size for _, size in parts), len(bounds.low)
     read = own.read(path, obs_dim, act_dim, horizon)
     notes = list(read.notes)
+    group = columns.group_parts(path)
+    if group and env and group != made.sorted_parts:
+        raise UserError(
+            f"{path}: 'observations' is a group of {_listed(group)}, but those of {env} are "
+            f"{_listed(made.sorted_parts)}. Name its arrays as the environment does, or write one "
+            "array in the environment's order."
+        )
+    parts = group or parts
     logged = read.transitions
     if bounds is None:
         bounds, note = _bounds_of(logged)
         notes.append(note)
     longest = int(logged.lengths().max())
     where = _scoring_of(env, reference, horizon or longest)
+    if group and env:  # sorted by their keys, and so has the environment to be
+        where = replace(_specified(env, longest), reference=reference)
     if env and horizon is None:
         notes.append(f"{env} has no time limit: episodes are cut after {longest} steps")
     return Found(
@@ -257,6 +272,10 @@ def _own_file(path: Path, env: str, reference: tuple[float, float] | None) -> Fo
         parts if parts and len(parts) > 1 else None,
         tuple(notes),
     )
+
+
+def _listed(parts: list[Part]) -> str:
+    return ", ".join(f"{path or 'one array'} [{size}]" for path, size in parts)
 
 
 def _bounds_of(logged: LoggedTransitions) -> tuple[ActionBounds | None, str]:

@@ -19,6 +19,8 @@ ACTION_MARGIN = 1e-5
 #: |action| in the networks' units up to here is clipped, as the authors do: human demonstrations
 #: overshoot to 1.4. Beyond, they are not in the units of their bounds.
 ACTION_LIMIT = 2.0
+#: A bound that is this many times as large as any action, and as 1, is as good as none.
+NO_BOUND = 1e6
 #: Returns whose spread is a smaller share of them than this say nothing about the scale of rewards.
 LEAST_SPREAD = 0.01
 
@@ -78,6 +80,11 @@ def to_training(
         values = (values * scale).astype(np.float32)
     if shift != 0.0:
         values = values + np.float32(shift)
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"{where}: {scale:g} * reward + {shift:g} is beyond float32's 3.4e38 in row "
+            f"{int(np.argmin(np.isfinite(values)))}. Choose another --reward-scale."
+        )
     limit = np.float32(1 - ACTION_MARGIN)
     return (
         Transitions(
@@ -99,15 +106,18 @@ def _action_units(
     """What the networks' -1 and 1 stand for. Where an action has no bound, it is the data's."""
     if bounds is None or bounds.are_of_the_networks:
         return Units(), ()
-    low, high = bounds.low.copy(), bounds.high.copy()
-    without = ~np.isfinite(low) | ~np.isfinite(high)
-    if not without.any():
-        return Units(act_low=low, act_high=high), ()
     least, most = actions.min(0), actions.max(0)
-    low = np.where(np.isfinite(low), low, least)
-    high = np.where(np.isfinite(high), high, most)
-    still = high <= low  # never moved: any width will do
-    low, high = np.where(still, low - 1, low), np.where(still, high + 1, high)
+    far = NO_BOUND * np.maximum(1, np.maximum(np.abs(least), np.abs(most)).astype(np.float64))
+    no_low, no_high = (~(np.abs(bound) < far) for bound in (bounds.low, bounds.high))
+    without = no_low | no_high
+    if not without.any():
+        return Units(act_low=bounds.low.copy(), act_high=bounds.high.copy()), ()
+    low, high = np.where(no_low, least, bounds.low), np.where(no_high, most, bounds.high)
+    still = high <= low  # never moved: any width will do, on a side that has no bound
+    low, high = (
+        np.where(still & no_low, np.minimum(low, high) - 1, low),
+        np.where(still & no_high, np.maximum(low, high) + 1, high),
+    )
     which = ", ".join(f"{i} [{low[i]:.4g}, {high[i]:.4g}]" for i in np.flatnonzero(without)[:8])
     more = ", ..." if without.sum() > 8 else ""
     note = f"actions without bounds are scaled by the data's own: {which}{more}"
@@ -122,7 +132,7 @@ def _check_range(actions: FloatArray, as_logged: FloatArray, where: str) -> None
         raise UserError(
             f"{where}: 'actions' reaches {as_logged[row, column]:.4g} in row {row}, column "
             f"{column} ({int(out_of_range.sum())} such row(s)), far outside of their bounds. "
-            "Rescale them, or name the environment whose actions they are with --env."
+            "Rescale them, or name the environment whose actions they are with --env ID."
         )
 
 

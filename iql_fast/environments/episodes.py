@@ -28,7 +28,7 @@ SIDE_BY_SIDE = 5
 
 
 class EvaluationFailed(UserError):
-    """A worker process was lost in the middle of an evaluation."""
+    """A worker process was lost in the middle of an evaluation, or its environment failed."""
 
 
 def arrangement(
@@ -196,6 +196,10 @@ def _lost_workers_named(environment: str) -> Iterator[None]:
             f"A worker process that ran episodes of {environment} died (killed from outside, or "
             "for want of memory). Fewer --eval-workers need less memory."
         ) from None
+    except Exception as error:  # of whatever the environment does
+        raise EvaluationFailed(
+            f"An episode of {environment} failed ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _described(environment: str) -> tuple[str | None, tuple[int, int]]:

@@ -59,11 +59,15 @@ class Description(NamedTuple):
     Attributes:
         parts: of its observations, in the order in which they are flattened.
         horizon: its time limit in steps; None where it has none.
+        sorted_parts: of its observations, were the keys of its Dicts sorted.
+        spec: Gymnasium's of it.
     """
 
     parts: list[Part]
     bounds: ActionBounds
     horizon: int | None
+    sorted_parts: list[Part]
+    spec: Any
 
 
 def describe(name: str) -> Description:
@@ -81,8 +85,23 @@ def describe(name: str) -> Description:
             "package registers it, write its name before the id: --env PACKAGE:ID."
         ) from None
     horizon = env.spec.max_episode_steps if env.spec else None
-    parts = spaces.observation_parts(env.observation_space, name)
-    return Description(parts, spaces.action_bounds(env.action_space, name), horizon)
+    parts, in_order = (
+        spaces.observation_parts(space, name)
+        for space in (env.observation_space, spaces.sorted_by_key(env.observation_space))
+    )
+    bounds = spaces.action_bounds(env.action_space, name)
+    return Description(parts, bounds, horizon, in_order, env.spec)
+
+
+def bare(env: Any) -> Any:
+    """An environment without the wrappers that ``gymnasium.make`` adds of its own accord. It adds
+    each once, so that a second one is the environment's own."""
+    from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+    for added in (TimeLimit, OrderEnforcing, PassiveEnvChecker):
+        if type(env) is added:
+            env = env.env
+    return env
 
 
 def flattened(env: Any, sort: bool = False) -> Any:

@@ -29,7 +29,10 @@ def observation_parts(space: spaces.Space[Any], where: str) -> list[Part]:
     Raises:
         UserError: a part is not a vector; names the space.
     """
-    return [(path, int(np.prod(box.shape))) for path, box in _boxes(space, "", where)]
+    parts = [(path, int(np.prod(box.shape))) for path, box in _boxes(space, "", where)]
+    if not sum(size for _, size in parts):
+        raise UserError(f"{where}: observations hold no numbers; their space is {_short(space)}.")
+    return parts
 
 
 def _boxes(
@@ -116,7 +119,14 @@ def action_bounds(space: spaces.Space[Any], where: str) -> ActionBounds:
             f"{where}: actions have the space {_short(space)}; IQL here has a Gaussian policy and "
             "needs a Box, a vector of continuous actions."
         )
+    if space.dtype is not None and space.dtype.kind != "f":
+        raise UserError(
+            f"{where}: actions are whole numbers ({_short(space)}); a Gaussian policy puts out "
+            "others. Only a Box of floating-point numbers can be acted in."
+        )
     low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
+    if not len(low):
+        raise UserError(f"{where}: actions hold no numbers; their space is {_short(space)}.")
     if np.any(low >= high):
         i = int(np.argmax(low >= high))
         raise UserError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -20,10 +18,11 @@ from iql_fast.support.cores import usable_cores
 def environment(name: str, instance: int = 0) -> Any:
     """This process's environment of that name: a Gymnasium id, or a specification in JSON.
 
-    Its observations and actions are flat vectors. Without Gymnasium's own wrappers, which cost a
-    third of the time: callers keep the time limit themselves. Wrappers that the specification
-    names are kept; as they may hold statistics of former episodes, such an environment is made
-    anew by each call.
+    Its observations and actions are flat vectors. Without the wrappers that Gymnasium adds by
+    itself, which cost a third of the time: callers keep the time limit themselves. Those of the
+    environment's own are kept, whether its specification names them or its constructor put them
+    on; as they may hold statistics of former episodes, such an environment is made anew by each
+    call.
 
     A specification comes from a dataset of Minari's, which stores a Dict space with its keys
     sorted (0.5.4), whatever their order in the environment: there its parts are put in that order.
@@ -31,19 +30,17 @@ def environment(name: str, instance: int = 0) -> Any:
     Args:
         instance: tells apart those that are stepped side by side.
     """
-    if _has_wrappers(name):
-        return simulator.flattened(simulator.make(name), sort=True)
-    return _kept(name, instance)
+    if (name, instance) in _kept:
+        return _kept[name, instance]
+    made = simulator.bare(simulator.make(name))
+    env = simulator.flattened(made, sort=name[:1] == "{")
+    if made is made.unwrapped:
+        _kept[name, instance] = env
+    return env
 
 
-@functools.cache
-def _has_wrappers(name: str) -> bool:
-    return name[:1] == "{" and bool(json.loads(name).get("additional_wrappers"))
-
-
-@functools.cache
-def _kept(name: str, instance: int) -> Any:  # noqa: ARG001  a key of the cache
-    return simulator.flattened(simulator.make(name).unwrapped, sort=name[:1] == "{")
+#: This process's environments that are made once, by their names and instances.
+_kept: dict[tuple[str, int], Any] = {}
 
 
 def seed_of(key: tuple[int, ...]) -> int:

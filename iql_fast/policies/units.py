@@ -38,11 +38,15 @@ class Units:
 
     @property
     def action_line(self) -> tuple[FloatArray, FloatArray] | None:
-        """(middle, half) ``[A]`` each: the environment's action is ``middle + half * output``."""
+        """(middle, half) ``[A]`` each: the environment's action is ``middle + half * output``, which
+        lies within its bounds however it is rounded."""
         if self.act_low is None or self.act_high is None:
             return None
-        middle, half = _middle_and_half(self.act_low, self.act_high)
-        return middle.astype(np.float32), half.astype(np.float32)
+        low, high = self.act_low.astype(np.float64), self.act_high.astype(np.float64)
+        middle = ((low + high) / 2).astype(np.float32)
+        reach = np.minimum(high - middle, middle - low)
+        half = reach.astype(np.float32)
+        return middle, np.where(half > reach, np.nextafter(half, np.float32(0)), half)
 
     def act(self, outputs: FloatArray) -> FloatArray:
         """Actions ``[..., A]`` in [-1, 1] as the environment takes them."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from iql_fast.support import digest
 from iql_fast.support.errors import UserError
+from iql_fast.support.files import PARTIAL
 
 if TYPE_CHECKING:  # a policy is read where there may be no torch
     from torch import Tensor
@@ -21,7 +24,9 @@ if TYPE_CHECKING:  # a policy is read where there may be no torch
 Content = TypeVar("Content")
 
 KEPT = 2
-FORMAT = 1
+#: 1 had no SHA-256 of the state; such checkpoints are still read.
+FORMAT = 2
+STATE, RECORD = "state.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,21 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     partial = folder / f".{final.name}.{os.getpid()}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(checkpoint.state, partial / "state.safetensors")
-        record = {"format": FORMAT, "step": checkpoint.step, "seconds": checkpoint.seconds}
-        (partial / "state.json").write_text(json.dumps(record, indent=1) + "\n")
-        for name in ("state.safetensors", "state.json"):
+        folder.mkdir(exist_ok=True)  # not its parents: a run that was moved is not made anew
+        partial.mkdir()
+        save_file(checkpoint.state, partial / STATE)
+        record = {
+            "format": FORMAT,
+            "step": checkpoint.step,
+            "sha256": digest.of_file(partial / STATE),
+            "seconds": checkpoint.seconds,
+        }
+        (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        for name in (STATE, RECORD):
             with open(partial / name, "rb+") as file:
                 os.fsync(file.fileno())
         if final.exists():  # of the same step: a resumed run that came here again
-            shutil.rmtree(final)
+            _remove(final)
         os.replace(partial, final)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -69,9 +80,32 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             "Earlier checkpoints are whole: free some space and go on with --resume."
         ) from error
     for old in _complete(folder)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
-    for leftover in folder.glob(".*.partial"):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+        _remove(old)
+    _remove_leftovers(folder)
+
+
+def remove_all(folder: Path) -> None:
+    """Remove all checkpoints of a folder, and the folder where nothing else is in it."""
+    for old in _complete(folder):
+        _remove(old)
+    _remove_leftovers(folder)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; what else lies in its folder stays, and so does the folder then."""
+    for name in (RECORD, STATE):  # the record first: without it nothing takes the rest for whole
+        (path / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        path.rmdir()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Of processes that were killed while they wrote."""
+    for leftover in folder.glob(".*.partial"):
+        if PARTIAL.fullmatch(leftover.name):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def steps(folder: Path) -> list[int]:
@@ -87,7 +121,11 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
     """
     from safetensors.torch import load_file
 
-    record, state = _read(_find(folder, step), load_file)
+    path = _find(folder, step)
+    record, state = _read(path, load_file)
+    inside = state.get("step")
+    if inside is None or inside.numel() != 1 or int(inside) != record["step"]:
+        raise UserError(f"The checkpoint {path} holds the state of another step.")
     return Checkpoint(int(record["step"]), state, record["seconds"])
 
 
@@ -123,22 +161,42 @@ def _find(folder: Path, step: int | None) -> Path:
 
 
 def _read(path: Path, reader: Callable[[Path], Content]) -> tuple[dict[str, Any], Content]:
-    """The record of a checkpoint, and what ``reader`` makes of its state."""
+    """The record of a checkpoint, and what ``reader`` makes of its state.
+
+    Raises:
+        UserError: it is damaged, or not the one that the folder's name says; names the one before.
+    """
     try:
-        record: dict[str, Any] = json.loads((path / "state.json").read_text())
-        state = reader(path / "state.safetensors")
+        record = json.loads((path / RECORD).read_text())
+        damage = _damage(path, record)
+        if damage is None:
+            return record, reader(path / STATE)
     except Exception as error:
-        raise UserError(
-            f"The checkpoint {path} cannot be read ({error}). Remove it to go on from another."
-        ) from None
-    if record["format"] != FORMAT:
-        raise UserError(
-            f"The checkpoint {path} has format {record['format']}; this version reads {FORMAT}."
-        )
-    return record, state
+        damage = f"cannot be read ({error})"
+    older = [step for step in steps(path.parent) if step < int(path.name)]
+    way_out = (
+        f"Remove it to go on from step {older[-1]:,}."
+        if older
+        else "It is the only one, so the run has to be begun anew."
+    )
+    raise UserError(f"The checkpoint {path} {damage}. {way_out}")
+
+
+def _damage(path: Path, record: Any) -> str | None:
+    """What is wrong with a checkpoint, by its record."""
+    if not isinstance(record, dict) or not isinstance(record.get("seconds"), dict):
+        return f"has a damaged {RECORD}"
+    if record.get("format") not in (1, FORMAT):
+        return f"has format {record.get('format')!r}, and this version reads up to {FORMAT}"
+    if record.get("step") != int(path.name):
+        return f"says that it is of step {record.get('step')!r}"
+    if record["format"] > 1 and record.get("sha256") != digest.of_file(path / STATE):
+        return f"is damaged: {STATE} does not fit its SHA-256"
+    return None
 
 
 def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.isdigit())
+    names = (path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit())
+    return sorted(path for path in names if (path / RECORD).exists() or (path / STATE).exists())

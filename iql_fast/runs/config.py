@@ -227,10 +227,16 @@ class TrainConfig:
 
 #: The groups of TrainConfig, whose options carry no prefix.
 GROUPS = ("algorithm", "departures", "rewards", "evaluation", "records")
-#: What runs did that are older than an option, where that is not its default.
-BEFORE = {"physics": "gymnasium"}
 #: Options that do not change what a run computes, so a resumed run may change them.
 FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline")
+
+
+def of_record(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run's record; what is younger than the run is what it did without."""
+    task = options.get("task", "")
+    in_gymnasium = task in catalogue.names() and "gymnasium" in catalogue.get(task).gym_ids
+    younger = {"physics": "gymnasium" if in_gymnasium else "d4rl"}
+    return {**flat(TrainConfig()), **younger, **options}
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
@@ -257,7 +263,10 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
             near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.4)
             hint = f" The nearest: {', '.join(near)}." if near else ""
             raise UserError(f"{where}: there is no option {name!r}.{hint}")
-    options = {name.replace("-", "_"): value for name, value in options.items()}
+    spelled = [str(name).replace("-", "_") for name in options]
+    if twice := [name for name in spelled if spelled.count(name) > 1]:
+        raise UserError(f"{where}: {twice[0]} stands there twice.")
+    options = dict(zip(spelled, options.values(), strict=True))
     for group in (*GROUPS, None):
         part: Any = config if group is None else getattr(config, group)
         changes = {}
@@ -265,8 +274,8 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
         for f in fields(part):
             if f.name in options:
                 value = _typed(f.name, options[f.name], str(f.type), where)
-                choices = get_args(hints[f.name])
-                if get_origin(hints[f.name]) is Literal and value not in choices:
+                choices = _choices(hints[f.name])
+                if choices and value is not None and value not in choices:
                     raise UserError(
                         f"{where}: {f.name} is {value!r}; expected one of {', '.join(choices)}."
                     )
@@ -276,32 +285,60 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
     return config
 
 
+def _choices(hint: Any) -> list[str]:
+    """The values of an option that has a few; none where it may be anything."""
+    kinds = (hint, *get_args(hint))
+    return [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
+
+
 def _typed(name: str, value: Any, kind: str, where: str) -> Any:
     """A value from YAML as the type that the option's annotation names."""
     kind = kind.removeprefix("Annotated[")
     if value is None and "None" in kind:
         return None
     try:
-        if kind.startswith("OneOrPerSeed"):
-            return tuple(float(x) for x in (value if isinstance(value, list) else [value]))
-        if kind.startswith("tuple[float"):
-            return tuple(float(x) for x in (value if isinstance(value, list) else [value]))
+        if kind.startswith(("OneOrPerSeed", "tuple[float")):
+            return tuple(map(_float, value if isinstance(value, list) else [value]))
         if kind.startswith("tuple[int"):
-            return tuple(int(x) for x in (value if isinstance(value, list) else [value]))
+            return tuple(map(_int, value if isinstance(value, list) else [value]))
         if kind.startswith("bool"):
             if not isinstance(value, bool):
                 raise TypeError
             return value
         if kind.startswith("int"):
-            if isinstance(value, bool) or int(float(value)) != float(value):
-                raise TypeError
-            return int(float(value))
+            return _int(value)
         if kind.startswith("float"):
-            return float(value)
-        return Path(value) if kind.startswith("Path") else str(value)
+            return _float(value)
+        if not isinstance(value, str):
+            raise TypeError
+        return Path(value) if kind.startswith("Path") else value
     except (TypeError, ValueError, OverflowError):
         expected = "numbers" if "PerSeed" in kind else kind.removesuffix(" | None")
         raise UserError(f"{where}: {name} is {value!r}; expected {expected}.") from None
+
+
+def _int(value: Any) -> int:
+    """A whole number as it stands: no rounding, at any size."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    if isinstance(value, int):
+        return value
+    try:
+        return int(value) if isinstance(value, str) else _whole(value)
+    except ValueError:
+        return _whole(float(value))  # such as 1e6, which YAML takes for text
+
+
+def _whole(value: float) -> int:
+    if not value.is_integer():
+        raise ValueError
+    return int(value)
+
+
+def _float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    return float(value)
 
 
 def parse(arguments: Sequence[str], base: TrainConfig | None = None) -> TrainConfig:
@@ -331,14 +368,27 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that stands twice, of which YAML would take the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise UserError(f"--config {path}: {key} stands there twice.")
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, RecursionError) as error:
         raise UserError(f"--config {path} is not YAML: {error}.") from None
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold lines of the form `option: value`.")
+    for name in ("config", "resume"):
+        if name in content:
+            raise UserError(f"--config {path}: {name} belongs on the command line.")
     return content
 
 
@@ -449,9 +499,8 @@ def _check(config: TrainConfig) -> None:
 def check_same(
     resumed: Mapping[str, Any], stored: Mapping[str, Any], free: tuple[str, ...]
 ) -> None:
-    """Raise a ``UserError`` where a resumed run is asked for something else than it began with. An
-    option that is younger than the run has its default there, or what ``BEFORE`` says."""
-    before = {**flat(TrainConfig()), **BEFORE, **stored}
+    """Raise a ``UserError`` where a resumed run is asked for something else than it began with."""
+    before = of_record(stored)
     changed = [
         f"--{name.replace('_', '-')} {value} (the run has {before.get(name)})"
         for name, value in resumed.items()

@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from iql_fast.policies import formats
+from iql_fast.runs import checkpoint
+from iql_fast.support import digest
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import read_json
+
+PROBE = ".probe"  # written and removed to see whether a folder can be written
+
+#: What the record of a run holds at least, and as what.
+RECORD = {"options": dict, "engine": str, "data": dict, "scoring": dict}
 
 
 @dataclass(frozen=True)
@@ -77,9 +84,28 @@ class RunFolder:
         """The record that the run began with.
 
         Raises:
-            UserError: this is not the folder of a run.
+            UserError: this is not the folder of a run, or its record is damaged.
         """
-        return read_json(self.config, f"{self.path} is not the folder of a run")
+        otherwise = f"{self.path} is not the folder of a run"
+        record = read_json(self.config, otherwise)
+        for name, kind in RECORD.items():
+            if not isinstance(record.get(name), kind):
+                raise UserError(f"{otherwise}: {self.config.name} has no {name!r} as it should be.")
+        known = record.get("options_sha256")
+        if known is not None and known != digest.of_json(record["options"]):
+            raise UserError(
+                f"{self.config} was changed since the run began: its options do not fit their "
+                "SHA-256. Bring back the file; a run with other options is a new run."
+            )
+        return record
+
+    def require(self) -> None:
+        """Raise a ``UserError`` where the folder has gone while the run went on."""
+        if not self.config.exists():
+            raise UserError(
+                f"{self.path} was moved or removed while the run went on. Its files are whole up "
+                "to the last checkpoint: go on with --resume where it is now."
+            )
 
     def read_summary(self) -> dict[str, Any]:
         """The scores of a run that has ended.
@@ -135,8 +161,11 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     """
     _prepare(path, overwrite, needed_bytes)
     folder = RunFolder(path)
-    for old in (folder.checkpoints, folder.tensorboard):
-        shutil.rmtree(old, ignore_errors=True)
+    checkpoint.remove_all(folder.checkpoints)
+    for events in folder.tensorboard.glob("events.out.tfevents.*"):
+        events.unlink()
+    with suppress(OSError):  # what else lies there is not ours
+        folder.tensorboard.rmdir()
     for old in (
         *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
         *(folder.failure, folder.evaluation, *folder.exports()),
@@ -163,7 +192,7 @@ def _prepare(path: Path, overwrite: bool, needed_bytes: int) -> None:
             )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
+        probe = path / PROBE
         probe.write_bytes(b"\0" * 4096)
         probe.unlink()
         free = shutil.disk_usage(path).free

@@ -28,6 +28,7 @@ from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.loop import Loop
 from iql_fast.runs.place import NewRun, Place, ResumedRun, default_folder
+from iql_fast.support import digest, output
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import NonFiniteLoss, UserError
 from iql_fast.tasks import catalogue
@@ -44,7 +45,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
         UserError: something is wrong with the options, the data, the engine or the folder; nothing
             was overwritten.
     """
-    console = Console()
+    console = output.console()
     place: Place = (
         NewRun(options.out or default_folder(_name(options)), options.overwrite)
         if resumed is None
@@ -208,10 +209,11 @@ def _record(
     """Everything needed to repeat the run, as config.json holds it."""
     return {
         "options": config.flat(options),
+        "options_sha256": digest.of_json(config.flat(options)),
         "engine": chosen.engine.name,
         "engine_because": chosen.because,
         "data_on_host": chosen.engine.data_on_host,
-        "data": loaded.record,
+        "data": loaded.record | {"sha256": digest.of_columns(vars(loaded.transitions))},
         "scoring": loaded.scoring.record(),
         **units.record(),
         "observation_layout": loaded.parts,
@@ -232,7 +234,7 @@ def _until_the_end(loop: Loop, console: Console) -> dict[str, Any]:
         raise
     except NonFiniteLoss as failure:
         last = checkpoint.steps(checkpoints)
-        console.print(f"[red]{failure}[/red]")
+        console.print(str(failure), style="red")
         console.print(
             f"The last good checkpoint is that of step {last[-1] if last else 0}; "
             f"{loop.folder.failure} holds the statistics. A smaller learning rate, or data without "

@@ -108,6 +108,7 @@ class Loop:
                 write_json(self.folder.summary, summary)
                 self._draw()
         except OSError as error:
+            self.folder.require()
             last = checkpoint.steps(self.folder.checkpoints)
             raise UserError(
                 f"{self.folder.path} cannot be written ({error.strerror or error}). The checkpoint "
@@ -225,6 +226,7 @@ class Loop:
                     self.board.add_scalar(f"{name}/seed{seed}", value, step)
             row: dict[str, Any] = {"step": step, "seed": seed, **values}
             rows.append(row | {"seconds": round(self.seconds["training"], 3)})
+        self.folder.require()
         self.metrics.append(rows)
 
     def _evaluation(

@@ -14,6 +14,7 @@ from iql_fast.engines import Engine
 from iql_fast.runs import checkpoint, folder
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.rows import last_step
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json
 
@@ -110,20 +111,48 @@ class ResumedRun:
         self._stack.close()
 
     def open(
-        self, engine: Engine, record: dict[str, Any], options: TrainConfig  # noqa: ARG002
+        self, engine: Engine, record: dict[str, Any], options: TrainConfig
     ) -> tuple[RunFolder, Seconds]:  # fmt: skip
         self._check_data(record["data"])
         self._check_actions(record["action_bounds"])
         if not checkpoint.steps(self.run.checkpoints):
+            self._check_rows(0, options)
             return self.run, {}
         last = checkpoint.load(self.run.checkpoints)
-        engine.load_state_dict(last.state)
+        self._check_rows(last.step, options)
+        try:
+            engine.load_state_dict(last.state)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"The checkpoint of step {last.step} in {self.run.checkpoints} does not fit the "
+                f"run's options ({error}). Bring back the run's own files."
+            ) from None
         return self.run, last.seconds
+
+    def _check_rows(self, step: int, options: TrainConfig) -> None:
+        """Raise a ``UserError`` where the tables go so far beyond the checkpoint that one must be
+        missing: to go on would cut off what cannot be trained again."""
+        tables = [path for path in (self.run.metrics, self.run.scores) if path.exists()]
+        reached = max((last_step(path) for path in tables), default=0)
+        # Rows are written before a checkpoint, which waits for evaluations that are open.
+        ahead = options.records.checkpoint_interval + options.records.log_interval
+        if options.evaluation.eval_episodes:
+            ahead += 2 * (options.evaluation.eval_interval or 0)
+        if self.run.summary.exists():
+            ahead, reached = 0, max(reached, options.total_steps)
+        if reached > step + ahead:
+            newest = f"the newest checkpoint is of step {step:,}" if step else "there is none"
+            raise UserError(
+                f"The tables in {self.run.path} go up to step {reached:,}, but {newest} in "
+                "checkpoint/: going on would cut them. Bring back what is missing there; or begin "
+                f"anew with --out {self.run.path} --overwrite."
+            )
 
     def _check_data(self, found: dict[str, Any]) -> None:
         before = self.before["data"]
-        for name in ("title", "rows", "return_mean"):
-            if found[name] != before[name]:
+        for name in ("title", "rows", "return_mean", "sha256"):
+            # A record may be older than a digest.
+            if name in before and found[name] != before[name]:
                 raise UserError(
                     f"The run {self.run.path} began on data whose {name} is {before[name]}, but "
                     f"the data found now have {found[name]}. Bring back "

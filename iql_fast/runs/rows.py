@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
 
 
@@ -33,7 +34,8 @@ class StepTable:
 
     def cut_after(self, step: int) -> None:
         """Drop what was written after ``step``, and a last row that a crash left unfinished."""
-        self._rewrite([row for row in read_rows(self.path) if int(row["step"]) <= step])
+        rows = read_rows(self.path, self.columns)
+        self._rewrite([row for row in rows if int(row["step"]) <= step])
 
     def _rewrite(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with (
@@ -45,7 +47,34 @@ class StepTable:
             writer.writerows(rows)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows of a table; a last line without its end is not one."""
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str, str]]:
+    """The whole rows of a table; a last line without its end is not one.
+
+    Args:
+        columns: that it must have; None: a ``step`` alone.
+
+    Raises:
+        UserError: it is not a table that this package wrote; names the line.
+    """
     text = path.read_text()
-    return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+    rows = list(reader)
+    found = tuple(reader.fieldnames or ())
+    if found and (found[0] != "step" or (columns is not None and found != tuple(columns))):
+        raise UserError(
+            f"{path} has the columns {', '.join(found)[:200]}, which are not those of a run. Was "
+            "it saved by another program? Bring back the run's own file."
+        )
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values() or not str(row["step"]).isdecimal():
+            raise UserError(
+                f"{path} is damaged in line {number}: {list(row.values())[:3]}... is not a row of "
+                "a run. Bring back the run's own file, or remove the line."
+            )
+    return rows
+
+
+def last_step(path: Path) -> int:
+    """The step of the last whole row, 0 where there is none."""
+    rows = read_rows(path)
+    return int(rows[-1]["step"]) if rows else 0

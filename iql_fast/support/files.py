@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from iql_fast.support.errors import UserError
+
+#: Names of what a killed process leaves behind beside a file that it was writing.
+PARTIAL = re.compile(r"\..+\.\d+\.partial")
 
 
 @contextmanager
@@ -44,7 +48,9 @@ def read_json(path: Path, otherwise: str) -> dict[str, Any]:
         raise UserError(f"{otherwise}: {path.name} cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise UserError(f"{otherwise}: {path.name} is damaged ({error}).") from None
-    return dict(content)
+    if not isinstance(content, dict):
+        raise UserError(f"{otherwise}: {path.name} holds no JSON object.")
+    return content
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from iql_fast.support.files import write_json, written_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import Console
 
 
 class Output:
@@ -53,7 +54,6 @@ def new_figure(width: float, height: float) -> Figure:
 
 def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """The first column to the left, the others to the right."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -61,4 +61,11 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
         table.add_column(heading, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console().print(table)
+
+
+def console() -> Console:
+    """Of the command line: what is printed there is printed as it is, brackets of paths too."""
+    from rich.console import Console
+
+    return Console(markup=False)

@@ -32,10 +32,10 @@ _WORDS: tuple[tuple[str, Family], ...] = (
     ("halfcheetah", "locomotion"),
     ("hopper", "locomotion"),
     ("walker2d", "locomotion"),
-    ("d4rl/pen", "adroit"),
-    ("d4rl/hammer", "adroit"),
-    ("d4rl/door", "adroit"),
-    ("d4rl/relocate", "adroit"),
+    ("d4rl/pen/", "adroit"),
+    ("d4rl/hammer/", "adroit"),
+    ("d4rl/door/", "adroit"),
+    ("d4rl/relocate/", "adroit"),
 )
 
 
