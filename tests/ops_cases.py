@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iql_fast import ops
 from iql_fast.support import extension
@@ -161,3 +161,23 @@ REDUCTIONS = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 DTYPES = pytest.mark.parametrize("dtype", list(EPSILON), ids=str)
 LAYOUT_NAMES = ("contiguous", "strided", "transposed")
 LAYOUTS = pytest.mark.parametrize("layout", LAYOUT_NAMES)
+
+
+def network(dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(7, 65), nn.ReLU(), nn.Linear(65, 3)).to(dtype)
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int = 1) -> None:
+    dtype = next(net.parameters()).dtype
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        x = torch.randn(16, 7, generator=generator, dtype=torch.float64).to(dtype)
+        optimizer.zero_grad()
+        (net(x) ** 2).mean().backward()
+        optimizer.step()
+
+
+def assert_equal_networks(one: nn.Module, other: nn.Module, **tolerance: float) -> None:
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, **tolerance)
