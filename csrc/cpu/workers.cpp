@@ -1,6 +1,9 @@
 #include "cpu/workers.h"
 
 #include <algorithm>
+#include <exception>
+#include <stdexcept>
+#include <string>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -45,10 +48,19 @@ void Signal::wait(std::int64_t number) const {
 }
 
 Workers::Workers(int n) {
-  for (int index = 1; index < n; ++index) threads_.emplace_back([this, index] { serve(index); });
+  try {
+    for (int index = 1; index < n; ++index) threads_.emplace_back([this, index] { serve(index); });
+  } catch (const std::exception& error) {  // a limit of the system, or no memory for a stack
+    const std::string started = std::to_string(size());
+    end();
+    throw std::runtime_error("only " + started + " of " + std::to_string(n) +
+                             " threads could be started (" + error.what() + ")");
+  }
 }
 
-Workers::~Workers() {
+Workers::~Workers() { end(); }
+
+void Workers::end() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     quit_ = true;

@@ -39,6 +39,7 @@ class Signal {
 // n threads, the caller among them, asleep between jobs.
 class Workers {
  public:
+  // Throws std::runtime_error where the system does not give so many threads.
   explicit Workers(int n);
   ~Workers();
   Workers(const Workers&) = delete;
@@ -51,6 +52,7 @@ class Workers {
 
  private:
   void serve(int index);
+  void end();
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;

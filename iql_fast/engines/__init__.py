@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from iql_fast.data.dataset import Transitions
+from iql_fast.engines import resources
 from iql_fast.engines.base import (
+    DTYPES,
     METRICS,
     PER_SEED,
     TRAINED,
@@ -119,11 +123,21 @@ def create(
         threads: CPU threads; 0 takes all cores that this process may use.
 
     Raises:
-        UserError: the engine cannot be used here.
+        UserError: the engine cannot be used here, or needs more memory or threads than there are.
+        ValueError: seeds or columns are not what they should be.
     """
     import torch
 
+    if precision not in DTYPES:
+        raise ValueError(f"precision is {precision!r}; expected one of {', '.join(DTYPES)}")
+    _check_seeds(seeds)
+    _check_columns(data, network)
+    if threads < 0:
+        raise ValueError(f"threads is {threads}; expected 0 or more")
+    resources.check_threads(threads)
     name, _ = choose(name, precision, network, hyper)
+    if name in ("cpu", "reference"):
+        resources.check_memory(network, hyper, len(seeds), precision)
     if name == "cuda":
         from iql_fast.engines.cuda import CudaEngine
 
@@ -141,3 +155,28 @@ def create(
     if threads:
         torch.set_num_threads(threads)
     return ReferenceEngine(network, hyper, data, seeds, precision)
+
+
+def _check_seeds(seeds: Sequence[int]) -> None:
+    wrong = [s for s in seeds if isinstance(s, bool) or s != int(s) or not 0 <= s < 2**63]
+    if not len(seeds) or wrong:
+        raise ValueError(f"seeds are {list(seeds)[:8]}; expected whole numbers of 0 to 2^63 - 1")
+
+
+def _check_columns(data: Transitions, network: NetworkSpec) -> None:
+    rows, wide = len(data), (network.obs_dim, network.act_dim)
+    shapes = {
+        "observations": (rows, wide[0]),
+        "actions": (rows, wide[1]),
+        "rewards": (rows,),
+        "masks": (rows,),
+        "next_observations": (rows, wide[0]),
+    }
+    for name, shape in shapes.items():
+        column = getattr(data, name)
+        if column.shape != shape or column.dtype != np.float32 or not column.flags.c_contiguous:
+            raise ValueError(
+                f"{name} is {column.dtype} {column.shape}; expected contiguous float32 {shape}"
+            )
+    if not rows:
+        raise ValueError("there are no transitions to train on")

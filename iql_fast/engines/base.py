@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iql_fast.engines import ranges
 from iql_fast.policies.policy import Policy
 
 #: ``mixed``: fp32, but what hidden layers put out and its gradients are rounded to bf16, and so are
@@ -72,12 +73,19 @@ PerSeed = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """Sizes of the networks: MLPs with ReLU (paper, appendix B)."""
+    """Sizes of the networks: MLPs with ReLU (paper, appendix B).
+
+    Raises:
+        ValueError: a size is not a positive whole number.
+    """
 
     obs_dim: int
     act_dim: int
     hidden: tuple[int, ...] = (256, 256)
     critics: int = 2
+
+    def __post_init__(self) -> None:
+        ranges.check(vars(self))
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,9 @@ class Hyperparameters:
             ``(Stage(("value", "critic"), n), Stage(("actor",)))``, extract the policy when V and Q
             are done, as the paper's algorithm 1 is written; V and Q are the same either way, since
             they never read the policy.
+
+    Raises:
+        ValueError: a value is out of its range (``iql_fast.engines.ranges``); names it.
     """
 
     expectile: PerSeed = 0.7
@@ -154,6 +165,9 @@ class Hyperparameters:
     stages: tuple[Stage, ...] = (Stage(),)
 
     def __post_init__(self) -> None:
+        ranges.check(vars(self))
+        if self.value_order not in ("new", "old"):
+            raise ValueError(f"value_order is {self.value_order!r}; expected 'new' or 'old'")
         endless = [stage.steps is None for stage in self.stages]
         if endless != [False] * (len(endless) - 1) + [True]:
             raise ValueError("the last of the stages, and no other, has no number of steps")
@@ -212,6 +226,12 @@ class Batch:
     next_observations: Tensor
 
 
+def check_steps(steps: int) -> None:
+    """Raise a ``ValueError`` where that is not a number of steps."""
+    if steps != int(steps) or steps < 0:
+        raise ValueError(f"steps is {steps!r}; expected a whole number of at least 0")
+
+
 class Engine(Protocol):
     """The training step of S seeds over one dataset."""
 
@@ -235,6 +255,7 @@ class Engine(Protocol):
         """Do ``steps`` steps on batches drawn from the dataset; metrics averaged over them.
 
         Raises:
+            ValueError: ``steps`` is negative.
             NonFiniteLoss: a loss was not finite. The engine's state is then not to be used.
             KeyboardInterrupt: Ctrl-C, answered between two steps; the state is that after a whole
                 number of steps, and ``step`` says how many.

@@ -33,6 +33,7 @@ from iql_fast.engines.base import (
     Metrics,
     NetworkSpec,
     Precision,
+    check_steps,
 )
 from iql_fast.engines.flat_nets import Nets
 from iql_fast.engines.parameters import check_state, initial_state
@@ -167,6 +168,7 @@ class GraphEngine:
             return int(self.clock)
 
     def run(self, steps: int) -> Metrics:
+        check_steps(steps)
         first, done = self.step, 0
         for flag in self._watched:
             flag.zero_()

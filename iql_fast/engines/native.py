@@ -20,6 +20,7 @@ from iql_fast.engines.base import (
     Metrics,
     NetworkSpec,
     Precision,
+    check_steps,
 )
 from iql_fast.engines.metrics import counts_between, metric_means
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
@@ -97,6 +98,7 @@ class NativeEngine:
         return int(self._native.step)
 
     def run(self, steps: int) -> Metrics:
+        check_steps(steps)
         self._native.run(steps)
         return self._metrics()
 

@@ -22,6 +22,7 @@ from iql_fast.engines.base import (
     Metrics,
     NetworkSpec,
     Precision,
+    check_steps,
 )
 from iql_fast.engines.metrics import MetricSums
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
@@ -71,6 +72,7 @@ class ReferenceEngine:
         return int(self.state["step"])
 
     def run(self, steps: int) -> Metrics:
+        check_steps(steps)
         sums = MetricSums(len(self.seeds))
         for _ in range(steps):
             self._update(self.batch_at(self.step), sums)

@@ -8,6 +8,7 @@ device; one may be broadcast to another's shape, as in torch. Two that would bot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -47,15 +48,26 @@ def expectile_loss(
         A tensor without dimensions, or [...] without reduction. It can be differentiated once.
 
     Raises:
-        ValueError: an unknown reduction, or shapes that do not go together.
+        ValueError: an unknown reduction, shapes that do not go together, or a number out of range.
         RuntimeError: dtypes or devices that differ or are not supported.
     """
+    _require(0 < tau < 1, "tau", tau, "a number between 0 and 1")
     number = _reduction(reduction)
     qs, (v,) = _aligned(q, v)
     if native and _native.AVAILABLE:
         loss: Tensor = _expectile_loss(qs, v, tau, number)
         return loss
     return plain.expectile_loss(qs, v, tau, number)
+
+
+def _require(holds: bool, name: str, value: float, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value}; expected {expected}")
+
+
+def _check_weights(beta: float, clip: float) -> None:
+    _require(0 <= beta < math.inf, "beta", beta, "a finite number of at least 0")
+    _require(clip > 0, "clip", clip, "a positive number")
 
 
 def awr_weights(
@@ -76,6 +88,7 @@ def awr_weights(
     Raises:
         ValueError, RuntimeError: as for ``expectile_loss``.
     """
+    _check_weights(beta, clip)
     qs, (v,) = _aligned(q, v)
     if native and _native.AVAILABLE:
         weights: Tensor = _awr_weights(qs, v, beta, clip)
@@ -105,6 +118,7 @@ def awr_loss(
     Raises:
         ValueError, RuntimeError: as for ``expectile_loss``.
     """
+    _check_weights(beta, clip)
     number = _reduction(reduction)
     qs, (v, log_prob) = _aligned(q, v, log_prob)
     if native and _native.AVAILABLE:
@@ -141,6 +155,7 @@ def gaussian_awr_loss(
     Raises:
         ValueError, RuntimeError: as for ``expectile_loss``.
     """
+    _check_weights(beta, clip)
     number = _reduction(reduction)
     qs, (v,) = _aligned(q, v)
     if native and _native.AVAILABLE:
@@ -170,6 +185,7 @@ def twin_q_loss(
     Raises:
         ValueError, RuntimeError: as for ``expectile_loss``.
     """
+    _require(0 <= discount <= 1, "discount", discount, "a number of 0 to 1")
     number = _reduction(reduction)
     critics = _listed(qs)
     if not r.shape == mask.shape == next_v.shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -15,6 +15,7 @@ from iql_fast import data
 from iql_fast.data.transform import Rewards as RewardRule
 from iql_fast.data.transform import RewardTransform
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
+from iql_fast.engines.ranges import RANGES, fault
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue, presets
 from iql_fast.tasks.catalogue import Physics
@@ -468,25 +469,14 @@ def _check(config: TrainConfig) -> None:
     for name in PER_SEED:
         count = len(values[name])
         require(count in (1, config.seeds), name, f"one value, or one for each of {config.seeds}")
-        require(all(math.isfinite(x) for x in values[name]), name, "finite numbers")
-    ranges: dict[str, tuple[Callable[[float], bool], str]] = {
-        "expectile": (lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
-        "discount": (lambda x: 0 <= x <= 1, "between 0 and 1"),
-        "polyak": (lambda x: 0 <= x <= 1, "between 0 and 1"),
-        "temperature": (lambda x: x >= 0, "at least 0"),
-        "weight_clip": (lambda x: x > 0, "positive"),
-        "value_lr": (lambda x: x >= 0, "at least 0"),
-        "critic_lr": (lambda x: x >= 0, "at least 0"),
-        "actor_lr": (lambda x: x >= 0, "at least 0"),
-    }
-    for name, (inside, expected) in ranges.items():
-        require(all(inside(x) for x in values[name]), name, expected)
+    for name in RANGES.keys() & values.keys():
+        if wrong := fault(name, values[name]):
+            require(False, name, wrong.removeprefix("expected "))
     for name in ("reward_scale", "reward_shift"):
         require(values[name] is None or math.isfinite(values[name]), name, "a finite number")
     require(
         values["reward_scale"] is None or values["reward_scale"] > 0, "reward_scale", "positive"
     )
-    require(0 <= values["actor_dropout"] < 1, "actor_dropout", "at least 0 and below 1")
     require(values["eval_episodes"] >= 0, "eval_episodes", "a number of at least 0")
     workers = values["eval_workers"]
     require(workers is None or workers >= 1, "eval_workers", "a positive number")

@@ -18,7 +18,7 @@ from iql_fast import data, engines
 from iql_fast.data import LoadedData
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import normalised
-from iql_fast.engines import Engine
+from iql_fast.engines import Engine, resources
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
@@ -54,6 +54,8 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
     engines.check(engine_name, options.precision, hyper=options.hyperparameters())
+    if note := resources.check_threads(options.threads):
+        console.print(f"warning {note}", style="yellow")
     _check_environment(options, console)
     with ExitStack() as stack:
         stack.enter_context(place)

@@ -1,0 +1,63 @@
+"""The values that settings may have, wherever they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Range(NamedTuple):
+    """Which numbers a setting may be, and how to say so."""
+
+    holds: Callable[[float], bool]
+    expected: str
+
+
+_POSITIVE = Range(lambda x: x > 0, "positive")
+_NOT_NEGATIVE = Range(lambda x: x >= 0, "at least 0")
+_COUNT = Range(lambda x: x >= 1, "a positive number")
+_SHARE = Range(lambda x: 0 <= x <= 1, "between 0 and 1")
+
+RANGES = {
+    "expectile": Range(lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
+    "temperature": _NOT_NEGATIVE,
+    "discount": _SHARE,
+    "polyak": _SHARE,
+    "weight_clip": _POSITIVE,
+    "value_lr": _NOT_NEGATIVE,
+    "critic_lr": _NOT_NEGATIVE,
+    "actor_lr": _NOT_NEGATIVE,
+    "actor_dropout": Range(lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "actor_schedule_steps": _NOT_NEGATIVE,
+    "batch_size": _COUNT,
+    "critics": _COUNT,
+    "hidden": _COUNT,
+    "obs_dim": _COUNT,
+    "act_dim": _COUNT,
+}
+#: Settings that count something.
+WHOLE = frozenset({"actor_schedule_steps", "batch_size", "critics", "hidden", "obs_dim", "act_dim"})
+
+
+def fault(name: str, value: Any) -> str | None:
+    """What is wrong with a value, or with one of several; None where nothing is."""
+    values = np.asarray(value)
+    kinds = "iu" if name in WHOLE else "iuf"
+    if values.dtype.kind not in kinds or values.size == 0:
+        return f"expected {'whole numbers' if name in WHOLE else 'numbers'}"
+    if not np.isfinite(values).all():
+        return "expected finite numbers"
+    expected = RANGES[name]
+    if not all(map(expected.holds, values.reshape(-1).tolist())):
+        return f"expected {expected.expected}"
+    return None
+
+
+def check(settings: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` that names the first setting out of its range, of those that have
+    one."""
+    for name, value in settings.items():
+        if name in RANGES and (wrong := fault(name, value)):
+            raise ValueError(f"{name} is {value!r}; {wrong}")
