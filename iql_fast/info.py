@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import tyro
+
 from iql_fast import engines
 from iql_fast.runs import machine
 from iql_fast.support import cli, extension
 
 
+@dataclass
+class Options:
+    """Show the build, the machine, and which engines can train here, with what bars the others."""
+
+
 def main() -> None:
     """Print the diagnosis."""
+    tyro.cli(Options, prog="python -m iql_fast.info")
     for name, version in machine.versions().items():
         print(f"{name:14} {version}")
     for name, value in machine.machine().items():

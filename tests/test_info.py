@@ -28,3 +28,11 @@ def test_info_names_every_engine_and_why_it_cannot_be_used() -> None:
         mixed = native.mixed_unavailable_reason()
         found = next(line for line in lines if line[:1] == ["mixed"])
         assert found[1] == ("none:" if mixed else native.cpu_kernel_set(mixed=True))
+
+
+def test_an_option_that_does_not_exist_is_refused() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "iql_fast.info", "--bogus"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "--bogus" in result.stderr
