@@ -69,6 +69,34 @@ class Doubled(gymnasium.RewardWrapper[Any, Any]):
         return 2 * reward
 
 
+def doubled() -> gymnasium.Env[Any, Any]:
+    """One whose constructor wraps it."""
+    return Doubled(Odd())
+
+
+class Failing(Odd):
+    """Breaks down in its fourth step."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.seen.append(action)
+        if len(self.seen) > 3:
+            raise RuntimeError("the motor is on fire")
+        return super().step(action)
+
+
+# What a user's package does: ``--env tests.odd_environments:ID``.
+for _id, _entry, _kwargs in (
+    ("OddUnsorted-v0", "Odd", {"observations": "unsorted"}),
+    ("OddBox-v0", "Odd", {}),
+    ("OddDoubled-v0", "doubled", {}),
+    ("OddFailing-v0", "Failing", {}),
+):
+    gymnasium.register(
+        _id, f"tests.odd_environments:{_entry}", max_episode_steps=STEPS, kwargs=_kwargs
+    )
+gymnasium.register("OddCallable-v0", Odd, max_episode_steps=STEPS)
+
+
 def made(observations: str = "box", actions: str = "box") -> gymnasium.Env[Any, Any]:
     """One of them, as ``gymnasium.make`` makes it."""
     spec = gymnasium.envs.registration.EnvSpec(

@@ -18,9 +18,9 @@ def no_data(monkeypatch):
         pytest.fail("data were loaded before the error was found")
 
     monkeypatch.setattr(data, "load", load)
-    workers._kept.cache_clear()
+    workers._kept.clear()
     yield
-    workers._kept.cache_clear()
+    workers._kept.clear()
 
 
 @pytest.mark.usefixtures("no_data")

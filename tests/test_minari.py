@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import gymnasium
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -46,7 +47,7 @@ def stacked(samples):
     return np.stack([np.asarray(sample) for sample in samples])
 
 
-def collect(name, env, episodes=3, data_format="hdf5"):
+def collect(name, env, episodes=3, data_format="hdf5", **metadata):
     """Random actions, stored as Minari's own collector does (which needs jax, and is not asked
     for that); what was seen and done, a list an episode."""
     from minari.data_collector import EpisodeBuffer
@@ -76,7 +77,9 @@ def collect(name, env, episodes=3, data_format="hdf5"):
                 infos={},
             )
         )
-    library.create_dataset_from_buffers(name, buffer=buffer, env=env, data_format=data_format)
+    library.create_dataset_from_buffers(
+        name, buffer=buffer, env=env, data_format=data_format, **metadata
+    )
     return log
 
 
@@ -217,7 +220,7 @@ def test_a_specification_of_an_older_gymnasium_is_repaired():
     assert workers.environment(where.environment).spec.id == "Pendulum-v1"
 
 
-def buffers(name, episodes=3, steps=8, reward=None, terminal=False, obs_dim=4):
+def buffers(name, episodes=3, steps=8, reward=None, terminal=False, obs_dim=4, **metadata):
     """A dataset of noise, without an environment."""
     from minari.data_collector import EpisodeBuffer
 
@@ -238,7 +241,45 @@ def buffers(name, episodes=3, steps=8, reward=None, terminal=False, obs_dim=4):
         ],
         observation_space=odd.unit(obs_dim),
         action_space=odd.unit(2, low=-1, high=1),
+        **metadata,
     )
+
+
+def test_rewards_in_a_column_of_their_own():
+    buffers("my/column-v0", reward=lambda i, t: np.float32([i + t]))
+    loaded = data.load("my/column-v0", offline=True)
+    assert loaded.transitions.rewards[:9].tolist() == [*range(8), 1]
+
+
+def test_episodes_that_minari_cannot_read():
+    buffers("my/broken-v0")
+    path = library.storage.get_dataset_path("my/broken-v0") / "data" / "main_data.hdf5"
+    with h5py.File(path, "r+") as file:
+        del file["episode_1/observations"]
+    with pytest.raises(
+        UserError, match=r"my/broken-v0: Minari cannot read its episodes \(KeyError"
+    ):
+        data.load("my/broken-v0", offline=True)
+
+
+@pytest.mark.parametrize("high", [1.0, float("nan"), -3.0])
+def test_reference_returns_that_measure_nothing_are_left_out(high):
+    collect("odd/reference-v0", odd.made(), ref_min_score=1.0, ref_max_score=high)
+    loaded = data.load("odd/reference-v0", offline=True)
+    assert loaded.scoring.reference is None
+    assert any("measure nothing" in note for note in loaded.notes)
+
+
+def test_an_environment_of_a_package_scores_it():
+    collect("odd/module-v0", odd.made("unsorted"))
+    package = "tests.odd_environments"
+    where = data.load("odd/module-v0", offline=True, env=f"{package}:OddUnsorted-v0").scoring
+    assert where.horizon == odd.STEPS
+    seen, _ = workers.environment(where.environment).reset(seed=3)
+    plain, _ = odd.made("unsorted").reset(seed=3)
+    np.testing.assert_array_equal(seen[:1], plain["a"])
+    with pytest.raises(UserError, match=r"OddCallable-v0: its specification cannot be written"):
+        data.load("odd/module-v0", offline=True, env=f"{package}:OddCallable-v0")
 
 
 def test_an_id_without_a_namespace(command):

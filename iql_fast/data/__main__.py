@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -64,9 +65,8 @@ class Info:
 
     def _found(self) -> resolve.Found:
         if self.name not in catalogue.names():
-            path = Path(self.name)
-            if path.exists():
-                return resolve.find("", dataset=path, env=self.env)
+            if os.path.exists(self.name):  # Path.exists raises on a name that is too long
+                return resolve.find("", dataset=Path(self.name), env=self.env)
             if resolve.is_others(self.name):
                 return resolve.find(self.name, offline=True, env=self.env)
         task = catalogue.get(self.name)
@@ -104,6 +104,10 @@ class Make:
 
     def run(self) -> None:
         task = catalogue.get(self.name)
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}; expected a number of at least 0.")
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"--workers is {self.workers}; expected a positive number.")
         if self.rows is not None and self.rows < 2:
             raise UserError(f"--rows {self.rows}: a dataset needs at least 2 rows.")
         if self.rows is not None and self.out is None:

@@ -96,6 +96,11 @@ def _read_hdf5(path: Path) -> Columns:
                 for name, own in _wanted(file.__contains__).items()
             }
     except (OSError, KeyError, RuntimeError) as error:
+        if "filter" in str(error):
+            raise UserError(
+                f"{path} is compressed in a way that is not installed here ({error}). `pip install "
+                "hdf5plugin` and importing it, or h5repack, may help."
+            ) from None
         raise UserError(
             f"{path} cannot be read as HDF5 ({error}). It is truncated or not an HDF5 file: fetch "
             f"or make it again. What can be read here: {FORMATS}."
@@ -104,6 +109,7 @@ def _read_hdf5(path: Path) -> Columns:
 
 def _hdf5_array(node: Any, name: str, path: Path, may_be_group: bool) -> NDArray[Any]:
     if hasattr(node, "dtype"):
+        _require_sources(node, name, path)
         narrow = node.dtype.kind == "f" and node.dtype.itemsize != 4
         return np.asarray(node.astype(np.float32)[()] if narrow else node[()])
     if not may_be_group or not len(node):
@@ -123,6 +129,19 @@ def _hdf5_array(node: Any, name: str, path: Path, may_be_group: bool) -> NDArray
                 "here. Encode them to vectors first."
             )
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
+
+
+def _require_sources(dataset: Any, name: str, path: Path) -> None:
+    """Raise a ``UserError`` where what a dataset is made of lies in other files that are not there:
+    HDF5 itself reads zeros."""
+    files = [source.file_name for source in dataset.virtual_sources()] if dataset.is_virtual else []
+    files += [file for file, _, _ in dataset.external or ()]
+    for file in files:
+        if file != "." and not (path.parent / file).exists():
+            raise UserError(
+                f"{path}: {name!r} is kept in {file}, which is not there. Bring it back, or write "
+                "the numbers into one file."
+            )
 
 
 def group_parts(path: Path) -> list[tuple[str, int]] | None:
@@ -266,11 +285,12 @@ def _typed(columns: Mapping[str, NDArray[Any]], path: Path) -> Columns:
             )
         if column.ndim == 0:
             raise UserError(f"{path}: {name!r} is a single number; expected one row a step.")
-        typed[name] = (
-            _flag(column, name, path)
-            if name in FLAGS
-            else np.ascontiguousarray(column, dtype=np.float32)
-        )
+        with np.errstate(over="ignore"):  # what float32 cannot hold is named as not finite
+            typed[name] = (
+                _flag(column, name, path)
+                if name in FLAGS
+                else np.ascontiguousarray(column, dtype=np.float32)
+            )
     return typed
 
 

@@ -74,7 +74,7 @@ def _last_rows(ends: BoolArray) -> NDArray[np.int64]:
 def check_shapes(columns: Mapping[str, NDArray[Any]], where: str) -> None:
     """Raise a ``UserError`` where columns are not of one length, or of other dimensions."""
     if columns["observations"].shape[:1] == (0,):
-        raise UserError(f"{where} holds no rows.")
+        raise UserError(f"{where} has 0 rows: a transition needs two that follow each other.")
     for key, column in columns.items():
         expected = 2 if key in ("observations", "actions", "next_observations") else 1
         if column.ndim != expected:

@@ -50,7 +50,7 @@ def is_local(dataset_id: str) -> bool:
 
     try:
         return bool((get_dataset_path(dataset_id) / "data").is_dir())
-    except ValueError:
+    except (OSError, ValueError):  # a name that no file can have
         return False
 
 

@@ -76,10 +76,11 @@ def to_training(
         "actions_clipped": float((np.abs(actions) > 1 + 1e-6).mean()),
     }
     values = logged.rewards
-    if scale != 1.0:
-        values = (values * scale).astype(np.float32)
-    if shift != 0.0:
-        values = values + np.float32(shift)
+    with np.errstate(over="ignore"):
+        if scale != 1.0:
+            values = (values * scale).astype(np.float32)
+        if shift != 0.0:
+            values = values + np.float32(shift)
     if not np.isfinite(values).all():
         raise UserError(
             f"{where}: {scale:g} * reward + {shift:g} is beyond float32's 3.4e38 in row "

@@ -38,8 +38,8 @@ class Units:
 
     @property
     def action_line(self) -> tuple[FloatArray, FloatArray] | None:
-        """(middle, half) ``[A]`` each: the environment's action is ``middle + half * output``, which
-        lies within its bounds however it is rounded."""
+        """(middle, half) ``[A]`` each: the environment's action is ``middle + half * output``,
+        within its bounds however it is rounded."""
         if self.act_low is None or self.act_high is None:
             return None
         low, high = self.act_low.astype(np.float64), self.act_high.astype(np.float64)
