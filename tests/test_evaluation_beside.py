@@ -66,6 +66,9 @@ class Held:
         self.waited_for = not self.done()
         return self._returns
 
+    def successes(self):
+        return np.zeros_like(self._returns)
+
 
 class HeldEvaluator(episodes.Evaluator):
     """Gives out ``Held`` evaluations, whose returns are their steps."""

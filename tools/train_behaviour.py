@@ -26,6 +26,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
+import iql_fast.environments  # noqa: F401  registers them
+
 
 class LeanSAC(SAC):
     """SAC whose update skips work that its result does not need: no critic gradients in the
@@ -125,7 +127,7 @@ class Snapshots(BaseCallback):
         returns = [episode["r"] for episode in self.model.ep_info_buffer]
         recent = float(np.mean(returns)) if returns else float("nan")
         metadata = {
-            "env": f"{self.env}-v4",
+            "env": f"{self.env}, MuJoCo 2.0's physics",
             "algorithm": self.algorithm,
             "steps": str(self.num_timesteps),
             "training_return": f"{recent:.1f}",
@@ -141,7 +143,7 @@ class Snapshots(BaseCallback):
 
 def build(arguments: argparse.Namespace) -> Any:
     """The learner, with settings that are known to work on these environments."""
-    env_id = f"{arguments.env}-v4"
+    env_id = f"iql_fast/{arguments.env.lower()}-v2"  # D4RL's mechanics
     if arguments.algorithm == "sac":
         return LeanSAC(
             "MlpPolicy",

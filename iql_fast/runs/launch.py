@@ -54,6 +54,8 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
     engines.check(engine_name, options.precision, hyper=options.hyperparameters())
+    least = options.network(1, 1)  # whatever the data are
+    resources.check_memory(least, options.hyperparameters(), options.seeds, options.precision)
     if note := resources.check_threads(options.threads):
         console.print(f"warning {note}", style="yellow")
     _check_environment(options, console)

@@ -56,7 +56,12 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str
     Raises:
         UserError: it is not a table that this package wrote; names the line.
     """
-    text = path.read_text()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Bring back the run's own file."
+        ) from None
     reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
     rows = list(reader)
     found = tuple(reader.fieldnames or ())
@@ -66,12 +71,22 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str
             "it saved by another program? Bring back the run's own file."
         )
     for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values() or not str(row["step"]).isdecimal():
+        if not _is_of_a_run(row):
             raise UserError(
                 f"{path} is damaged in line {number}: {list(row.values())[:3]}... is not a row of "
                 "a run. Bring back the run's own file, or remove the line."
             )
     return rows
+
+
+def _is_of_a_run(row: Mapping[Any, Any]) -> bool:
+    """Whether a row has a number in every column, and a step in the first."""
+    if None in row or None in row.values() or not str(row["step"]).isdecimal():
+        return False
+    try:
+        return all(float(value) is not None for value in row.values())
+    except ValueError:
+        return False
 
 
 def last_step(path: Path) -> int:
