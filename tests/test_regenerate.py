@@ -81,7 +81,7 @@ def test_the_manifests_returns_are_what_comes_out(env, tmp_path):
     path = tmp_path / "made.hdf5"
     regenerate.regenerate(name, path, rows=12_000, seed=5, progress=False)
     logged = d4rl.transitions(d4rl.read(path), 1000)
-    returns = d4rl.trajectory_returns(logged.rewards, logged.ends)[:-1]
+    returns = logged.returns()[:-1]
     entry = regenerate.manifest()[name]
     error = returns.std() / np.sqrt(len(returns))
     # Both are means over few episodes: four standard errors, and a tenth for the recorded one's.
