@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gymnasium
 import h5py
+import minari as library
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -29,7 +30,6 @@ from iql_fast.support.errors import UserError
 
 from . import odd_environments as odd
 
-library = pytest.importorskip("minari")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 

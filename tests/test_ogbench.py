@@ -95,3 +95,13 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "ogbench", None)
     with pytest.raises(UserError, match="pip install ogbench"):
         data.load(NAME)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_another_environment_or_reference_is_refused_and_not_ignored():
+    for asked, option in (
+        ({"env": "Pendulum-v1"}, "--env"),
+        ({"reference": (0, 1)}, "--reference"),
+    ):
+        with pytest.raises(UserError, match=f"{option} is for data of your own"):
+            data.load(NAME, **asked)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 
 import gymnasium
+import minari as library
 import numpy as np
 import pytest
 
-library = pytest.importorskip("minari")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 
 EPISODES, STEPS = 120, 100

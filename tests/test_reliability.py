@@ -117,7 +117,7 @@ def test_a_state_of_another_step_is_noticed_where_there_is_no_digest(run):
     (folder / "state.json").write_text(json.dumps(record | {"format": 1}))
     assert checkpoint.load(run / "checkpoint", 200).step == 200
     shutil.copy(run / "checkpoint" / "000000100" / "state.safetensors", folder)
-    refused(run, "holds the state of another step")
+    refused(run, "holds the state of another step. Remove it to go on from step 100")
 
 
 def test_a_state_that_does_not_fit_the_options(run):
@@ -204,6 +204,10 @@ def test_overwriting_removes_what_is_ours_alone(run):
     assert [path.read_text() for path in own] == ["kept"] * 4
     assert checkpoint.steps(run / "checkpoint") == [50]
     assert [int(row["step"]) for row in read_rows(run / "metrics.csv")] == [50]
+    # A checkpoint may have to go where a file that is not ours has stayed.
+    train.main([*SMALL, *again[:-1], "100"])
+    assert own[-1].read_text() == "kept"
+    assert checkpoint.load(run / "checkpoint", 100).step == 100
 
 
 def test_a_folder_of_hidden_files_is_not_taken_for_a_run_to_be(tmp_path):

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from iql_fast.data import describe, download, minari, regenerate, resolve
+from iql_fast.data.resolve import Search
 from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
@@ -66,9 +67,9 @@ class Info:
     def _found(self) -> resolve.Found:
         if self.name not in catalogue.names():
             if os.path.exists(self.name):  # Path.exists raises on a name that is too long
-                return resolve.find("", dataset=Path(self.name), env=self.env)
+                return resolve.find("", Search(Path(self.name), self.env))
             if resolve.is_others(self.name):
-                return resolve.find(self.name, offline=True, env=self.env)
+                return resolve.find(self.name, Search(env=self.env, offline=True))
         task = catalogue.get(self.name)
         places = (
             resolve.downloaded_path(task),
@@ -80,9 +81,8 @@ class Info:
                 f"iql_fast.data fetch {task.name}` downloads it, `... make {task.name}` "
                 "regenerates it."
             )
-        return resolve.find(
-            task.name, dataset=self.dataset, seed=self.seed, physics=self.physics, offline=True
-        )
+        search = Search(self.dataset, seed=self.seed, physics=self.physics, offline=True)
+        return resolve.find(task.name, search)
 
 
 @dataclass

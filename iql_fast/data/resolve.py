@@ -127,6 +127,32 @@ def preset_of(task: str) -> presets.Preset:
     return presets.of_name(task)
 
 
+@dataclass(frozen=True)
+class Search:
+    """Where data may come from, and what is said of them besides.
+
+    Attributes:
+        dataset: a file of the user's; nothing else is then looked for.
+        env: Gymnasium id of the environment that scores data of the user's own, or Minari's.
+        reference: returns that score 0 and 100 there.
+        regenerate_ok: whether regenerated data may stand in for D4RL's.
+        offline: do not try to download.
+        seed: of regenerated data.
+        physics: whose mechanics regenerated data are made in and policies scored in. A Minari
+            dataset has those of the environment that it names.
+        progress: show that of downloading and of making data.
+    """
+
+    dataset: Path | None = None
+    env: str = ""
+    reference: tuple[float, float] | None = None
+    regenerate_ok: bool = True
+    offline: bool = False
+    seed: int = 0
+    physics: Physics = "d4rl"
+    progress: bool = True
+
+
 def load(
     task: Task | str,
     *,
@@ -145,68 +171,53 @@ def load(
 
     Args:
         task: a task of the paper, a Minari id, or a name of OGBench's; ``""`` for a file alone.
-        dataset: a file of the user's; nothing else is then looked for.
-        env: Gymnasium id of the environment that scores data of the user's own.
-        reference: returns that score 0 and 100, of data of the user's own.
         family: whose preset the data are transformed by; None: the one that fits their name.
         rewards: scale and shift of rewards in place of the authors'.
-        regenerate_ok: whether regenerated data may stand in for D4RL's.
-        offline: do not try to download.
-        seed: of regenerated data.
-        physics: whose mechanics regenerated data are made in and policies scored in. A Minari
-            dataset has those of the environment that it names.
+        dataset, env, reference, regenerate_ok, offline, seed, physics, progress: see ``Search``.
 
     Raises:
         UserError: no data could be had, or they are not usable; says why and what to do.
     """
     name = task if isinstance(task, str) else task.name
-    found = find(
-        name,
-        dataset=dataset,
-        env=env,
-        reference=reference,
-        regenerate_ok=regenerate_ok,
-        offline=offline,
-        seed=seed,
-        physics=physics,
-        progress=progress,
-    )
-    family = family or preset_of(name).family
-    return _finish(found, family, rewards or Rewards())
+    search = Search(dataset, env, reference, regenerate_ok, offline, seed, physics, progress)
+    found = find(name, search)
+    return _finish(found, family or preset_of(name).family, rewards or Rewards())
 
 
-def find(
-    task: str,
-    *,
-    dataset: Path | None = None,
-    env: str = "",
-    reference: tuple[float, float] | None = None,
-    regenerate_ok: bool = True,
-    offline: bool = False,
-    seed: int = 0,
-    physics: Physics = "d4rl",
-    progress: bool = True,
-) -> Found:
+def find(task: str, search: Search) -> Found:
     """The data of a name as they were logged; see ``load``."""
-    if dataset is not None and not task:
-        return _own_file(dataset, env, reference)
-    if is_others(task, dataset):
+    if search.dataset is not None and not task:
+        return _own_file(search.dataset, search.env, search.reference)
+    if is_others(task, search.dataset):
         if minari.is_id(task):
-            return _of_minari(task, offline, env, reference)
-        logged, bounds, where = ogbench.load(task, offline)
-        record = {"origin": "ogbench", "ogbench_name": task}
-        return Found(logged, task, "ogbench", record, where, bounds)
-    return _of_task(catalogue.get(task), dataset, regenerate_ok, offline, seed, physics, progress)
+            return _of_minari(task, search)
+        return _of_ogbench(task, search)
+    return _of_task(catalogue.get(task), search)
 
 
-def _of_minari(task: str, offline: bool, env: str, reference: tuple[float, float] | None) -> Found:
-    loaded = minari.load(task, offline)
+def _of_ogbench(task: str, search: Search) -> Found:
+    if search.env or search.reference:
+        option = "--env" if search.env else "--reference"
+        raise UserError(
+            f"{option} is for data of your own: {task} is scored by success, in OGBench's own "
+            "environment. Leave it out."
+        )
+    logged, bounds, where = ogbench.load(task, search.offline)
+    record = {"origin": "ogbench", "ogbench_name": task}
+    return Found(logged, task, "ogbench", record, where, bounds)
+
+
+def _of_minari(task: str, search: Search) -> Found:
+    loaded = minari.load(task, search.offline)
     record = {"origin": "minari", "minari_id": task}
     where = loaded.scoring
-    if env or reference:
-        longest = int(loaded.transitions.lengths().max())
-        other = _specified(env, longest) if env else where
-        where = replace(other, reference=reference or where.reference)
+    if search.env:
+        where = replace(
+            _specified(search.env, int(loaded.transitions.lengths().max())),
+            reference=where.reference,
+        )
+    if search.reference:
+        where = replace(where, reference=search.reference)
     return Found(
         loaded.transitions,
         task,
@@ -294,21 +305,11 @@ def _scoring_of(env: str, reference: tuple[float, float] | None, horizon: int) -
     return Scoring(env, "", horizon, reference)
 
 
-def _of_task(
-    task: Task,
-    dataset: Path | None,
-    regenerate_ok: bool,
-    offline: bool,
-    seed: int,
-    physics: Physics,
-    progress: bool,
-) -> Found:
-    where = scoring.of_task(task, physics)
-    path, source, record, notes = _file(
-        task, dataset, regenerate_ok, offline, seed, physics, progress
-    )
+def _of_task(task: Task, search: Search) -> Found:
+    where = scoring.of_task(task, search.physics)
+    path, source, record, notes = _file(task, search)
     environment = task.environment
-    if dataset is None or download.is_d4rls_own(path):
+    if search.dataset is None or download.is_d4rls_own(path):
         steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
         rows, logged = len(steps.rewards), d4rl.transitions(steps, environment.horizon)
     else:
@@ -321,41 +322,39 @@ def _of_task(
     )
 
 
-def _file(
-    task: Task,
-    dataset: Path | None,
-    regenerate_ok: bool,
-    offline: bool,
-    seed: int,
-    physics: Physics,
-    progress: bool,
-) -> tuple[Path, str, dict[str, Any], tuple[str, ...]]:
+def _file(task: Task, search: Search) -> tuple[Path, str, dict[str, Any], tuple[str, ...]]:
     """(file, source, record, notes) of a task's data; the record's origin says whose they are."""
-    if dataset is not None:
-        return dataset, "file", {"origin": "file"}, ()
-    original, made = downloaded_path(task), regenerated_path(task, seed, physics)
+    if search.dataset is not None:
+        return search.dataset, "file", {"origin": "file"}, ()
+    original, made = downloaded_path(task), regenerated_path(task, search.seed, search.physics)
     if original.exists():
         return original, "cache", {"origin": "d4rl"}, ()
-    can_make = regenerate_ok and task.name in regenerate.available()
+    can_make = search.regenerate_ok and task.name in regenerate.available()
     regenerated: dict[str, Any] = {
         "origin": "regenerated",
-        "seed": seed,
-        "physics": physics,
+        "seed": search.seed,
+        "physics": search.physics,
         "mujoco": simulator.version(),
     }
     if made.exists() and can_make:
         return made, "cache", regenerated, ()
     failure = "Downloads were switched off."
-    if not offline:
+    if not search.offline:
         try:
-            record = download.download(task.d4rl_file, original, progress=progress)
+            record = download.download(task.d4rl_file, original, progress=search.progress)
         except UserError as error:
             failure = str(error)
         else:
             return original, "download", {"origin": "d4rl", **record}, ()
     if not can_make:
         raise UserError(f"There are no data for {task.name}. {failure}")
-    regenerate.regenerate(task.name, made, physics=physics, seed=seed, progress=progress)
+    regenerate.regenerate(
+        task.name,
+        made,
+        physics=search.physics,
+        seed=search.seed,
+        progress=search.progress,
+    )
     why = f"the data are regenerated, since D4RL's own could not be had: {failure}"
     return made, "regenerated", regenerated | {"download": failure}, (why,)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,7 @@ class Units:
             return inputs
         return np.asarray((inputs - self.obs_mean) / self.obs_scale)
 
-    @property
+    @functools.cached_property
     def action_line(self) -> tuple[FloatArray, FloatArray] | None:
         """(middle, half) ``[A]`` each: the environment's action is ``middle + half * output``,
         within its bounds however it is rounded."""
@@ -57,9 +58,9 @@ class Units:
 
     def logged(self, actions: NDArray[np.floating]) -> FloatArray:
         """The inverse of ``act``: actions of the environment as networks are trained on them."""
-        if self.act_low is None or self.act_high is None:
+        if (line := self.action_line) is None:
             return np.asarray(actions, dtype=np.float32)
-        middle, half = _middle_and_half(self.act_low, self.act_high)
+        middle, half = (part.astype(np.float64) for part in line)
         return np.asarray((actions - middle) / half, dtype=np.float32)
 
     def record(self) -> dict[str, Any]:
@@ -72,13 +73,6 @@ class Units:
             "observation_scaling": pair(self.obs_mean, self.obs_scale),
             "action_bounds": pair(self.act_low, self.act_high),
         }
-
-
-def _middle_and_half(
-    low: FloatArray, high: FloatArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    wide_low, wide_high = low.astype(np.float64), high.astype(np.float64)
-    return (wide_low + wide_high) / 2, (wide_high - wide_low) / 2
 
 
 def from_record(record: Mapping[str, Any]) -> Units:

@@ -71,7 +71,12 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
                 os.fsync(file.fileno())
         if final.exists():  # of the same step: a resumed run that came here again
             _remove(final)
-        os.replace(partial, final)
+        if final.exists():  # what else lies in it is not ours; the record last: it makes it whole
+            for name in (STATE, RECORD):
+                os.replace(partial / name, final / name)
+            partial.rmdir()
+        else:
+            os.replace(partial, final)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -125,7 +130,7 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
     record, state = _read(path, load_file)
     inside = state.get("step")
     if inside is None or inside.numel() != 1 or int(inside) != record["step"]:
-        raise UserError(f"The checkpoint {path} holds the state of another step.")
+        raise _refused(path, "holds the state of another step")
     return Checkpoint(int(record["step"]), state, record["seconds"])
 
 
@@ -173,13 +178,18 @@ def _read(path: Path, reader: Callable[[Path], Content]) -> tuple[dict[str, Any]
             return record, reader(path / STATE)
     except Exception as error:
         damage = f"cannot be read ({error})"
+    raise _refused(path, damage)
+
+
+def _refused(path: Path, damage: str) -> UserError:
+    """What to say of a damaged checkpoint, and of the one before it."""
     older = [step for step in steps(path.parent) if step < int(path.name)]
     way_out = (
         f"Remove it to go on from step {older[-1]:,}."
         if older
         else "It is the only one, so the run has to be begun anew."
     )
-    raise UserError(f"The checkpoint {path} {damage}. {way_out}")
+    return UserError(f"The checkpoint {path} {damage}. {way_out}")
 
 
 def _damage(path: Path, record: Any) -> str | None:
