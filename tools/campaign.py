@@ -10,7 +10,7 @@ Each case runs in a process of its own with a time limit, in a folder of its own
     crash      the process was killed by a signal, or ended without a word
     hang       it did not end in time
     silent     it was done where it had to be refused, or ended with other weights
-    lost       a file that is not the package's own, or a row of a run, is gone
+    lost       a refusal changed a file of the run, or a file that is not the package's own is gone
 
 The counts are printed, and every case that is not good. The exit status is 0 where nothing is lost,
 silent, a crash or a hang, and tracebacks are fewer than 1%. Linux only: cases are forked.
@@ -34,12 +34,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ["MUJOCO_GL"] = "disable"
 
 import torch
-from campaign_cases import Case, Prepared, commands, files, options, python, runs, yaml
+from campaign_cases import Case, files, options, python, yaml
+from campaign_runs import Lost, Prepared, commands, runs
 
 from iql_fast.support.errors import NonFiniteLoss, UserError
 
 SECONDS = 120
-REFUSED, DONE, TRACEBACK = 10, 11, 12
+REFUSED, DONE, TRACEBACK, LOST = 10, 11, 12, 13
 
 
 def attempt(case: Case, folder: Path) -> int:
@@ -54,6 +55,9 @@ def attempt(case: Case, folder: Path) -> int:
         if not meant:
             traceback.print_exc()
         return REFUSED if meant else TRACEBACK
+    except Lost as error:
+        print(error)
+        return LOST
     except SystemExit as end:
         return REFUSED if end.code == 2 else TRACEBACK
     except BaseException:
@@ -92,14 +96,11 @@ def judged(case: Case, place: Path) -> tuple[str, str]:
     said = log.read_text(errors="replace")
     if os.WIFSIGNALED(status):
         return "crash", said
-    copy = folder / "run"
-    if (copy / "checkpoint").exists() and case.kind == "runs" and not (copy / "mine.txt").exists():
-        return "lost", said
     code = os.WEXITSTATUS(status)
     if code == REFUSED:
         return "good", said
-    if code == TRACEBACK:
-        return "traceback", said
+    if code in (TRACEBACK, LOST):
+        return "lost" if code == LOST else "traceback", said
     if code != DONE:
         return "crash", said
     if case.right is None:
