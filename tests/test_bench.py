@@ -67,6 +67,7 @@ def test_flops_are_those_that_the_reference_does(workload):
     assert counter.get_total_flops() == flops_a_step(workload)
 
 
+@pytest.mark.slow
 @needs_engine
 def test_half_of_the_units_stay_active_on_the_benchmarks_data():
     # As on the tasks' own. On numbers without structure it is 0.40 by then, and falls.
@@ -385,6 +386,7 @@ def test_a_rival_with_more_seeds_is_no_rival_of_fewer():
 # In processes of their own.
 
 
+@pytest.mark.slow
 def test_processes_that_can_start_and_that_cannot(monkeypatch):
     small = Workload(obs_dim=3, act_dim=2, hidden=(8, 8), batch=8, rows=50)
     good = Contender("eager", workload=small)
@@ -419,6 +421,7 @@ def script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 SHORT = ("--quick", "--rounds", "1", "--window", "0.05")
 
 
+@pytest.mark.slow
 @needs_engine
 def test_throughput(tmp_path):
     out = tmp_path / "out.json"
@@ -474,6 +477,7 @@ def test_kernels_that_give_something_else_are_not_timed():
         kernels.check(case(1e-3))
 
 
+@pytest.mark.slow
 @needs_engine
 def test_scaling(tmp_path):
     out = tmp_path / "out.json"

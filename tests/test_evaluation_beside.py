@@ -154,6 +154,7 @@ def test_a_loss_that_is_not_finite_comes_after_the_scores_before_it(
     assert checkpoint.steps(tmp_path / "run" / "checkpoint") == [100]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_the_same(waited, dataset, tmp_path):
     out = tmp_path / "cut"
     command = [*ARGUMENTS, "--dataset", dataset, "--out", out, "--eval-beside", "always"]
@@ -168,6 +169,7 @@ def test_killed_and_resumed_it_ends_the_same(waited, dataset, tmp_path):
     assert_same_run(out, waited)
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_open_evaluations(dataset, tmp_path):
     out = tmp_path / "run"
     command = [*SMALL, "--dataset", dataset, "--out", out, "--steps", 5000, *SLOW]

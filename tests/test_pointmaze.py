@@ -55,6 +55,7 @@ def record(name: str) -> None:
     library.create_dataset_from_buffers(name, buffer=buffer, env=env)
 
 
+@pytest.mark.slow
 def test_a_policy_scores_above_the_mean_of_its_data(tmp_path, monkeypatch, command):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     record("pointmaze/open-v0")

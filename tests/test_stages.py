@@ -273,6 +273,7 @@ def cached():
     write_hdf5(path, d4rl_columns(400, 17, 6))
 
 
+@pytest.mark.slow
 @needs_cpu_engine
 def test_the_command_trains_both_ways_and_times_them(cached, command, tmp_path):
     task = ("--tasks", "halfcheetah-medium-v2")

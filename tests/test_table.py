@@ -35,6 +35,7 @@ def cached():
         write_hdf5(path, d4rl_columns(400, *sizes))
 
 
+@pytest.mark.slow
 def test_two_tasks_make_a_table(cached, command, tmp_path):
     asked = ("--tasks", "halfcheetah-medium-v2", "hopper-medium-v2", "--seeds", 2, "--steps", 30)
     result = command("table", *asked, *SMALL, "--out", "here")
@@ -82,6 +83,7 @@ def test_two_tasks_make_a_table(cached, command, tmp_path):
     assert "holds a run with other options" in " ".join(other.stderr.split())
 
 
+@pytest.mark.slow
 def test_a_killed_table_is_finished_by_the_same_command(cached, tmp_path):
     asked = [
         *("--tasks", "hopper-medium-v2", "halfcheetah-medium-v2", "--seeds", 1, "--steps", 250),

@@ -71,6 +71,7 @@ def cached():
     write_hdf5(path, d4rl_columns(400, 17, 6))
 
 
+@pytest.mark.slow
 @needs_cpu_engine
 def test_the_command_trains_all_values_in_one_run(cached, command, tmp_path):
     task = ("--task", "halfcheetah-medium-v2")

@@ -104,6 +104,7 @@ def test_threads_and_workers_change_nothing(finished, command, tmp_path):
     assert same_state(again, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extraction", ["joint", "after"])
 def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path, extraction):
     whole, cut, steps = tmp_path / "whole", tmp_path / "cut", 1500
@@ -277,6 +278,7 @@ def test_a_worker_that_dies_stops_the_run_at_a_checkpoint(finished, tmp_path):
     assert f"stopped at step {scored}" in " ".join(errors.split())
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_an_evaluation_loses_no_interval(finished, tmp_path):
     cut, whole = tmp_path / "cut", tmp_path / "whole"
     short = ("--steps", 200, "--eval-interval", 50, "--eval-episodes", 20)
@@ -297,6 +299,7 @@ def test_ctrl_c_in_an_evaluation_loses_no_interval(finished, tmp_path):
     assert same_state(cut, whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_answered_and_resumed(finished, tmp_path):
     run, dataset, _ = finished
     for attempt in range(5):  # until the signal comes before the run's end
