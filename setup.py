@@ -49,6 +49,7 @@ REQUIREMENTS = [
     "minari[hdf5,hf]>=0.5.3,<0.6",  # its own interface is still changing
     "pillow",  # minari's HDF5 storage imports it
     "mujoco>=3.2.3,!=4.0.0",  # see iql_fast/environments/physics.py
+    "msgspec>=0.19",
     "numpy>=1.26",
     "packaging",
     "pyyaml",

@@ -9,9 +9,11 @@ from typing import Annotated
 import tyro
 
 from iql_fast.environments import scoring
-from iql_fast.runs import curves
+from iql_fast.runs import completeness, config, curves
+from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.rows import read_rows
+from iql_fast.runs.rows import last_step
+from iql_fast.runs.schedule import Schedule
 from iql_fast.runs.summary import summarise
 from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
@@ -37,25 +39,32 @@ def main() -> None:
     table = Table(title="Scores")
     for heading in ("run", "data", "steps", "seeds", "final", "best"):
         table.add_column(heading)
-    drawn = []
+    drawn, notes = [], list[str]()
     for path in options.runs:
         run = RunFolder(path)
         record = run.read_config()
-        rows = read_rows(run.scores) if run.scores.exists() else []
-        if not rows:
-            raise UserError(f"{path} has no scores yet: nothing to compare.")
-        summary = summarise(rows)
         where = scoring.from_record(record["scoring"])
+        reached = last_step(run.scores) if run.scores.exists() else 0
+        of_run = config.of_record(record["options"])
+        trained = config.with_options(TrainConfig(), of_run, str(run.config))
+        schedule = Schedule(trained, scored=where.environment is not None)
+        scores = completeness.scores(run, schedule, reached)
+        if not scores.rows:
+            raise UserError(f"{path} has no scores yet: nothing to compare.")
+        notes += scores.notes
+        summary = summarise(scores.rows, scores.due)
         drawn.append((path.name, run.scores, curves.reference_lines(where, record["data"])))
         table.add_row(
             path.name,
             record["data"]["title"],
-            f"{int(rows[-1]['step']):,}",
+            f"{int(scores.rows[-1]['step']):,}",
             str(record["options"]["seeds"]),
             *(f"{summary[k]['mean']:.1f} +- {summary[k]['std']:.1f}" for k in ("final", "best")),
         )
     curves.compare(options.out, drawn)
     output.console().print(table)
+    for note in notes:
+        print(f"warning {note}")
     print(options.out)
 
 

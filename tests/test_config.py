@@ -5,7 +5,7 @@ import pytest
 
 from iql_fast.environments import scoring
 from iql_fast.runs import config
-from iql_fast.runs.config import TrainConfig
+from iql_fast.runs.config import Algorithm, TrainConfig
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue
 
@@ -82,10 +82,10 @@ def test_bad_options(arguments, message):
     ("text", "message"),
     [
         ("expectil: 0.8", "no option 'expectil'. The nearest: expectile"),
-        ("steps: many", "steps is 'many'; expected int"),
-        ("steps: 1.5", "steps is 1.5; expected int"),
-        ("steps: .inf", "steps is inf; expected int"),
-        ("overwrite: 1", "overwrite is 1; expected bool"),
+        ("steps: many", "steps is 'many'; expected a whole number"),
+        ("steps: 1.5", "steps is 1.5; expected a whole number"),
+        ("steps: .inf", "steps is inf; expected a whole number"),
+        ("overwrite: 1", "overwrite is 1; expected true or false"),
         ("precision: half", "precision is 'half'; expected one of fp32, fp64, mixed"),
         ("value_order: older", "value_order is 'older'; expected one of new, old"),
         ("7: 8", "no option 7"),
@@ -99,6 +99,25 @@ def test_bad_yaml(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         config.parse(["--config", str(file)])
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 2.5}, "steps is 2.5; expected a whole number"),
+        ({"offline": "no"}, "offline is 'no'; expected true or false"),
+        ({"physics": "mujoco"}, "physics is 'mujoco'; expected one of d4rl, gymnasium"),
+        ({"dataset": 7}, "dataset is 7; expected a path"),
+        (
+            {"algorithm": Algorithm(hidden=(16, True))},
+            r"hidden is \[16, True\]; expected whole",
+        ),
+        ({"reference": (0.0, 1.0, 2.0)}, "reference is .*; expected 2 numbers"),
+    ],
+)
+def test_options_from_python_pass_the_same_gate(changes, message):
+    with pytest.raises(UserError, match=message):
+        config.completed(TrainConfig("hopper-medium-v2", **changes))
 
 
 def test_every_task_has_what_it_needs():

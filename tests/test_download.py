@@ -133,6 +133,14 @@ def test_a_whole_part_is_recognised(fetch, server, tmp_path):
     assert path.read_bytes() == server.content
 
 
+def test_a_cache_that_is_a_file_is_said_before_a_byte_is_asked_for(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("IQL_FAST_D4RL_URLS", server.url("whole"))
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        download.download(NAME, tmp_path / "cache" / "got.hdf5", progress=False)
+    assert server.requests == []
+
+
 def test_the_mirror_steps_in(fetch, server):
     path, record = fetch("forbidden", "fine")
     assert path.read_bytes() == server.content

@@ -98,15 +98,26 @@ def test_every_policy_is_shipped_and_fits_its_environment():
             assert np.abs(action).max() <= 1
 
 
+def test_a_place_that_cannot_be_written_is_said_before_minutes_of_rolling_out(
+    tmp_path, monkeypatch
+):
+    def collect(*_):
+        raise AssertionError("rows were rolled out")
+
+    monkeypatch.setattr(regenerate, "_collect", collect)
+    (tmp_path / "file").write_text("")
+    for path, message in (
+        (tmp_path / "file" / "x.hdf5", "cannot be written"),
+        (tmp_path, "is a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            regenerate.regenerate("hopper-random-v2", path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_errors(tmp_path):
     with pytest.raises(UserError, match="cannot be regenerated"):
         regenerate.regenerate("pen-human-v0", tmp_path / "x.hdf5")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
-        regenerate.regenerate(
-            "hopper-random-v2", tmp_path / "file" / "x.hdf5", rows=100, progress=False
-        )
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_dataset_of_other_policies_is_not_taken_from_the_cache(tmp_path, monkeypatch):

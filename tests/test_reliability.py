@@ -90,6 +90,28 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(run):
     assert resumed(run).step == 250
 
 
+def test_rows_that_are_missing_or_not_of_the_run_are_said(run, capsys):
+    path = run / "metrics.csv"
+    header, first, second, *rest = path.read_text().splitlines(keepends=True)
+    assert first.startswith("50,0,")
+    path.write_text("".join([header, first.replace("50,0,", "49,7,"), second, second, *rest]))
+    resumed(run)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "metrics.csv lacks 1 of 4: the first is of step 50 and seed 0" in said
+    assert "rows that this run did not write, 1 of 4: the first is of step 49 and seed 7" in said
+    assert "rows more than once, 1 of 4: the first is of step 100" in said
+    noted = json.loads((run / "summary.json").read_text())["warnings"]
+    assert [note.partition("metrics.csv ")[2][:9] for note in noted] == [
+        "lacks 1 o",
+        "has rows ",
+        "has rows ",
+    ]
+
+
+def test_whole_tables_are_not_remarked_on(original):
+    assert json.loads((original / "summary.json").read_text())["warnings"] == []
+
+
 @pytest.mark.parametrize("step", [-5, 100, "200", None])
 def test_the_step_of_a_checkpoint_is_its_folders(run, step):
     path = run / "checkpoint" / "000000200" / "state.json"
@@ -247,16 +269,16 @@ def test_a_run_that_is_moved_while_it_trains_ends(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hidden: [256.7, 32]", r"hidden is \[256\.7, 32\]; expected tuple"),
+        ("hidden: [256.7, 32]", r"hidden is \[256\.7, 32\]; expected whole numbers"),
         ("hidden: [true, true]", r"hidden is \[True, True\]"),
         ("discount: true", r"discount is True; expected numbers"),
         ("seeds: 2\nseeds: 3", r"seeds stands there twice"),
         ("batch-size: 2\nbatch_size: 3", r"batch_size stands there twice"),
         ("config: other.yaml", r"config belongs on the command line"),
-        ("task: null", r"task is None; expected str"),
+        ("task: null", r"task is None; expected text"),
         ("preset: walking", r"preset is 'walking'; expected one of locomotion"),
-        ("offline: 1", r"offline is 1; expected bool"),
-        ("steps: 1.5", r"steps is 1\.5; expected int"),
+        ("offline: 1", r"offline is 1; expected true or false"),
+        ("steps: 1.5", r"steps is 1\.5; expected a whole number"),
         ("- 1", r"must hold lines of the form"),
     ],
 )

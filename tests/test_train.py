@@ -38,6 +38,28 @@ SMALL = [
 KILLS = int(os.environ.get("IQL_FAST_KILLS", "3"))
 
 
+#: What a run is doing when it is killed, in turn.
+MOMENTS = ("training", "evaluation", "checkpoint", "start")
+#: Seconds within which a run reads its data and makes its folder.
+START = 8.0
+
+
+def is_at(moment: str, run: Path, past: float, began: float) -> bool:
+    """Whether a run is where it is to be killed, or so far that it must be killed anyway."""
+    if moment == "start" and time.monotonic() > began:
+        return True
+    if not (run / "metrics.csv").exists():
+        return False
+    reached = last_step(run / "metrics.csv")
+    if reached >= past + 200:  # it went by faster than it could be seen
+        return True
+    if moment == "evaluation":
+        return reached % 200 == 0 and reached > last_step(run / "scores.csv")
+    if moment == "checkpoint":
+        return any((run / "checkpoint").glob(".*.partial"))
+    return moment == "training" and reached >= past
+
+
 def rows_without_time(path):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_rows(path)]
 
@@ -119,15 +141,18 @@ def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path, extractio
     for kill in range(KILLS):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         # Further on each time, and far enough from the end that the run cannot get there first.
-        past = steps * (kill + 0.5) / (KILLS + 1)
-        while not (cut / "metrics.csv").exists() or last_step(cut / "metrics.csv") < past:
+        past = (steps - 300) * (kill + 0.5) / KILLS
+        moment, began = MOMENTS[kill % len(MOMENTS)], time.monotonic() + rng.random() * START
+        while not is_at(moment, cut, past, began):
             assert process.poll() is None, process.communicate()
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.02)
+            time.sleep(0.001)
+        if moment == "training":
+            time.sleep(rng.random() * 0.02)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
-        command = [*base, "--resume", str(cut)]
+        if (cut / "config.json").exists():  # else it was killed before there was a run
+            command = [*base, "--resume", str(cut)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert rows_without_time(cut / "metrics.csv") == rows_without_time(whole / "metrics.csv")
@@ -531,7 +556,7 @@ def test_tables_drop_what_a_crash_left(tmp_path):
 
 def test_the_summary_by_hand():
     rows = [{"seed": str(seed), "score": str(10 * seed + i)} for i in range(12) for seed in (0, 1)]
-    summary = summarise(rows)
+    summary = summarise(rows, 12)
     assert summary["final"]["per_seed"] == {"0": 6.5, "1": 16.5}  # the last ten
     assert summary["final"]["mean"] == 11.5
     assert summary["final"]["std"] == 5.0

@@ -18,7 +18,7 @@ void bind_cuda_engine(py::module_& module) {
   py::enum_<cuda::Precision>(module, "CudaPrecision")
       .value("fp32", cuda::Precision::kFp32)
       .value("bf16x3", cuda::Precision::kBf16x3);
-  py::class_<Engine> engine(module, "CudaEngine");
+  EngineClass<Engine> engine(module, "CudaEngine");
   engine.def(py::init<const engine::Config&, Array<float>, Array<float>, Array<float>, Array<float>,
                       Array<float>, cuda::Precision, int>(),
              py::arg("config"), py::arg("observations"), py::arg("actions"), py::arg("rewards"),

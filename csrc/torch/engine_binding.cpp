@@ -23,7 +23,7 @@ using engine::Config;
 template <class T, class Operand = T>
 void bind_cpu_engine(py::module_& module, const char* name) {
   using Engine = PyEngine<engine::CpuEngine<T, Operand>, T>;
-  py::class_<Engine> engine(module, name);
+  EngineClass<Engine> engine(module, name);
   engine.def(py::init<const Config&, Array<float>, Array<float>, Array<float>, Array<float>,
                       Array<float>>(),
              py::arg("config"), py::arg("observations"), py::arg("actions"), py::arg("rewards"),

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <pybind11/numpy.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -147,11 +149,24 @@ class PyEngine {
   Engine engine_;
 };
 
+// Frees an engine, but in a forked process leaves it be: the threads that it would wait for are not
+// there.
+struct FreeInOwnProcess {
+  pid_t owner = getpid();
+  template <class Engine>
+  void operator()(Engine* engine) const {
+    if (getpid() == owner) delete engine;
+  }
+};
+
+template <class Engine>
+using EngineClass = pybind11::class_<Engine, std::unique_ptr<Engine, FreeInOwnProcess>>;
+
 // The methods that every engine has.
-template <class Engine, class... Options>
-pybind11::class_<Engine, Options...>& bind_methods(pybind11::class_<Engine, Options...>& engine) {
+template <class Engine>
+EngineClass<Engine>& bind_methods(EngineClass<Engine>& engine) {
   namespace py = pybind11;
-  return engine.def("run", &Engine::run, py::arg("steps"))
+  engine.def("run", &Engine::run, py::arg("steps"))
       .def("step_on", &Engine::step_on)
       .def("read", &Engine::read, py::arg("seed"), py::arg("network"), py::arg("array"),
            py::arg("piece"))
@@ -163,6 +178,7 @@ pybind11::class_<Engine, Options...>& bind_methods(pybind11::class_<Engine, Opti
       .def_property(
           "step", [](Engine& e) { return e.engine().step(); },
           [](Engine& e, std::int64_t step) { e.engine().set_step(step); });
+  return engine;
 }
 
 }  // namespace iql

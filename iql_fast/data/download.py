@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from iql_fast.support.errors import UserError
+from iql_fast.support.files import check_writable
 
 D4RL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/"
 MIRROR = (
@@ -76,6 +77,7 @@ def download(
     Raises:
         UserError: no address gave the file; the message says why of each.
     """
+    check_writable(path)
     checksum = checksum or checksums().get(d4rl_file)
     failures = []
     for url in addresses(d4rl_file):
@@ -100,7 +102,6 @@ def _download_from(
 ) -> str:
     import requests
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     have = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
@@ -167,11 +168,7 @@ def _verify(part: Path, path: Path, size: int, checksum: tuple[int, str] | None)
     with open(part, "rb") as file:
         start = file.read(8)
         file.seek(0)
-        digest = (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else hashlib.sha256(file.read()).hexdigest()
-        )
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if checksum is not None and (size, digest) != checksum:
         part.unlink()
         raise DownloadFailed(

@@ -30,6 +30,7 @@ from iql_fast.environments.workers import environment as environment_of
 from iql_fast.environments.workers import worker_pool
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
+from iql_fast.support.files import check_writable, written_beside
 from iql_fast.tasks import catalogue
 from iql_fast.tasks.catalogue import Physics
 
@@ -115,11 +116,10 @@ def regenerate(
             f"These can be: {', '.join(available())}."
         )
     simulator.require(f"Regenerating {name}")
+    check_writable(path)
     import gymnasium
     import h5py
     import mujoco
-
-    from iql_fast.support.files import written_beside
 
     gym_id = catalogue.get(name).environment_id(physics)
     if _is_antmaze(name):

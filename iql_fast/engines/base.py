@@ -233,7 +233,11 @@ def check_steps(steps: int) -> None:
 
 
 class Engine(Protocol):
-    """The training step of S seeds over one dataset."""
+    """The training step of S seeds over one dataset.
+
+    Every method raises a ``RuntimeError`` in a forked process and while another thread is in one
+    (``iql_fast.engines.exclusive``).
+    """
 
     @property
     def name(self) -> str:

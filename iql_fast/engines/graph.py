@@ -35,6 +35,7 @@ from iql_fast.engines.base import (
     Precision,
     check_steps,
 )
+from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.flat_nets import Nets
 from iql_fast.engines.parameters import check_state, initial_state
 from iql_fast.engines.record import Record
@@ -71,7 +72,7 @@ def native_kernels(device: torch.device) -> bool:
     return not extension.load().cuda_unavailable_reason(device.index or 0)
 
 
-class GraphEngine:
+class GraphEngine(Exclusive):
     """See ``iql_fast.engines.base.Engine``.
 
     Args:
@@ -96,6 +97,7 @@ class GraphEngine:
         device: torch.device | str | None = None,
         data_on_host: bool | None = None,
     ) -> None:
+        super().__init__()
         # Not above: where the extension is missing its import warns, and the mere question whether
         # this engine can be used must not.
         from iql_fast import ops
@@ -167,6 +169,7 @@ class GraphEngine:
         with self._on_stream():
             return int(self.clock)
 
+    @exclusive
     def run(self, steps: int) -> Metrics:
         check_steps(steps)
         first, done = self.step, 0
@@ -187,6 +190,7 @@ class GraphEngine:
                     break
             return self._metrics()
 
+    @exclusive
     def step_on(self, batch: Batch) -> Metrics:
         with self._on_stream():
             columns = [x[..., None] if x.dim() == 2 else x for x in vars(batch).values()]
@@ -199,11 +203,13 @@ class GraphEngine:
         """The batch that ``run`` trains on at a (0-based) step."""
         return batch_at(self.data, self.seeds, step, self.hyper.batch_size, self.dtype)
 
+    @exclusive
     def state_dict(self) -> dict[str, Tensor]:
         with self._on_stream():
             state = {name: x.detach().cpu() for name, x in self._state().items()}
             return {name: x.contiguous().clone() for name, x in state.items()}
 
+    @exclusive
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         check_state(dict(state), self.network, len(self.seeds))
         with self._on_stream(), torch.no_grad():
@@ -214,6 +220,7 @@ class GraphEngine:
                 self.adam.state[self.nets[net].direction]["step"].copy_(self.clock)
             self.record.clear()
 
+    @exclusive
     def policy(self, index: int) -> Policy:
         with self._on_stream():
             return policy_from_state(self.nets["actor"].named(self.nets["actor"].flat), index)

@@ -22,6 +22,7 @@ from iql_fast.engines.base import (
     Precision,
     check_steps,
 )
+from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.metrics import counts_between, metric_means
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
@@ -34,7 +35,7 @@ VALUE, ACTOR, CRITIC = range(3)
 WEIGHTS, FIRST_MOMENT, SECOND_MOMENT, TARGET = range(4)
 
 
-class NativeEngine:
+class NativeEngine(Exclusive):
     """See ``iql_fast.engines.base.Engine``. A subclass makes the native object."""
 
     data_on_host = False
@@ -48,6 +49,7 @@ class NativeEngine:
         precision: Precision,
         threads: int = 1,
     ) -> None:
+        super().__init__()
         native: Any = extension.load()
         self.network = network
         self.hyper = hyper
@@ -97,11 +99,13 @@ class NativeEngine:
     def step(self) -> int:
         return int(self._native.step)
 
+    @exclusive
     def run(self, steps: int) -> Metrics:
         check_steps(steps)
         self._native.run(steps)
         return self._metrics()
 
+    @exclusive
     def step_on(self, batch: Batch) -> Metrics:
         self._native.step_on(*(x.to(self.dtype).contiguous().numpy() for x in vars(batch).values()))
         return self._metrics()
@@ -110,6 +114,7 @@ class NativeEngine:
         """The batch that ``run`` trains on at a (0-based) step."""
         return batch_at(self.data, self.seeds, step, self.hyper.batch_size, self.dtype)
 
+    @exclusive
     def state_dict(self) -> dict[str, Tensor]:
         state = {"step": torch.tensor(self.step, dtype=torch.int64)}
         parts: dict[str, list[Tensor]] = {}
@@ -131,6 +136,7 @@ class NativeEngine:
             state[name] = stacked
         return state
 
+    @exclusive
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         check_state(dict(state), self.network, len(self.seeds))
         counts: dict[str, int] = {}
@@ -143,6 +149,7 @@ class NativeEngine:
         self._native.step = int(state["step"])
         self._native.refresh()
 
+    @exclusive
     def policy(self, index: int) -> Policy:
         return policy_from_state(self.state_dict(), index)
 

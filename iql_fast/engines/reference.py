@@ -24,6 +24,7 @@ from iql_fast.engines.base import (
     Precision,
     check_steps,
 )
+from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.metrics import MetricSums
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
@@ -41,7 +42,7 @@ def unavailable_reason(precision: Precision = "fp32") -> str:
     return "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
 
 
-class ReferenceEngine:
+class ReferenceEngine(Exclusive):
     """See ``iql_fast.engines.base.Engine``. S = seeds, E = critics, B = batch size."""
 
     name = "reference"
@@ -55,6 +56,7 @@ class ReferenceEngine:
         seeds: Sequence[int],
         precision: Precision = "fp32",
     ) -> None:
+        super().__init__()
         self.network = network
         self.hyper = hyper
         self.data = data
@@ -71,6 +73,7 @@ class ReferenceEngine:
     def step(self) -> int:
         return int(self.state["step"])
 
+    @exclusive
     def run(self, steps: int) -> Metrics:
         check_steps(steps)
         sums = MetricSums(len(self.seeds))
@@ -78,6 +81,7 @@ class ReferenceEngine:
             self._update(self.batch_at(self.step), sums)
         return sums.means()
 
+    @exclusive
     def step_on(self, batch: Batch) -> Metrics:
         sums = MetricSums(len(self.seeds))
         self._update(Batch(*(x.to(self.dtype) for x in vars(batch).values())), sums)
@@ -87,14 +91,17 @@ class ReferenceEngine:
         """The batch that ``run`` trains on at a (0-based) step."""
         return batch_at(self.data, self.seeds, step, self.hyper.batch_size, self.dtype)
 
+    @exclusive
     def state_dict(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self.state.items()}
 
+    @exclusive
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         check_state(dict(state), self.network, len(self.seeds))
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
+    @exclusive
     def policy(self, index: int) -> Policy:
         return policy_from_state(self.state, index)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+import msgspec
 import tyro
 
 from iql_fast import data
@@ -270,76 +271,47 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
     options = dict(zip(spelled, options.values(), strict=True))
     for group in (*GROUPS, None):
         part: Any = config if group is None else getattr(config, group)
-        changes = {}
-        hints = get_type_hints(type(part))
-        for f in fields(part):
-            if f.name in options:
-                value = _typed(f.name, options[f.name], str(f.type), where)
-                choices = _choices(hints[f.name])
-                if choices and value is not None and value not in choices:
-                    raise UserError(
-                        f"{where}: {f.name} is {value!r}; expected one of {', '.join(choices)}."
-                    )
-                changes[f.name] = value
+        changes = {
+            name: _typed(name, options[name], hint, where)
+            for name, hint in get_type_hints(type(part)).items()
+            if name in options
+        }
         part = replace(part, **changes)
         config = part if group is None else replace(config, **{group: part})
     return config
 
 
-def _choices(hint: Any) -> list[str]:
-    """The values of an option that has a few; none where it may be anything."""
-    kinds = (hint, *get_args(hint))
-    return [value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind)]
-
-
-def _typed(name: str, value: Any, kind: str, where: str) -> Any:
-    """A value from YAML as the type that the option's annotation names."""
-    kind = kind.removeprefix("Annotated[")
-    if value is None and "None" in kind:
-        return None
+def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
+    """A value from YAML, JSON or Python as the type that the option is annotated with: exact,
+    though a whole number may stand as 1e6, and one number in place of several."""
+    kinds = (hint, *get_args(hint), *(part for kind in get_args(hint) for part in get_args(kind)))
+    several = any(get_origin(kind) is tuple for kind in kinds) and isinstance(
+        value, int | float | str
+    )
     try:
-        if kind.startswith(("OneOrPerSeed", "tuple[float")):
-            return tuple(map(_float, value if isinstance(value, list) else [value]))
-        if kind.startswith("tuple[int"):
-            return tuple(map(_int, value if isinstance(value, list) else [value]))
-        if kind.startswith("bool"):
-            if not isinstance(value, bool):
-                raise TypeError
-            return value
-        if kind.startswith("int"):
-            return _int(value)
-        if kind.startswith("float"):
-            return _float(value)
-        if not isinstance(value, str):
-            raise TypeError
-        return Path(value) if kind.startswith("Path") else value
-    except (TypeError, ValueError, OverflowError):
-        expected = "numbers" if "PerSeed" in kind else kind.removesuffix(" | None")
-        raise UserError(f"{where}: {name} is {value!r}; expected {expected}.") from None
+        return msgspec.convert(
+            [value] if several else value,
+            hint,
+            strict=not {int, float} & set(kinds),  # 1e6 is text in YAML and a float in JSON
+            dec_hook=lambda kind, text: kind(text),  # paths
+        )
+    except (msgspec.ValidationError, TypeError):
+        raise UserError(f"{where}: {name} is {value!r}; expected {_expected(hint)}.") from None
 
 
-def _int(value: Any) -> int:
-    """A whole number as it stands: no rounding, at any size."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError
-    if isinstance(value, int):
-        return value
-    try:
-        return int(value) if isinstance(value, str) else _whole(value)
-    except ValueError:
-        return _whole(float(value))  # such as 1e6, which YAML takes for text
-
-
-def _whole(value: float) -> int:
-    if not value.is_integer():
-        raise ValueError
-    return int(value)
-
-
-def _float(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise TypeError
-    return float(value)
+def _expected(hint: Any) -> str:
+    """What a value of that type is called."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(parts)}"
+    if origin is tuple:
+        count = "" if ... in parts else f"{len(parts)} "
+        return f"{count}whole numbers" if parts[0] is int else f"{count}numbers"
+    if parts:  # an option that may be left out
+        return _expected(parts[0])
+    return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(
+        hint, "text"
+    )
 
 
 def parse(arguments: Sequence[str], base: TrainConfig | None = None) -> TrainConfig:
@@ -399,6 +371,7 @@ def completed(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: a value is out of its range; names the option, the value and the range.
     """
+    config = with_options(config, flat(config), "TrainConfig")  # from Python they may be anything
     _check_source(config)
     family = config.chosen_preset.family
     preset, (episodes, interval) = presets.PRESETS[family], presets.EVALUATION[family]

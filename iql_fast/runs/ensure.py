@@ -8,10 +8,9 @@ from typing import Any
 
 from iql_fast.runs import config
 from iql_fast.runs.config import TrainConfig
-from iql_fast.runs.folder import PROBE, RunFolder
+from iql_fast.runs.folder import RunFolder, is_leftover
 from iql_fast.runs.launch import launch
 from iql_fast.support.errors import UserError
-from iql_fast.support.files import PARTIAL
 
 
 def check(options: TrainConfig, path: Path) -> str:
@@ -25,7 +24,7 @@ def check(options: TrainConfig, path: Path) -> str:
     """
     run = RunFolder(path)
     if not run.config.exists():
-        if path.exists() and (not path.is_dir() or not all(map(_is_leftover, path.iterdir()))):
+        if path.exists() and (not path.is_dir() or not all(map(is_leftover, path.iterdir()))):
             raise UserError(
                 f"{path} is not the folder of a run, so nothing in it will be touched. Move it "
                 "away, or name another folder with --out."
@@ -49,14 +48,5 @@ def finished(options: TrainConfig, path: Path) -> dict[str, Any]:
     if state == "begun":
         launch(options, run)
     elif state == "missing":
-        if path.exists():  # killed while its first file was being written
-            for leftover in filter(_is_leftover, path.iterdir()):
-                leftover.unlink()
         launch(replace(options, out=path))
     return run.read_summary()
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a file is what a killed process of this package leaves behind."""
-    ours = path.name == PROBE or PARTIAL.fullmatch(path.name) is not None
-    return ours and path.is_file() and not path.is_symlink()

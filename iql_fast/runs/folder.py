@@ -14,9 +14,10 @@ from typing import Any
 
 from iql_fast.policies import formats
 from iql_fast.runs import checkpoint
+from iql_fast.runs.record import fault
 from iql_fast.support import digest
 from iql_fast.support.errors import UserError
-from iql_fast.support.files import read_json
+from iql_fast.support.files import PARTIAL, read_json
 
 PROBE = ".probe"  # written and removed to see whether a folder can be written
 
@@ -91,6 +92,8 @@ class RunFolder:
         for name, kind in RECORD.items():
             if not isinstance(record.get(name), kind):
                 raise UserError(f"{otherwise}: {self.config.name} has no {name!r} as it should be.")
+        if (wrong := fault(record)) is not None:
+            raise UserError(f"{otherwise}: in {self.config.name}, {wrong}. Bring back the file.")
         known = record.get("options_sha256")
         if known is not None and known != digest.of_json(record["options"]):
             raise UserError(
@@ -167,6 +170,7 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     with suppress(OSError):  # what else lies there is not ours
         folder.tensorboard.rmdir()
     for old in (
+        *filter(is_leftover, path.iterdir()),
         *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
         *(folder.failure, folder.evaluation, *folder.exports()),
     ):
@@ -174,12 +178,19 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     return folder
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a process of this package leaves behind that is killed as it begins a
+    run."""
+    ours = path.name == PROBE or PARTIAL.fullmatch(path.name) is not None
+    return ours and path.is_file() and not path.is_symlink()
+
+
 def _prepare(path: Path, overwrite: bool, needed_bytes: int) -> None:
     """A folder at ``path`` that can be written and holds no run that is to be kept."""
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file. Name another folder with --out.")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and not all(map(is_leftover, path.iterdir())):
         if not folder.config.exists():
             raise UserError(
                 f"{path} is not empty and holds no run, so nothing in it will be touched. Name "

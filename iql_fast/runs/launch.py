@@ -23,7 +23,7 @@ from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
 from iql_fast.policies.units import Units
-from iql_fast.runs import checkpoint, config, machine, progress
+from iql_fast.runs import checkpoint, completeness, config, machine, progress
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.loop import Loop
@@ -101,6 +101,10 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             beside,
             spent=spent,
         )
+        if resumed is not None:
+            for table in (completeness.metrics, completeness.scores):
+                for note in table(folder, loop.schedule, chosen.engine.step).notes:
+                    console.print(f"warning {note}", style="yellow")
         stack.enter_context(progress.shown(loop, console))
         summary = _until_the_end(loop, console)
     progress.print_summary(summary, console)

@@ -26,11 +26,12 @@ from iql_fast.engines import METRICS, Engine, Metrics
 from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
 from iql_fast.policies.policy import policy_from_state, with_units
 from iql_fast.policies.units import Units
-from iql_fast.runs import checkpoint, curves, paths
+from iql_fast.runs import checkpoint, completeness, curves, paths
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.rows import StepTable, read_rows
+from iql_fast.runs.rows import StepTable
+from iql_fast.runs.schedule import Schedule
 from iql_fast.runs.summary import summarise
 from iql_fast.support.errors import NonFiniteLoss, UserError
 from iql_fast.support.files import write_json
@@ -82,6 +83,7 @@ class Loop:
         step = self.engine.step
         self.seconds = dict.fromkeys(("training", "evaluation", "records"), 0.0) | dict(self.spent)
         self.hyper = self.config.hyperparameters()
+        self.schedule = Schedule(self.config, self.evaluator is not None)
         self.metrics = StepTable(self.folder.metrics, ("seed", *METRICS, "actor_lr", "seconds"))
         self.scores = StepTable(self.folder.scores, SCORE_COLUMNS)
         self.metrics.cut_after(step)
@@ -145,29 +147,23 @@ class Loop:
     def _interval(self) -> float:
         """Train to the next point of the grid, or to the end of a stage, and begin what is due
         there; steps/s."""
-        records, steps, step = self.config.records, self.config.steps, self.engine.step
-        interval = min(records.log_interval - step % records.log_interval, steps - step % steps)
+        interval = self.schedule.interval(self.engine.step)
         with self._timed("training") as elapsed:
             metrics = self.engine.run(interval)
             rate = interval * len(self.engine.seeds) / elapsed()
         step = self.engine.step
-        save = self._due(step, records.checkpoint_interval)
-        policy_trained = self.hyper.updates(step, "actor") > 0
-        evaluate = (
-            policy_trained
-            and self._due(step, self.config.evaluation.eval_interval)
-            and self.evaluator
-        )
+        save = self.schedule.saves(step)
+        evaluator = self.evaluator if self.schedule.evaluates(step) else None
         with self._timed("records"):
             self._log(step, metrics)
             if time.monotonic() - self.curves_drawn > CURVES_EVERY:
                 self._draw()
-            if not save and not evaluate and time.monotonic() - self.copied < COPY_EVERY:
+            if not save and evaluator is None and time.monotonic() - self.copied < COPY_EVERY:
                 return rate
             state = self.engine.state_dict()
             self.copied = time.monotonic()
         with self._timed("evaluation"):
-            evaluation = self._evaluation(step, state, evaluate) if evaluate else None
+            evaluation = None if evaluator is None else self._evaluation(step, state, evaluator)
         self._queue(_Reached(Checkpoint(step, state, dict(self.seconds)), evaluation, save))
         return rate
 
@@ -200,9 +196,6 @@ class Loop:
                     checkpoint.save(self.folder.checkpoints, self.whole)
             self.reached.popleft()
         return text
-
-    def _due(self, step: int, interval: int | None) -> bool:
-        return step == self.config.total_steps or (bool(interval) and step % (interval or 1) == 0)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[Callable[[], float]]:
@@ -277,8 +270,9 @@ class Loop:
         self.curves_drawn = time.monotonic()
 
     def _summary(self) -> dict[str, Any]:
-        rows = read_rows(self.folder.scores)
         steps = self.config.total_steps
+        scores = completeness.scores(self.folder, self.schedule, steps)
+        metrics = completeness.metrics(self.folder, self.schedule, steps)
         summary: dict[str, Any] = {
             "title": self.data.title,
             "origin": self.data.record["origin"],
@@ -293,7 +287,8 @@ class Loop:
             else self.data.scoring.score(self.data.behaviour_return),
             "unit": self.data.scoring.unit,
             "published": dict(self.data.scoring.published),
+            "warnings": [*metrics.notes, *scores.notes],
         }
-        if rows:
-            summary["scores"] = summarise(rows)
+        if scores.rows:
+            summary["scores"] = summarise(scores.rows, scores.due)
         return summary

@@ -53,14 +53,17 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"over all seeds), evaluation {seconds['evaluation']:.0f} s, "
         f"records {seconds['records']:.0f} s"
     )
+    for note in summary["warnings"]:
+        console.print(f"warning {note}", style="yellow")
     if "scores" not in summary:
         return
     table = Table(title=summary["title"])
     table.add_column("")
     table.add_column(summary["unit"], justify="right")
     final, best = summary["scores"]["final"], summary["scores"]["best"]
+    of = "" if final["evaluations"] == final["due"] else f" of {final['due']}"
     table.add_row(
-        f"this run, mean of the last {final['evaluations']} evaluation(s)",
+        f"this run, mean of the last {final['evaluations']}{of} evaluation(s)",
         f"{final['mean']:.1f} +- {final['std']:.1f}",
     )
     table.add_row("this run, best evaluation", f"{best['mean']:.1f} +- {best['std']:.1f}")

@@ -11,11 +11,12 @@ import numpy as np
 FINAL_EVALUATIONS = 10
 
 
-def summarise(rows: Sequence[dict[str, str]], key: str = "score") -> dict[str, Any]:
+def summarise(rows: Sequence[dict[str, str]], due: int, key: str = "score") -> dict[str, Any]:
     """Final, last and best score of each seed, and their mean and standard deviation over seeds.
 
     Args:
         rows: of scores.csv.
+        due: evaluations that each seed should have.
         key: ``"score"``, or ``"return"`` where the task has no reference scores.
     """
     by_seed: dict[int, list[float]] = {}
@@ -35,6 +36,7 @@ def summarise(rows: Sequence[dict[str, str]], key: str = "score") -> dict[str, A
             "mean": float(array.mean()),
             "std": float(array.std()),
         }
-    last = next(iter(by_seed.values()))[-FINAL_EVALUATIONS:]
-    summary["final"]["evaluations"] = len(last)
+    fewest = min(map(len, by_seed.values()))
+    summary["final"]["evaluations"] = min(fewest, FINAL_EVALUATIONS)
+    summary["final"]["due"] = min(due, FINAL_EVALUATIONS)
     return summary

@@ -31,13 +31,32 @@ def written_beside(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}). Free some space, make the "
-            "folder writable, or choose another."
-        ) from None
+        raise _not_written(path, error) from None
     finally:
         with suppress(OSError):  # what was wrong with the folder has been said
             partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise the ``UserError`` of ``written_beside`` before the work whose result goes there."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder. Name a file.")
+    probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0" * 4096)  # a full disk takes names but no bytes
+    except OSError as error:
+        raise _not_written(path, error) from None
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}). Free some space, make the folder "
+        "writable, or choose another."
+    )
 
 
 def read_json(path: Path, otherwise: str) -> dict[str, Any]:
@@ -46,7 +65,7 @@ def read_json(path: Path, otherwise: str) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{otherwise}: {path.name} cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{otherwise}: {path.name} is damaged ({error}).") from None
     if not isinstance(content, dict):
         raise UserError(f"{otherwise}: {path.name} holds no JSON object.")

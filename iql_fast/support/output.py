@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iql_fast.support.errors import UserError
-from iql_fast.support.files import write_json, written_beside
+from iql_fast.support.files import check_writable, write_json, written_beside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,9 +27,7 @@ class Output:
         self.numbers = folder / f"{name}.json"
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file. Name another folder with --out.")
-        with written_beside(folder / ".probe") as partial:
-            partial.touch()
-        (folder / ".probe").unlink()
+        check_writable(self.picture)
 
     def write(self, figure: Figure, numbers: dict[str, Any]) -> None:
         """Write both files and print where they are, the picture last."""
