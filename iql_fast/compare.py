@@ -17,6 +17,7 @@ from iql_fast.runs.schedule import Schedule
 from iql_fast.runs.summary import summarise
 from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
+from iql_fast.support.files import check_writable
 
 
 @dataclass
@@ -36,6 +37,7 @@ def main() -> None:
     options = tyro.cli(Options, prog="python -m iql_fast.compare")
     if not options.runs:
         raise UserError("Name the folders of one or more runs.")
+    check_writable(options.out)
     table = Table(title="Scores")
     for heading in ("run", "data", "steps", "seeds", "final", "best"):
         table.add_column(heading)

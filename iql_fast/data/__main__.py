@@ -76,10 +76,11 @@ class Info:
             resolve.regenerated_path(task, self.seed, self.physics),
         )
         if self.dataset is None and not any(place.exists() for place in places):
+            made = f", `... make {task.name}` regenerates it"
             raise UserError(
                 f"{task.name} is not in the cache {resolve.cache_folder()}. `python -m "
-                f"iql_fast.data fetch {task.name}` downloads it, `... make {task.name}` "
-                "regenerates it."
+                f"iql_fast.data fetch {task.name}` downloads it"
+                f"{made if task.name in regenerate.available() else ''}."
             )
         search = Search(self.dataset, seed=self.seed, physics=self.physics, offline=True)
         return resolve.find(task.name, search)

@@ -186,6 +186,8 @@ def load(
 
 def find(task: str, search: Search) -> Found:
     """The data of a name as they were logged; see ``load``."""
+    if search.dataset is not None and _is_special(search.dataset):
+        raise UserError(f"{search.dataset} is neither a file nor a folder: data are read twice.")
     if search.dataset is not None and not task:
         return _own_file(search.dataset, search.env, search.reference)
     if is_others(task, search.dataset):
@@ -193,6 +195,11 @@ def find(task: str, search: Search) -> Found:
             return _of_minari(task, search)
         return _of_ogbench(task, search)
     return _of_task(catalogue.get(task), search)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a device or a socket, from which reading may never end."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _of_ogbench(task: str, search: Search) -> Found:

@@ -141,6 +141,13 @@ class Evaluator:
         except UserError:
             self._stack.close()
             raise
+        except BrokenProcessPool:
+            self._stack.close()
+            raise UserError(
+                f"A worker process for episodes of {self.label} died as it started (killed from "
+                f"outside, or for want of memory). {workers.MAIN_GUARD}; or train with "
+                "--eval-episodes 0."
+            ) from None
         except Exception as error:
             self._stack.close()
             raise UserError(

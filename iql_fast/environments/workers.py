@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from typing import Any
 
 import numpy as np
 
 from iql_fast.environments import simulator
 from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
 
 
 def environment(name: str, instance: int = 0) -> Any:
@@ -48,13 +49,25 @@ def seed_of(key: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
+#: What a script must do that starts worker processes, each of which imports it.
+MAIN_GUARD = (
+    "Worker processes import the script that started them: put its calls under "
+    '`if __name__ == "__main__":`, so that they do not start once more in each'
+)
+
+
 @contextmanager
 def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     """Worker processes that use one thread each, ended at once when the block is left.
 
     Args:
         workers: None takes all cores.
+
+    Raises:
+        UserError: this process is such a worker itself, which is importing the script that began.
     """
+    if getattr(current_process(), "_inheriting", False):  # while the main module is imported
+        raise UserError(f"{MAIN_GUARD}.")
     size = workers or usable_cores()
     settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     settings["MUJOCO_GL"] = "disable"

@@ -23,7 +23,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written, or its disk is full.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
@@ -39,9 +39,7 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """Raise the ``UserError`` of ``written_beside`` before the work whose result goes there."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder. Name a file.")
-    probe = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    probe = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"\0" * 4096)  # a full disk takes names but no bytes
@@ -52,7 +50,16 @@ def check_writable(path: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
+def _partial(path: Path) -> Path:
+    if path.is_dir():
+        raise UserError(f"{path} is a folder. Name a file.")
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
 def _not_written(path: Path, error: OSError) -> UserError:
+    for above in path.parents:
+        if above.is_file():
+            return UserError(f"{path} cannot be written: {above} is a file. Name another place.")
     return UserError(
         f"{path} cannot be written ({error.strerror or error}). Free some space, make the folder "
         "writable, or choose another."
