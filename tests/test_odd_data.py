@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import zipfile
 from pathlib import Path
 
 import gymnasium
@@ -405,3 +406,80 @@ def test_an_environment_that_breaks_down_is_named(monkeypatch):
 def test_families_are_told_by_whole_names():
     assert data.preset_of("D4RL/pen/human-v2").family == "adroit"
     assert data.preset_of("D4RL/pendulum/swing-v0").family == "neutral"
+
+
+def test_episodes_that_say_nothing_and_flags_of_one_row(tmp_path):
+    columns = walk(20, terminals=[19])
+    for wrong in (np.nan, np.inf):
+        numbers = np.where(np.arange(20) == 3, wrong, 0.0)
+        path = write(tmp_path, "npz", changed(columns, episode_index=numbers))
+        with pytest.raises(UserError, match=f"'episode_index' is {wrong} in row 3"):
+            own.read(path)
+    # One flag must not be spread over every row.
+    path = write(tmp_path, "npz", changed(columns, episode_index=np.zeros(20), timeouts=[True]))
+    with pytest.raises(UserError, match=r"'timeouts' has shape \(1,\)"):
+        own.read(path)
+    path = write(tmp_path, "npz", changed(columns, episode_index=["a"] * 20))
+    with pytest.raises(UserError, match="'episode_index' holds <U1 where real numbers"):
+        own.read(path)
+
+
+def test_any_byte_of_a_flag_is_looked_at(tmp_path):
+    """A file may hold a bool that is neither 0 nor 1, which numpy takes for true."""
+    odd_bytes = np.where(np.arange(20) == 3, 2, 0).astype(np.uint8).view(bool)
+    with pytest.raises(UserError, match="'terminals' is 2 in row 3"):
+        own.read(write(tmp_path, "npz", changed(walk(20), terminals=odd_bytes)))
+
+
+def test_zip_files_of_other_things(tmp_path):
+    path = write(tmp_path, "npz", walk(9))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("masks", "text")
+    with pytest.raises(UserError, match="'masks' is not an array of NumPy's"):
+        own.read(path)
+
+
+def test_columns_that_stand_there_twice(tmp_path):
+    content = table(walk(9))
+    twice = content.append_column("rewards", content["terminals"])
+    with pytest.raises(UserError, match=r"cannot be read as Parquet .Multiple matches"):
+        own.read(parquet_file(tmp_path / "a.parquet", twice))
+
+
+def test_lerobots_files_follow_each_other_by_number(tmp_path):
+    whole = table(frames())
+    folder = lerobot(tmp_path / "two")
+    for number, start in ((999, 0), (1000, 12)):
+        path = folder / "data" / "chunk-000" / f"file-{number:03}.parquet"
+        parquet_file(path, whole.slice(start, 12))
+    read = own.read(folder).transitions
+    expected = own.read(lerobot(tmp_path / "one", whole)).transitions
+    np.testing.assert_array_equal(read.observations, expected.observations)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_numbers_near_the_end_of_float32(tmp_path, capsys):
+    columns = walk(20, terminals=[4, 9, 14, 19])
+    columns["observations"] *= np.float32(1e37)
+    columns["rewards"][:] = 1e30
+    columns["actions"][:] = -1e20
+    path = write(tmp_path, "npz", columns)
+    Info(str(path)).run()
+    assert "   4 ####" in capsys.readouterr().out  # returns of a single bin
+    loaded = data.load("", dataset=path)
+    assert np.all(np.abs(loaded.transitions.actions) <= 1)
+    np.testing.assert_allclose(loaded.units.act(loaded.transitions.actions), -1e20, rtol=1e-5)
+
+
+def test_actions_that_hardly_move_are_taken_to_stand_still():
+    """Their own range is nothing that float32 can scale by."""
+    actions = np.full((40, 2), 1e20, np.float32)
+    actions[0, 0] = np.nextafter(actions[0, 0], np.float32(0))
+    actions[:, 1] = 0
+    actions[0, 1] = 1e-45
+    infinite = np.full(2, np.inf, np.float32)
+    transitions, units, _, _ = to_training(
+        logged(actions), "neutral", "here", ActionBounds(-infinite, infinite)
+    )
+    assert np.isfinite(transitions.actions).all()
+    np.testing.assert_allclose(units.act(transitions.actions), actions, rtol=1e-5, atol=1e-4)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iql_fast.data import hdf5
 from iql_fast.support.errors import UserError
 
 Columns = dict[str, NDArray[Any]]
@@ -59,20 +61,25 @@ def read(path: Path) -> Columns:
     episodes = columns.pop(EPISODE, None)
     columns = _typed(columns, path)
     if episodes is not None:
-        _cut_by_episode(columns, _flat(episodes), path)
+        _cut_by_episode(columns, _numbers(_flat(episodes), EPISODE, path), path)
     return columns
 
 
 def _cut_by_episode(columns: Columns, episodes: NDArray[Any], path: Path) -> None:
     """An episode whose last row is not terminal was cut there."""
     terminals = columns["terminals"]
-    if episodes.shape != terminals.shape:
-        raise UserError(
-            f"{path}: {EPISODE!r} has shape {episodes.shape}, but 'terminals' has "
-            f"{terminals.shape}. Every column must have one row a step."
-        )
+    timeouts = columns.get("timeouts", np.zeros_like(terminals))
+    for name, column in ((EPISODE, episodes), ("timeouts", timeouts)):
+        if column.shape != terminals.shape or column.ndim != 1:
+            raise UserError(
+                f"{path}: {name!r} has shape {column.shape}, but 'terminals' has "
+                f"{terminals.shape}. Every column must have one row a step."
+            )
+    if not np.isfinite(episodes).all():
+        row = int(np.argmin(np.isfinite(episodes)))
+        raise UserError(f"{path}: {EPISODE!r} is {episodes[row]} in row {row}; expected a number.")
     last = np.append(episodes[1:] != episodes[:-1], True)[: len(episodes)]
-    columns["timeouts"] = columns.get("timeouts", False) | (last & ~terminals)
+    columns["timeouts"] = timeouts | (last & ~terminals)
 
 
 def _wanted(has: Callable[[str], bool]) -> dict[str, str]:
@@ -85,63 +92,49 @@ def _wanted(has: Callable[[str], bool]) -> dict[str, str]:
     return found
 
 
+@contextmanager
+def _reading(what: str, kind: str, advice: str) -> Iterator[None]:
+    """What a library that reads files says against one, in whatever way, as one error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(
+            f"{what} does not fit into the memory of this machine ({error}). Is it damaged? If "
+            "not, divide it."
+        ) from None
+    except Exception as error:  # of HDF5, zip, NumPy, Arrow: there is no list of them
+        said = str(error) or type(error).__name__
+        raise UserError(f"{what} cannot be read as {kind} ({said}). {advice}") from None
+
+
 def _read_hdf5(path: Path) -> Columns:
     import h5py
 
-    try:
-        with h5py.File(path, "r") as file:
-            _require(lambda name: name in file, sorted(file), path)
-            return {
-                name: _hdf5_array(file[own], own, path, name in GROUPS)
-                for name, own in _wanted(file.__contains__).items()
-            }
-    except (OSError, KeyError, RuntimeError) as error:
-        if "filter" in str(error):
-            raise UserError(
-                f"{path} is compressed in a way that is not installed here ({error}). `pip install "
-                "hdf5plugin` and importing it, or h5repack, may help."
-            ) from None
-        raise UserError(
-            f"{path} cannot be read as HDF5 ({error}). It is truncated or not an HDF5 file: fetch "
-            f"or make it again. What can be read here: {FORMATS}."
-        ) from None
-
-
-def _hdf5_array(node: Any, name: str, path: Path, may_be_group: bool) -> NDArray[Any]:
-    if hasattr(node, "dtype"):
-        _require_sources(node, name, path)
-        narrow = node.dtype.kind == "f" and node.dtype.itemsize != 4
-        return np.asarray(node.astype(np.float32)[()] if narrow else node[()])
-    if not may_be_group or not len(node):
-        held = f"a group of {len(node)} array(s)"
-        raise UserError(f"{path}: {name!r} is {held}; expected one array, one row a step.")
-    # In the order of their names: h5py's own may be that in which they were written.
-    parts = [_hdf5_array(node[key], f"{name}/{key}", path, True) for key in sorted(node)]
-    for key, part in zip(sorted(node), parts, strict=True):
-        if part.ndim == 0 or len(part) != len(parts[0]):
-            raise UserError(
-                f"{path}: '{name}/{key}' has shape {part.shape}, but '{name}/{sorted(node)[0]}' "
-                f"has {parts[0].shape}. Every array must have one row a step."
-            )
-        if part.dtype == np.uint8 and part.ndim > 2:
-            raise UserError(
-                f"{path}: '{name}/{key}' holds images {part.shape[1:]}; there is no image encoder "
-                "here. Encode them to vectors first."
-            )
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1)
-
-
-def _require_sources(dataset: Any, name: str, path: Path) -> None:
-    """Raise a ``UserError`` where what a dataset is made of lies in other files that are not there:
-    HDF5 itself reads zeros."""
-    files = [source.file_name for source in dataset.virtual_sources()] if dataset.is_virtual else []
-    files += [file for file, _, _ in dataset.external or ()]
-    for file in files:
-        if file != "." and not (path.parent / file).exists():
-            raise UserError(
-                f"{path}: {name!r} is kept in {file}, which is not there. Bring it back, or write "
-                "the numbers into one file."
-            )
+    advice = (
+        "It is truncated or not an HDF5 file: fetch or make it again. What can be read here: "
+        f"{FORMATS}."
+    )
+    with _reading(str(path), "HDF5", advice), h5py.File(path, "r") as file:
+        held = set(file)  # a link to what is not there is still a key
+        _require(held.__contains__, sorted(held), path)
+        columns = {}
+        for name, own in _wanted(held.__contains__).items():
+            exact = name in FLAGS or name == EPISODE
+            try:
+                columns[name] = hdf5.array(file[own], own, path, name in GROUPS, exact)
+            except UserError:
+                raise
+            except Exception as error:
+                if "filter" in str(error):
+                    raise UserError(
+                        f"{path} is compressed in a way that is not installed here ({error}). `pip "
+                        "install hdf5plugin` and importing it, or h5repack, may help."
+                    ) from None
+                with _reading(f"{path}: {own!r}", "an array of HDF5's", advice):
+                    raise
+        return columns
 
 
 def group_parts(path: Path) -> list[tuple[str, int]] | None:
@@ -151,36 +144,22 @@ def group_parts(path: Path) -> list[tuple[str, int]] | None:
         return None
     import h5py
 
-    found: list[tuple[str, int]] = []
-
-    def walk(node: Any, where: str) -> None:
-        for key in sorted(node):
-            inner, place = node[key], f"{where}/{key}" if where else key
-            if hasattr(inner, "dtype"):
-                found.append((place, int(np.prod(inner.shape[1:]))))
-            else:
-                walk(inner, place)
-
     with h5py.File(path, "r") as file:
-        node = file[_wanted(file.__contains__)["observations"]]
-        if hasattr(node, "dtype"):
-            return None
-        walk(node, "")
-    return found
+        return hdf5.parts(file[_wanted(set(file).__contains__)["observations"]])
 
 
 def _read_npz(path: Path) -> Columns:
-    try:
+    advice = "Write it with numpy.savez, numeric arrays only."
+    with _reading(str(path), ".npz", advice):
         with zipfile.ZipFile(path):  # numpy would take a lone array for one as well
             pass
         with np.load(path, allow_pickle=False) as file:
             _require(file.__contains__, sorted(file), path)
-            return {name: file[own] for name, own in _wanted(file.__contains__).items()}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read as .npz ({error}). Write it with numpy.savez, numeric arrays "
-            "only."
-        ) from None
+            columns = {name: file[own] for name, own in _wanted(file.__contains__).items()}
+            for name, column in columns.items():
+                if not isinstance(column, np.ndarray):  # NumPy hands on what else is in a zip file
+                    raise UserError(f"{path}: {name!r} is not an array of NumPy's. {advice}")
+            return columns
 
 
 def _read_parquet(paths: list[Path], where: Path) -> Columns:
@@ -189,15 +168,14 @@ def _read_parquet(paths: list[Path], where: Path) -> Columns:
         from pyarrow import parquet
     except ImportError:
         raise UserError(f"{where} needs pyarrow: pip install 'iql-fast[arrow]'.") from None
-    try:
+    with _reading(str(where), "Parquet", "Fetch or make it again."):
         table = arrow.concat_tables(
             [parquet.read_table(path) for path in paths], promote_options="permissive"
         )
-    except (OSError, arrow.ArrowException) as error:
-        raise UserError(f"{where} cannot be read as Parquet ({error}).") from None
-    _require(table.column_names.__contains__, table.column_names, where)
-    wanted = _wanted(table.column_names.__contains__)
-    return {name: _arrow_array(table[own], own, where) for name, own in wanted.items()}
+        names = table.column_names
+        _require(names.__contains__, names, where)
+        wanted = _wanted(names.__contains__)
+        return {name: _arrow_array(table[own], own, where) for name, own in wanted.items()}
 
 
 def _arrow_array(column: Any, name: str, where: Path) -> NDArray[Any]:
@@ -243,17 +221,23 @@ def _read_lerobot(folder: Path) -> Columns:
         )
     try:
         version = dict(json.loads(info.read_text())).get("codebase_version")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{info} cannot be read as a JSON object ({error}).") from None
     if version != "v3.0":
         raise UserError(f"{folder} is of LeRobot's layout {version}; v3.0 can be read here.")
-    files = sorted((folder / "data").glob("chunk-*/file-*.parquet"))
+    files = sorted((folder / "data").glob("chunk-*/file-*.parquet"), key=_numbered)
     if not files:
         raise UserError(f"{folder} holds no data/chunk-*/file-*.parquet.")
     columns = _read_parquet(files, folder)
     if EPISODE not in columns:
         raise UserError(f"{folder} lacks the column {EPISODE!r}.")
     return columns
+
+
+def _numbered(path: Path) -> list[tuple[int, str]]:
+    """By which LeRobot's files are sorted: file-1000 follows file-999."""
+    numbers = re.findall(r"\d+", f"{path.parent.name}/{path.name}", re.ASCII)
+    return [(len(number), number) for number in (n.lstrip("0") for n in numbers)]
 
 
 def _require(has: Callable[[str], bool], held: list[str], path: Path) -> None:
@@ -278,13 +262,7 @@ def _typed(columns: Mapping[str, NDArray[Any]], path: Path) -> Columns:
     typed: Columns = {}
     for name, column in columns.items():
         flat = name in FLAGS or name == "rewards"
-        column = _flat(column) if flat else column
-        if column.dtype.kind not in "fiub":
-            raise UserError(
-                f"{path}: {name!r} holds {column.dtype} where real numbers are expected."
-            )
-        if column.ndim == 0:
-            raise UserError(f"{path}: {name!r} is a single number; expected one row a step.")
+        column = _numbers(_flat(column) if flat else column, name, path)
         with np.errstate(over="ignore"):  # what float32 cannot hold is named as not finite
             typed[name] = (
                 _flag(column, name, path)
@@ -294,6 +272,15 @@ def _typed(columns: Mapping[str, NDArray[Any]], path: Path) -> Columns:
     return typed
 
 
+def _numbers(column: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
+    """A column that holds real numbers, a row or more of them."""
+    if column.dtype.kind not in "fiub":
+        raise UserError(f"{path}: {name!r} holds {column.dtype} where real numbers are expected.")
+    if column.ndim == 0:
+        raise UserError(f"{path}: {name!r} is a single number; expected one row a step.")
+    return column
+
+
 def _flat(column: NDArray[Any]) -> NDArray[Any]:
     """``[N]`` from ``[N]`` or ``[N, 1]``; anything else is left for the checks to name."""
     return column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
@@ -301,7 +288,7 @@ def _flat(column: NDArray[Any]) -> NDArray[Any]:
 
 def _flag(column: NDArray[Any], name: str, path: Path) -> NDArray[np.bool_]:
     if column.dtype.kind == "b":
-        return column
+        column = column.view(np.uint8)  # a file may hold any byte there
     wrong = (column != 0) & (column != 1) & (column != 255)
     if wrong.any():
         row = int(np.argmax(wrong.reshape(len(wrong), -1).any(1)))

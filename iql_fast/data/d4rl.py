@@ -77,7 +77,8 @@ def transitions(steps: LoggedSteps, horizon: int) -> LoggedTransitions:
     next_observations = steps.observations[rows + 1]
     terminals = steps.terminals[rows]
     ends = np.ones(len(rows), dtype=bool)
-    gaps = np.linalg.norm(observations[1:] - next_observations[:-1], axis=1) > SAME_STATE
+    with np.errstate(over="ignore"):  # what is beyond float32 is far enough
+        gaps = np.linalg.norm(observations[1:] - next_observations[:-1], axis=1) > SAME_STATE
     ends[:-1] = gaps | terminals[:-1]
     return LoggedTransitions(
         observations, steps.actions[rows], steps.rewards[rows], terminals, next_observations, ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iql_fast.data import own
 from iql_fast.data.resolve import Found
@@ -78,6 +79,14 @@ def _show_trajectories(found: Found) -> None:
     )
     if len(returns) < len(lengths):
         print(f"the last trajectory, of {lengths[-1]} row(s), was not logged to its end")
-    counts, edges = np.histogram(returns, bins=BINS)
+    counts, edges = _histogram(returns)
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         print(f"{low:10.1f} .. {high:10.1f} {count:7d} {'#' * round(BAR * count / counts.max())}")
+
+
+def _histogram(returns: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Counts, and edges one more; a single bin where returns are too much alike for several."""
+    low, high = returns.min(), returns.max()
+    if high - low <= 2 * BINS * np.spacing(np.abs(returns).max()):
+        return np.array([len(returns)]), np.array([low, high])
+    return np.histogram(returns, bins=BINS)

@@ -167,8 +167,9 @@ def _gaps(observations: FloatArray, following: FloatArray) -> BoolArray:
     found = np.empty(len(observations) - 1, dtype=bool)
     for start in range(0, len(found), logged.BLOCK):
         stop = min(start + logged.BLOCK, len(found))
-        step = observations[start + 1 : stop + 1] - following[start:stop]
-        found[start:stop] = np.linalg.norm(step, axis=1) > SAME_STATE
+        with np.errstate(over="ignore"):  # what is beyond float32 is far enough
+            step = observations[start + 1 : stop + 1] - following[start:stop]
+            found[start:stop] = np.linalg.norm(step, axis=1) > SAME_STATE
     return found
 
 
@@ -198,7 +199,9 @@ def distances(transitions: LoggedTransitions) -> np.ndarray:
     found = np.zeros(len(transitions.rewards))
     for start in range(0, len(found), logged.BLOCK):
         block = slice(start, start + logged.BLOCK)
-        step = transitions.next_observations[block] - transitions.observations[block]
+        # In double precision, in which the square of a float32 is finite.
+        step = transitions.next_observations[block].astype(np.float64)
+        step -= transitions.observations[block]
         found[block] = np.linalg.norm(step, axis=1)
     found[transitions.terminals] = 0
     return found

@@ -21,6 +21,8 @@ ACTION_MARGIN = 1e-5
 ACTION_LIMIT = 2.0
 #: A bound that is this many times as large as any action, and as 1, is as good as none.
 NO_BOUND = 1e6
+#: Actions whose range is a smaller share of them than this have none that float32 can tell.
+STILL = 1e-6
 #: Returns whose spread is a smaller share of them than this say nothing about the scale of rewards.
 LEAST_SPREAD = 0.01
 
@@ -114,10 +116,14 @@ def _action_units(
     if not without.any():
         return Units(act_low=bounds.low.copy(), act_high=bounds.high.copy()), ()
     low, high = np.where(no_low, least, bounds.low), np.where(no_high, most, bounds.high)
-    still = high <= low  # never moved: any width will do, on a side that has no bound
+    # Never moved, but for rounding: any width will do, on a side that has no bound.
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    rounding = STILL * np.maximum(np.abs(low), np.abs(high))
+    still = high - low <= np.maximum(rounding, np.finfo(np.float32).tiny)
+    width, largest = np.maximum(1, rounding), np.finfo(np.float32).max
     low, high = (
-        np.where(still & no_low, np.minimum(low, high) - 1, low),
-        np.where(still & no_high, np.maximum(low, high) + 1, high),
+        np.where(still & no_low, np.maximum(np.minimum(low, high) - width, -largest), low),
+        np.where(still & no_high, np.minimum(np.maximum(low, high) + width, largest), high),
     )
     which = ", ".join(f"{i} [{low[i]:.4g}, {high[i]:.4g}]" for i in np.flatnonzero(without)[:8])
     more = ", ..." if without.sum() > 8 else ""
@@ -126,7 +132,8 @@ def _action_units(
 
 
 def _check_range(actions: FloatArray, as_logged: FloatArray, where: str) -> None:
-    out_of_range = np.abs(actions).max(1, initial=0) > ACTION_LIMIT
+    # Not a number is out of range, too: of bounds that float32 can hardly tell apart.
+    out_of_range = ~(np.abs(actions).max(1, initial=0) <= ACTION_LIMIT)
     if out_of_range.any():
         row = int(np.argmax(out_of_range))
         column = int(np.abs(actions[row]).argmax())
