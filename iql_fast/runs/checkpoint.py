@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -129,7 +130,7 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
     path = _find(folder, step)
     record, state = _read(path, load_file)
     inside = state.get("step")
-    if inside is None or inside.numel() != 1 or int(inside) != record["step"]:
+    if inside is None or inside.numel() != 1 or inside.item() != record["step"]:
         raise _refused(path, "holds the state of another step")
     return Checkpoint(int(record["step"]), state, record["seconds"])
 
@@ -196,17 +197,24 @@ def _damage(path: Path, record: Any) -> str | None:
     """What is wrong with a checkpoint, by its record."""
     if not isinstance(record, dict) or not isinstance(record.get("seconds"), dict):
         return f"has a damaged {RECORD}"
+    if not all(map(_is_duration, record["seconds"].values())):
+        return f"has a damaged {RECORD}: 'seconds' holds what is no number of them"
     if record.get("format") not in (1, FORMAT):
         return f"has format {record.get('format')!r}, and this version reads up to {FORMAT}"
-    if record.get("step") != int(path.name):
+    if type(record.get("step")) is not int or record["step"] != int(path.name):
         return f"says that it is of step {record.get('step')!r}"
     if record["format"] > 1 and record.get("sha256") != digest.of_file(path / STATE):
         return f"is damaged: {STATE} does not fit its SHA-256"
     return None
 
 
+def _is_duration(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
+
+
 def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     names = (path for path in folder.iterdir() if path.name.isascii() and path.name.isdigit())
-    return sorted(path for path in names if (path / RECORD).exists() or (path / STATE).exists())
+    whole = [path for path in names if (path / RECORD).exists() or (path / STATE).exists()]
+    return sorted(whole, key=lambda path: int(path.name))  # 1000000000 is after 999999999

@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
+
+#: What Python writes of a whole number, and of any: nothing that it would read as one besides.
+_WHOLE = re.compile(r"[0-9]{1,19}")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[-+][0-9]+)?|nan|-?inf")
 
 
 class StepTable:
@@ -62,34 +67,38 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> list[dict[str
         raise UserError(
             f"{path} cannot be read ({error}). Bring back the run's own file."
         ) from None
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    rows = list(reader)
-    found = tuple(reader.fieldnames or ())
-    if found and (found[0] != "step" or (columns is not None and found != tuple(columns))):
+    header, *lines = text[: text.rfind("\n") + 1].split("\n")
+    if not lines:
+        return []
+    found = tuple(header.split(","))
+    if (
+        found[0] != "step"
+        or len(set(found)) < len(found)
+        or (columns is not None and found != tuple(columns))
+    ):
         raise UserError(
             f"{path} has the columns {', '.join(found)[:200]}, which are not those of a run. Was "
             "it saved by another program? Bring back the run's own file."
         )
-    for number, row in enumerate(rows, start=2):
-        if not _is_of_a_run(row):
+    rows = []
+    for number, line in enumerate(lines, start=2):
+        if not line:
+            continue
+        values = line.split(",")
+        if len(values) != len(found) or not all(map(_is_written, found, values)):
             raise UserError(
-                f"{path} is damaged in line {number}: {list(row.values())[:3]}... is not a row of "
-                "a run. Bring back the run's own file, or remove the line."
+                f"{path} is damaged in line {number}: {line[:60]!r} is not a row of a run. Bring "
+                "back the run's own file, or remove the line."
             )
+        rows.append(dict(zip(found, values, strict=True)))
     return rows
 
 
-def _is_of_a_run(row: Mapping[Any, Any]) -> bool:
-    """Whether a row has a number in every column, and a step in the first."""
-    if None in row or None in row.values() or not str(row["step"]).isdecimal():
-        return False
-    try:
-        return all(float(value) is not None for value in row.values())
-    except ValueError:
-        return False
+def _is_written(column: str, value: str) -> bool:
+    """Whether a value is one that this package writes into such a column."""
+    return (_WHOLE if column in ("step", "seed") else _NUMBER).fullmatch(value) is not None
 
 
 def last_step(path: Path) -> int:
-    """The step of the last whole row, 0 where there is none."""
-    rows = read_rows(path)
-    return int(rows[-1]["step"]) if rows else 0
+    """The largest step of a whole row, 0 where there is none."""
+    return max((int(row["step"]) for row in read_rows(path)), default=0)

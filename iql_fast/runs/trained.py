@@ -81,7 +81,8 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
     if seed is None:
         seed = held[0]
     if seed not in held:
-        raise UserError(f"{path} has no seed {seed} (it has: {', '.join(map(str, held))}).")
+        listed = ", ".join(map(str, held)) if len(held) <= 10 else f"{held[0]} to {held[-1]}"
+        raise UserError(f"{path} has no seed {seed} (it has: {listed}).")
     step, arrays = checkpoint.actor(run.checkpoints, held.index(seed), step)
     begins = options["steps"] if options.get("extraction") == "after" else 0
     if step <= begins:
