@@ -17,6 +17,7 @@ FLOORS = (
     {"ops", "tasks"},
     {"environments"},
     {"data"},
+    {"methods"},
     {"engines"},
     {"runs"},
     {"experiments", "commands"},

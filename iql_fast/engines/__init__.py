@@ -13,7 +13,6 @@ from iql_fast.engines.base import (
     METRICS,
     PER_SEED,
     TRAINED,
-    Batch,
     Engine,
     Hyperparameters,
     Metrics,
@@ -21,6 +20,7 @@ from iql_fast.engines.base import (
     Precision,
     Stage,
 )
+from iql_fast.methods.base import Batch
 from iql_fast.support.errors import UserError
 
 __all__ = [

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iql_fast.engines import ranges
+from iql_fast.methods.base import Batch, PerSeed
 from iql_fast.policies.policy import Policy
 
 #: ``mixed``: fp32, but what hidden layers put out and its gradients are rounded to bf16, and so are
@@ -66,9 +67,6 @@ MEASURED_WITH = {
 
 #: Metric name -> float64 array ``[S]``.
 Metrics = dict[str, NDArray[np.float64]]
-
-#: One hyperparameter: the same for all seeds, or one value for each.
-PerSeed = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -205,25 +203,6 @@ class Hyperparameters:
 
 #: Names of the hyperparameters that are one value a seed.
 PER_SEED = tuple(field.name for field in fields(Hyperparameters) if "PerSeed" in str(field.type))
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One batch for each seed: a leading axis S on every column.
-
-    Attributes:
-        observations: ``[S, B, O]``.
-        actions: ``[S, B, A]``.
-        rewards: ``[S, B]``.
-        masks: ``[S, B]``.
-        next_observations: ``[S, B, O]``.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    rewards: Tensor
-    masks: Tensor
-    next_observations: Tensor
 
 
 def check_steps(steps: int) -> None:

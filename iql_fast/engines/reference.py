@@ -17,7 +17,6 @@ from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
     DTYPES,
     PER_SEED,
-    Batch,
     Hyperparameters,
     Metrics,
     NetworkSpec,
@@ -30,6 +29,7 @@ from iql_fast.engines.parameters import check_state, initial_state, parameter_sh
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.formulas import philox
 from iql_fast.formulas.losses import awr_weights, expectile_loss, gaussian_log_prob
+from iql_fast.methods.base import Batch
 from iql_fast.policies.policy import LOG_STD_RANGE, Policy, policy_from_state
 from iql_fast.support.errors import NonFiniteLoss
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import Batch
 from iql_fast.formulas import philox
+from iql_fast.methods.base import Batch
 
 
 def batch_at(

@@ -1,0 +1,195 @@
+"""What a method is: settings, networks, draws, losses, and the order of its updates.
+
+A method is a frozen dataclass of settings. It is written once, in torch, on networks of S seeds at
+once, and never knows which engine runs it; an engine never knows which method it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+#: One setting: the same for all seeds, or one value for each.
+PerSeed = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch for each seed: a leading axis S on every column.
+
+    Attributes:
+        observations: ``[S, B, O]``.
+        actions: ``[S, B, A]``.
+        rewards: ``[S, B]``.
+        masks: ``[S, B]``.
+        next_observations: ``[S, B, O]``.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    masks: Tensor
+    next_observations: Tensor
+
+
+@dataclass(frozen=True)
+class Net:
+    """An MLP with ReLU between its layers, or an ensemble of equal ones.
+
+    Attributes:
+        rate: the method's setting that is its learning rate.
+        trained_as: name under which a loss trains it; networks of one loss share one. "": its own.
+        ensemble: how many; None: one, whose outputs have no axis for it.
+        target: name of its slow copy, which no gradient reaches; "" has none.
+        vectors: name -> (size, initial value) of what is trained with it beside its layers, such
+            as a log standard deviation that no observation changes.
+        dropout: probability of dropping a hidden unit, in training only.
+        start: how its layers begin. ``"orthogonal"``: gain sqrt(2), biases 0, as jaxrl;
+            ``"uniform"``: torch's default for ``nn.Linear``.
+        head: bound of the last layer's uniform first values in place of that.
+        schedule: steps over which the rate falls to 0 along a cosine; 0 keeps it constant.
+        decay: factor of an L2 penalty on weights and biases.
+    """
+
+    name: str
+    inputs: int
+    outputs: int
+    hidden: tuple[int, ...]
+    rate: str
+    trained_as: str = ""
+    ensemble: int | None = None
+    target: str = ""
+    vectors: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    dropout: float = 0.0
+    start: Literal["orthogonal", "uniform"] = "orthogonal"
+    head: float | None = None
+    schedule: int = 0
+    decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A number of each seed's that is trained: a temperature, a multiplier.
+
+    Attributes:
+        rate: the method's setting that is its learning rate.
+    """
+
+    initial: float
+    rate: str
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers of a step: ``"normal"`` ones, or ``"uniform"`` ones of [0, 1).
+
+    Attributes:
+        shape: without the seeds.
+    """
+
+    kind: Literal["normal", "uniform"]
+    shape: tuple[int, ...]
+
+
+class Step(Protocol):
+    """What an engine gives a method for one step.
+
+    Attributes:
+        index: how many steps came before.
+        batch: drawn for it.
+    """
+
+    index: int
+    batch: Batch
+
+    def setting(self, name: str) -> Tensor:
+        """One of the method's settings of each seed, ``[S, 1]``."""
+
+    def draw(self, name: str) -> Tensor:
+        """Random numbers that the method declared, ``[S, *shape]``."""
+
+    def net(self, name: str, x: Tensor) -> Tensor:
+        """A network's outputs, ``[S, B, in]`` -> ``[S, B, out]`` or ``[S, E, B, out]``."""
+
+    def vector(self, net: str, name: str) -> Tensor:
+        """What a network trains beside its layers, ``[S, size]``."""
+
+    def scalar(self, name: str) -> Tensor:
+        """A trained number, ``[S, 1]``."""
+
+    def descend(self, **losses: Tensor) -> None:
+        """One Adam step of each network or scalar on its loss ``[S]``, named as it is trained; all
+        gradients are taken before the first step. Losses are recorded as ``NAME_loss``."""
+
+    def follow(self, *nets: str) -> None:
+        """Move the targets of networks towards them: ``target += polyak (net - target)``."""
+
+    def record(self, **values: Tensor) -> None:
+        """Quantities to be logged, ``[S]``."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """Settings that every method has; see the module.
+
+    Attributes:
+        discount: gamma.
+        polyak: step of the targets towards their networks.
+        batch_size: rows drawn with replacement each step.
+    """
+
+    name: ClassVar[str]
+    #: What it records besides its losses, and what a row of a log has of it.
+    records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {}
+
+    discount: PerSeed = 0.99
+    polyak: PerSeed = 0.005
+    batch_size: int = 256
+
+    def nets(self, obs_dim: int, act_dim: int) -> tuple[Net, ...]:
+        """The networks, in the order in which they are initialised."""
+        raise NotImplementedError
+
+    def scalars(self, act_dim: int) -> dict[str, Scalar]:  # noqa: ARG002
+        """The trained numbers."""
+        return {}
+
+    def draws(self, obs_dim: int, act_dim: int) -> dict[str, Draw]:  # noqa: ARG002
+        """The random numbers of a step, besides its batch."""
+        return {}
+
+    def step(self, on: Step) -> None:
+        """One step."""
+        raise NotImplementedError
+
+    def updates(self, name: str, steps: int) -> int:  # noqa: ARG002
+        """How many of the first ``steps`` steps have a loss of that name."""
+        return steps
+
+    def measured(self, means: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """The columns of a log, ``[S]`` each, from what was recorded."""
+        return means
+
+    def per_seed(self, name: str, seeds: int) -> NDArray[np.float64]:
+        """The setting ``name`` as a float64 vector ``[seeds]``."""
+        vector = np.atleast_1d(np.asarray(getattr(self, name), dtype=np.float64))
+        if vector.shape not in ((1,), (seeds,)):
+            raise ValueError(f"{name} has {vector.size} values for {seeds} seeds")
+        return np.ascontiguousarray(np.broadcast_to(vector, (seeds,)))
+
+    @classmethod
+    def per_seed_names(cls) -> tuple[str, ...]:
+        """The settings that are one value a seed."""
+        return tuple(f.name for f in fields(cls) if "PerSeed" in str(f.type))
+
+
+def recorded(method: Method, obs_dim: int, act_dim: int) -> tuple[str, ...]:
+    """What a method's steps record: its losses, and what it says of itself."""
+    nets = [net.trained_as or net.name for net in method.nets(obs_dim, act_dim)]
+    losses = [f"{name}_loss" for name in dict.fromkeys([*nets, *method.scalars(act_dim)])]
+    return (*losses, *method.records)
