@@ -87,7 +87,7 @@ class CompiledIQL:
             torch.cuda.synchronize()
 
     def step_on(self, batch: Batch) -> None:
-        self._step([column[0] for column in vars(batch).values()])
+        self._step([column[0] for column in batch.columns().values()])
 
     def _step(self, columns: list[Tensor]) -> None:
         h, t = self.constants, self.steps + 1

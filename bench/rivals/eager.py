@@ -67,7 +67,7 @@ class EagerIQL:
             torch.cuda.synchronize()
 
     def step_on(self, batch: Batch) -> None:
-        self.step(*(column[0] for column in vars(batch).values()))
+        self.step(*(column[0] for column in batch.columns().values()))
 
     def step(self, s: Tensor, a: Tensor, r: Tensor, mask: Tensor, s_next: Tensor) -> None:
         """One update: V; the actor and the critics with the new V; Polyak."""

@@ -158,7 +158,7 @@ class JaxIQL:
         jax.block_until_ready(self.state)  # type: ignore[no-untyped-call]  # a call returns before its work is done
 
     def step_on(self, batch: Batch) -> None:
-        columns = [jnp.asarray(x.numpy().astype(self.dtype)) for x in vars(batch).values()]
+        columns = [jnp.asarray(x.numpy().astype(self.dtype)) for x in batch.columns().values()]
         if self.seeds == 1:
             columns = [column[0] for column in columns]
         self.state = self._one(self.state, columns)

@@ -57,7 +57,8 @@ class GenericEngine(Exclusive):
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:
         values: list[dict[str, Tensor]] = []
-        self._step(Batch(*(x.to(self.dtype) for x in vars(batch).values())), values)
+        columns = {name: x.to(self.dtype) for name, x in batch.columns().items()}
+        self._step(Batch(**columns), values)
         return self._metrics(values)
 
     def batch_at(self, step: int) -> Batch:

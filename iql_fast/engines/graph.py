@@ -193,7 +193,7 @@ class GraphEngine(Exclusive):
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:
         with self._on_stream():
-            columns = [x[..., None] if x.dim() == 2 else x for x in vars(batch).values()]
+            columns = [x[..., None] if x.dim() == 2 else x for x in batch.columns().values()]
             self.batches[0].copy_(torch.cat(columns, -1))
             self._steps(1, given=True)
             self.record.steps += 1

@@ -107,7 +107,9 @@ class NativeEngine(Exclusive):
 
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:
-        self._native.step_on(*(x.to(self.dtype).contiguous().numpy() for x in vars(batch).values()))
+        self._native.step_on(
+            *(x.to(self.dtype).contiguous().numpy() for x in batch.columns().values())
+        )
         return self._metrics()
 
     def batch_at(self, step: int) -> Batch:

@@ -84,7 +84,7 @@ class ReferenceEngine(Exclusive):
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:
         sums = MetricSums(len(self.seeds))
-        self._update(Batch(*(x.to(self.dtype) for x in vars(batch).values())), sums)
+        self._update(Batch(*(x.to(self.dtype) for x in batch.columns().values())), sums)
         return sums.means()
 
     def batch_at(self, step: int) -> Batch:

@@ -109,11 +109,15 @@ class TorchStep:
         numbers = sum(math.prod(draw.shape) for draw in self._draws.values()) * len(self.seeds)
         return max(1, min(64, DRAWN_AT_ONCE // max(numbers, 1)))
 
-    def net(self, name: str, x: Tensor) -> Tensor:
+    def net(
+        self, name: str, x: Tensor, *, member: int | None = None, fixed: bool = False
+    ) -> Tensor:
         weights = self._named[name]
-        trained = name in self.weights and torch.is_grad_enabled()
+        trained = name in self.weights and torch.is_grad_enabled() and not fixed
         pieces = weights.leaves if trained else weights.constant
         ensemble = weights.net.ensemble
+        if member is not None:
+            pieces, ensemble = weights.member(pieces, member), None
         if ensemble is not None and len(x) == 1:
             x = x[0]  # which all of the ensemble read as it is
         elif ensemble is not None:
@@ -170,6 +174,9 @@ class TorchStep:
                     for weights in self._trained_as[name]:
                         self._move_net(name, weights, [next(pieces) for _ in weights.leaves])
         self.record(**{f"{name}_loss": loss for name, loss in losses.items()})
+
+    def copy(self, of: str, to: str) -> None:
+        self._named[to].flat.copy_(self._named[of].flat)
 
     def follow(self, *nets: str) -> None:
         with torch.no_grad():

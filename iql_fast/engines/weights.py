@@ -69,6 +69,11 @@ class Weights:
         """One of the vectors, ``[S, size]``."""
         return pieces[2 * self.layers + list(self.net.vectors).index(name)]
 
+    def member(self, pieces: list[Tensor], index: int) -> list[Tensor]:
+        """One network of each ensemble: its weights and biases ``[S, ...]``, as ``leaves``."""
+        layers = pieces[: 2 * self.layers]
+        return [piece.unflatten(0, self.lead)[:, index] for piece in layers]  # type: ignore[no-untyped-call]
+
     @torch.no_grad()
     def start(self, index: int, generator: torch.Generator) -> None:
         """First values of the ``index``-th seed, drawn in float64: the same in every precision."""

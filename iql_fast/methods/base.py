@@ -28,6 +28,7 @@ class Batch:
         rewards: ``[S, B]``.
         masks: ``[S, B]``.
         next_observations: ``[S, B, O]``.
+        next_actions: of the data's next row, ``[S, B, A]``, for methods that need it.
     """
 
     observations: Tensor
@@ -35,6 +36,11 @@ class Batch:
     rewards: Tensor
     masks: Tensor
     next_observations: Tensor
+    next_actions: Tensor | None = None
+
+    def columns(self) -> dict[str, Tensor]:
+        """Those that it has, by name."""
+        return {name: x for name, x in vars(self).items() if x is not None}
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,15 @@ class Step(Protocol):
     def draw(self, name: str) -> Tensor:
         """Random numbers that the method declared, ``[S, *shape]``."""
 
-    def net(self, name: str, x: Tensor) -> Tensor:
-        """A network's outputs, ``[S, B, in]`` -> ``[S, B, out]`` or ``[S, E, B, out]``."""
+    def net(
+        self, name: str, x: Tensor, *, member: int | None = None, fixed: bool = False
+    ) -> Tensor:
+        """A network's outputs, ``[S, B, in]`` -> ``[S, B, out]`` or ``[S, E, B, out]``.
+
+        Args:
+            member: that one of an ensemble alone, ``[S, B, out]``.
+            fixed: as it is, without dropout; gradients pass through it to ``x`` alone.
+        """
 
     def vector(self, net: str, name: str) -> Tensor:
         """What a network trains beside its layers, ``[S, size]``."""
@@ -125,6 +138,10 @@ class Step(Protocol):
     def descend(self, **losses: Tensor) -> None:
         """One Adam step of each network or scalar on its loss ``[S]``, named as it is trained; all
         gradients are taken before the first step. Losses are recorded as ``NAME_loss``."""
+
+    def copy(self, of: str, to: str) -> None:
+        """Give a network, or a target, the weights of another of its shape; Adam's moments stay as
+        they are."""
 
     def follow(self, *nets: str) -> None:
         """Move the targets of networks towards them: ``target += polyak (net - target)``."""
@@ -146,6 +163,8 @@ class Method:
     name: ClassVar[str]
     #: What it records besides its losses, and what a row of a log has of it.
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {}
+    #: The columns of a batch that not every method reads, and this one does.
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     discount: PerSeed = 0.99
     polyak: PerSeed = 0.005
