@@ -208,6 +208,9 @@ class TorchStep:
         net = weights.net
         moments = [weights.views(x) for x in (weights.first, weights.second)]
         rate = self._rate(name, net)
+        if net.decoupled_decay:
+            for piece in weights.constant:
+                piece *= 1 - net.decoupled_decay * self._each(rate, piece)
         if self.native and self._alike[net.rate]:
             self._adam_(
                 weights.constant,

@@ -90,15 +90,19 @@ class Weights:
         self, layer: int, is_bias: bool, shape: list[int], generator: torch.Generator
     ) -> Tensor:
         drawn = torch.empty(shape, dtype=torch.float64)
-        if self.net.head is not None and layer == self.layers - 1:
-            return drawn.uniform_(-self.net.head, self.net.head, generator=generator)
-        if self.net.start == "uniform":
-            inputs = [self.net.inputs, *self.net.hidden][layer]
+        net, last = self.net, layer == self.layers - 1
+        inputs, outputs = [net.inputs, *net.hidden, net.outputs][layer : layer + 2]
+        bound = net.head if last else None
+        if bound is None and net.start == "uniform":
             bound = 1 / math.sqrt(inputs)
+        elif bound is None and is_bias:
+            return drawn.fill_(net.bias)
+        elif bound is None and net.start == "fan_out":
+            bound = 1 / math.sqrt(outputs)
+        if bound is not None:
             return drawn.uniform_(-bound, bound, generator=generator)
-        if is_bias:
-            return drawn.zero_()
-        return torch.nn.init.orthogonal_(drawn, math.sqrt(2), generator=generator)
+        gain = net.head_gain if last and net.head_gain is not None else math.sqrt(2)
+        return torch.nn.init.orthogonal_(drawn, gain, generator=generator)
 
     def _of_seed(self, index: int) -> Iterator[tuple[str, Tensor]]:
         for name, view in self.named(self.flat, ""):

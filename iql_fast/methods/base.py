@@ -55,11 +55,16 @@ class Net:
         vectors: name -> (size, initial value) of what is trained with it beside its layers, such
             as a log standard deviation that no observation changes.
         dropout: probability of dropping a hidden unit, in training only.
-        start: how its layers begin. ``"orthogonal"``: gain sqrt(2), biases 0, as jaxrl;
-            ``"uniform"``: torch's default for ``nn.Linear``.
-        head: bound of the last layer's uniform first values in place of that.
+        start: how its layers begin. ``"orthogonal"``: gain sqrt(2), as jaxrl; ``"uniform"``:
+            torch's default for ``nn.Linear``, biases too; ``"fan_out"``: within
+            1 / sqrt(outputs), as rlkit's ``fanin_init``.
+        bias: first value of the biases, where ``start`` has none.
+        head: bound of the last layer's uniform first values in place of that, biases too.
+        head_gain: of the last layer's orthogonal matrix in place of sqrt(2).
         schedule: steps over which the rate falls to 0 along a cosine; 0 keeps it constant.
-        decay: factor of an L2 penalty on weights and biases.
+        decay: factor of an L2 penalty on everything that it trains.
+        decoupled_decay: share of everything that it trains that a step of rate 1 takes off, beside
+            Adam's (Loshchilov and Hutter, 2019).
     """
 
     name: str
@@ -72,10 +77,13 @@ class Net:
     target: str = ""
     vectors: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     dropout: float = 0.0
-    start: Literal["orthogonal", "uniform"] = "orthogonal"
+    start: Literal["orthogonal", "uniform", "fan_out"] = "orthogonal"
+    bias: float = 0.0
     head: float | None = None
+    head_gain: float | None = None
     schedule: int = 0
     decay: float = 0.0
+    decoupled_decay: float = 0.0
 
 
 @dataclass(frozen=True)
