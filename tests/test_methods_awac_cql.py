@@ -284,11 +284,17 @@ def test_operators_compute_what_plain_torch_does_with_settings_of_each_seed(meth
 
 
 @METHODS
-@pytest.mark.parametrize("native", [False, True])
-def test_a_seed_does_not_depend_on_the_others(method, native):
-    alone = trained(engine_of(method, (3,), "fp32", native), 6)
-    among = trained(engine_of(method, (3, 8, 1), "fp32", native), 6)
+def test_a_seed_does_not_depend_on_the_others(method):
+    """Bit for bit with the operators; torch's products round by their number and by where they lie
+    in memory."""
+    alone = trained(engine_of(method, (3,), "fp32", native=True), 6)
+    among = trained(engine_of(method, (3, 8, 1), "fp32", native=True), 6)
     assert_equal(alone, among, seed=0)
+    alone, among = (trained(engine_of(method, seeds), 6) for seeds in ((3,), (3, 8, 1)))
+    others = among.state_dict()
+    for name, tensor in alone.state_dict().items():
+        if name != "step":
+            np.testing.assert_allclose(others[name][0], tensor[0], 1e-9, 1e-12, err_msg=name)
 
 
 @METHODS
@@ -311,7 +317,7 @@ def test_awac_begins_as_the_two_codes():
     for i, gain in ((0, 2.0), (1, 2.0), (4, 1.0)):
         weight = first[f"actor.layers.{i}.weight"][0]
         short = weight if weight.shape[0] < weight.shape[1] else weight.T
-        torch.testing.assert_close(short @ short.T, gain * torch.eye(len(short)).double())
+        np.testing.assert_allclose(short @ short.T, gain * np.eye(len(short)), atol=1e-12)
         assert not first[f"actor.layers.{i}.bias"].any()
     assert not first["actor.log_std"].any()
     assert 0.9 / 32**0.5 < rlkit["actor.layers.1.weight"].abs().max() <= 1 / 32**0.5
@@ -336,9 +342,7 @@ def test_a_squashed_density_is_that_of_its_samples():
     mean, log_std = torch.tensor([[0.4, -1.0]]).double(), torch.tensor([[-0.5, 0.2]]).double()
     noise = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0)).double()
     action, log_prob = tanh_gaussian_sample(mean, log_std, noise)
-    torch.testing.assert_close(
-        tanh_gaussian_log_prob(action, mean, log_std), log_prob, rtol=0, atol=1e-3
-    )
+    np.testing.assert_allclose(tanh_gaussian_log_prob(action, mean, log_std), log_prob, atol=1e-3)
     # The mean of 1 / p over samples is the volume of the box that they lie in, here a part of it.
     inside = (action.abs() < 0.9).all(1)
     assert abs(float((inside / log_prob.exp()).mean()) - 1.8**2) < 0.1
