@@ -123,3 +123,10 @@ def assert_equal(first, second, seed=None):
             assert torch.equal(tensor[seed], others[name][seed]), name
         else:
             assert torch.equal(tensor, others[name]), name
+
+
+def assert_close(first, second):
+    """Two engines' states within 1e-9."""
+    others = second.state_dict()
+    for name, tensor in first.state_dict().items():
+        np.testing.assert_allclose(tensor, others[name], 1e-9, 1e-9, err_msg=name)

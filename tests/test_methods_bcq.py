@@ -9,7 +9,7 @@ from iql_fast.engines.generic import GenericEngine
 from iql_fast.methods.bcq import BCQ
 
 from .conftest import random_transitions
-from .plain_nets import PlainNets, assert_equal, assert_steps_agree, trained
+from .plain_nets import PlainNets, assert_close, assert_equal, assert_steps_agree, trained
 
 SMALL = dict(batch_size=12, samples=4, hidden=(16, 12), vae_hidden=(18, 14))  # fmt: skip
 #: Settings of two seeds, far enough from each other that one's are not the other's.
@@ -116,13 +116,12 @@ def test_steps_equal_an_independent_statement(native):
 
 def test_operators_equal_plain_torch():
     plain, native = (trained(engine([3, 4], "fp64", x, **TWO), 10) for x in (False, True))
-    for name, tensor in plain.state_dict().items():
-        torch.testing.assert_close(native.state_dict()[name], tensor, rtol=1e-9, atol=1e-9)
+    assert_close(plain, native)
 
 
-@pytest.mark.parametrize("native", [False, True])
-def test_a_seed_does_not_depend_on_the_others(native):
-    alone, three = (trained(engine(seeds, native=native), 5) for seeds in ([3], [3, 4, 5]))
+def test_a_seed_does_not_depend_on_the_others():
+    """With the operators: torch's own products round otherwise for one seed."""
+    alone, three = (trained(engine(seeds, native=True), 5) for seeds in ([3], [3, 4, 5]))
     assert_equal(alone, three, seed=0)
 
 
