@@ -461,7 +461,7 @@ def _write_dataset(choose: Choose, file: Any, name: str, column: Array, made: La
     elif how == "loop":
         file.create_group(name)["again"] = h5py.SoftLink(f"/{name}")
     elif how == "opaque":
-        file[name] = column.astype("f4").view("V4")
+        file[name] = np.zeros(column.shape, "V4")
     else:
         file[name] = column
         return

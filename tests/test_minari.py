@@ -29,6 +29,7 @@ from iql_fast.policies.units import Units
 from iql_fast.support.errors import UserError
 
 from . import odd_environments as odd
+from .conftest import write_minari
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -351,3 +352,53 @@ def test_an_environment_of_other_sizes_is_refused_before_training(command, tmp_p
     assert result.returncode == 2
     assert "my/four-v0 has observations of 4 numbers, but Pendulum-v1 has 3" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def edit(name, change):
+    """Change a stored dataset's metadata, or with ``change(metadata, file)`` its columns too."""
+    place = Path(library.storage.get_dataset_path(name)) / "data"
+    metadata = json.loads((place / "metadata.json").read_text())
+    with h5py.File(place / "main_data.hdf5", "a") as file:
+        change(metadata, file)
+    (place / "metadata.json").write_text(json.dumps(metadata))
+
+
+def set_column(name, column):
+    def change(_, file):
+        del file[f"episode_0/{name}"]
+        file[f"episode_0/{name}"] = column
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(
+            (lambda metadata, _, said=said: metadata.update(total_steps=said), "holds no step|says")
+            for said in ("18", 1.5, -1, None, [])
+        ),
+        (lambda metadata, _: metadata.update(total_steps=10**18), "which do not fit into the mem"),
+        (set_column("rewards", np.zeros(9, complex)), "rewards of type complex128"),
+        (set_column("observations", np.zeros((10, 11), complex)), "not of their space .complex"),
+        (set_column("observations", np.zeros((0, 11))), "9 steps, but"),
+        (set_column("terminations", np.zeros(8, bool)), "9 steps, but"),
+        (set_column("terminations", np.full(9, np.nan)), "terminations that are neither 0 nor 1"),
+        (set_column("truncations", np.full(9, 2)), "truncations that are neither 0 nor 1"),
+    ],
+)
+def test_what_was_changed_after_it_was_stored(change, message):
+    write_minari("my/hopper-v0")
+    edit("my/hopper-v0", change)
+    with pytest.raises(UserError, match=message) as caught:
+        minari.load("my/hopper-v0", offline=True)
+    assert "my/hopper-v0" in str(caught.value)
+
+
+@pytest.mark.parametrize("low", ["x", [1], 10**400], ids=["text", "list", "huge"])
+def test_reference_returns_that_are_no_numbers(low):
+    collect("odd/reference-v0", odd.made(), ref_min_score=1.0, ref_max_score=3.0)
+    edit("odd/reference-v0", lambda metadata, _: metadata.update(ref_min_score=low))
+    loaded = data.load("odd/reference-v0", offline=True)
+    assert loaded.scoring.reference is None
+    assert any("measure nothing" in note for note in loaded.notes)

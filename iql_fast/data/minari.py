@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iql_fast.data import logged
 from iql_fast.data.logged import LoggedTransitions
@@ -82,20 +84,29 @@ def load(dataset_id: str, offline: bool = False) -> MinariData:
     parts = spaces.observation_parts(dataset.observation_space, dataset_id)
     bounds = spaces.action_bounds(dataset.action_space, dataset_id)
     widths = {"observations": sum(size for _, size in parts), "actions": len(bounds.low)}
-    rows = int(dataset.total_steps)
-    if rows == 0:
-        raise UserError(f"{dataset_id} holds no step.")
-    columns: dict[str, Any] = {
-        "observations": np.empty((rows, widths["observations"]), np.float32),
-        "actions": np.empty((rows, widths["actions"]), np.float32),
-        "rewards": np.empty(rows, np.float32),
-        "terminals": np.empty(rows, bool),
-        "next_observations": np.empty((rows, widths["observations"]), np.float32),
-        "ends": np.zeros(rows, bool),
-    }
+    said = dataset.storage.metadata.get("total_steps")
+    rows = _whole(said)
+    if rows is None or rows < 1:
+        raise UserError(f"{dataset_id} holds no step: it says that it has {said}.")
+    try:
+        columns: dict[str, Any] = {
+            "observations": np.empty((rows, widths["observations"]), np.float32),
+            "actions": np.empty((rows, widths["actions"]), np.float32),
+            "rewards": np.empty(rows, np.float32),
+            "terminals": np.empty(rows, bool),
+            "next_observations": np.empty((rows, widths["observations"]), np.float32),
+            "ends": np.zeros(rows, bool),
+        }
+    except (MemoryError, ValueError) as error:  # numpy's own limit is a ValueError
+        raise UserError(
+            f"{dataset_id} says that it has {rows:,} steps, which do not fit into the memory of "
+            f"this machine ({error})."
+        ) from None
     filled, firsts = 0, []
     whole = True
-    for number, steps, observations, actions, episode in _episodes(dataset, dataset_id):
+    for episode in _episodes(dataset, dataset_id):
+        number, observations, actions, rewards, terminated, truncated = episode
+        steps = len(rewards)
         if filled + steps > rows:
             raise UserError(f"{dataset_id} holds more steps than the {rows:,} that it says.")
         _check_widths(observations, actions, widths, f"{dataset_id}: episode {number}")
@@ -103,12 +114,12 @@ def load(dataset_id: str, offline: bool = False) -> MinariData:
         columns["observations"][block] = observations[:-1]
         columns["next_observations"][block] = observations[1:]
         columns["actions"][block] = actions
-        columns["rewards"][block] = np.reshape(episode.rewards, steps)
-        columns["terminals"][block] = np.reshape(episode.terminations, steps)
+        columns["rewards"][block] = rewards
+        columns["terminals"][block] = terminated
         columns["ends"][block.stop - 1] = True
         firsts.append((filled, number))
         filled = block.stop
-        whole = bool(episode.terminations[-1] or episode.truncations[-1])
+        whole = bool(terminated[-1] or truncated[-1])
     if filled != rows:
         raise UserError(f"{dataset_id} holds {filled:,} steps, but says that it has {rows:,}.")
     numbers = {
@@ -152,25 +163,68 @@ def _dataset(dataset_id: str, offline: bool) -> Any:
         ) from None
 
 
-def _episodes(dataset: Any, dataset_id: str) -> Iterator[tuple[int, int, Any, Any, Any]]:
-    """(number, T, observations [T + 1, O], actions [T, A], episode) of those that have a step."""
+class _Episode(NamedTuple):
+    """T steps: their observations ``[T + 1, O]``, actions ``[T, A]``, and the rest ``[T]``."""
+
+    number: int
+    observations: NDArray[np.float32]
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number, however it is stored; None where it is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _episodes(dataset: Any, dataset_id: str) -> Iterator[_Episode]:
+    """Those that have a step."""
     for episode in _stored(dataset, dataset_id):
-        steps = len(episode.rewards)
+        where = f"{dataset_id}: episode {episode.id}"
+        names = ("actions", "rewards", "terminations", "truncations")
+        found = {name: np.asarray(getattr(episode, name)) for name in names}
+        for name, column in found.items():
+            if column.dtype.kind not in "fiub" or column.ndim == 0:
+                raise UserError(
+                    f"{where} has {name} of type {column.dtype} and shape {column.shape}; expected "
+                    "real numbers, a row a step."
+                )
+        steps = len(found["rewards"])
         if steps == 0:
             continue
-        observations = spaces.flat_observations(dataset.observation_space, episode.observations)
-        actions = np.asarray(episode.actions)
-        if (
-            np.size(episode.rewards) != steps
-            or len(observations) != steps + 1
-            or len(actions) != steps
-        ):
+        try:
+            observations = spaces.flat_observations(dataset.observation_space, episode.observations)
+        except (TypeError, ValueError, KeyError) as error:
             raise UserError(
-                f"{dataset_id}: episode {episode.id} has {np.size(episode.rewards)} rewards of "
-                f"{steps} steps, {len(observations)} observations and {len(actions)} actions; "
-                "expected T, T + 1 and T."
+                f"{where} has observations that are not of their space ({error}). Fetch or make "
+                "the dataset again."
+            ) from None
+        single = {name: column.size for name, column in found.items() if name != "actions"}
+        lengths = {**single, "actions": len(found["actions"]), "observations": len(observations)}
+        if any(lengths[name] != steps + (name == "observations") for name in lengths):
+            listed = ", ".join(f"{count} {name}" for name, count in lengths.items())
+            raise UserError(
+                f"{where} has {steps} steps, but {listed}; expected T of each and T + 1 "
+                "observations."
             )
-        yield int(episode.id), steps, observations, actions.reshape(steps, -1), episode
+        flags = []
+        for name in ("terminations", "truncations"):
+            column = found[name].reshape(steps)
+            if not np.isin(column, (0, 1)).all():
+                raise UserError(f"{where} has {name} that are neither 0 nor 1.")
+            flags.append(column != 0)
+        yield _Episode(
+            int(episode.id),
+            observations,
+            found["actions"].reshape(steps, -1),
+            found["rewards"].reshape(steps),
+            *flags,
+        )
 
 
 def _stored(dataset: Any, dataset_id: str) -> Iterator[Any]:
@@ -191,8 +245,6 @@ def _check_widths(observations: Any, actions: Any, widths: dict[str, int], where
                 f"{where} has {name} of {rows.shape[1]} numbers, but their space has "
                 f"{widths[name]}."
             )
-        if rows.dtype.kind not in "fiub":
-            raise UserError(f"{where} has {name} of type {rows.dtype}; expected real numbers.")
 
 
 def scoring(dataset: Any, longest: int) -> tuple[Scoring, tuple[str, ...]]:
@@ -213,15 +265,19 @@ def scoring(dataset: Any, longest: int) -> tuple[Scoring, tuple[str, ...]]:
         return Scoring(None, f"{error}; --env names another"), ()
     metadata = dataset.storage.metadata
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    reference = None if low is None or high is None else (float(low), float(high))
-    notes = []
-    if reference is not None and not (np.isfinite(reference).all() and low < high):
-        notes.append(f"its reference returns {low:g} and {high:g} measure nothing: left out")
-        reference = None
+    reference, notes = None, []
+    if low is not None and high is not None:
+        try:
+            reference = (float(low), float(high))
+        except (TypeError, ValueError, OverflowError):
+            reference = (np.nan, np.nan)
+        if not (np.isfinite(reference).all() and reference[0] < reference[1]):
+            notes.append(f"its reference returns {low} and {high} measure nothing: left out")
+            reference = None
     if kept := [wrapper.name for wrapper in spec.additional_wrappers]:
         notes.append(f"the environment keeps the wrappers {', '.join(kept)}")
-    horizon = spec.max_episode_steps
-    if horizon is None:
+    horizon = _whole(spec.max_episode_steps)
+    if horizon is None or horizon < 1:
         horizon = longest
         notes.append(f"its environment has no time limit: episodes are cut after {longest} steps")
     try:

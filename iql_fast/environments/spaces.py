@@ -7,6 +7,7 @@ parts in the space's order, each in C order. What is not made of numbers that di
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,11 @@ def sorted_by_key(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 def flat_observations(space: spaces.Space[Any], observations: Any) -> NDArray[np.float32]:
     """``[T, O]`` of T observations as a Minari episode holds them: each part an array ``[T, ...]``,
-    in dicts and tuples as the space is."""
+    in dicts and tuples as the space is.
+
+    Raises:
+        TypeError, ValueError, KeyError: they are not of the space.
+    """
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
@@ -90,7 +95,10 @@ def flat_observations(space: spaces.Space[Any], observations: Any) -> NDArray[np
         ]
         return np.concatenate(columns, 1)
     rows = np.asarray(observations)
-    return rows.reshape(len(rows), -1).astype(np.float32, copy=False)
+    if rows.dtype.kind not in "fiub":
+        raise TypeError(f"{rows.dtype} where real numbers are expected")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is then not finite
+        return rows.reshape(len(rows), math.prod(rows.shape[1:])).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

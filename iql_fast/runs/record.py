@@ -59,6 +59,10 @@ def _scores(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_number, value.values()))
 
 
+def _policy(value: Any) -> bool:
+    return isinstance(value, dict) and _text(value.get("net")) and _count(value.get("parts"))
+
+
 def _two(right: Callable[[float, float], bool]) -> Test:
     """Of two lists of numbers, of which each pair is right."""
     lists = _list_of(_list_of(_single), 2)
@@ -95,6 +99,7 @@ OPTIONAL: dict[str, tuple[Test, str]] = {
         _or_none(_two(lambda low, high: low < high)),
         "two lists of numbers, those of the first the lower, or null",
     ),
+    "policy": (_or_none(_policy), "an object with a net and parts, or null"),
     "observation_layout": (_or_none(_list_of(_part)), "a list of [path, size] or null"),
 }
 
