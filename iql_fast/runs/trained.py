@@ -90,6 +90,7 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
             f"The checkpoint of step {step} in {path} holds no trained policy: its training begins "
             f"after step {begins}. Train on with --resume {path}, or take a later checkpoint."
         )
+    _check_layers(arrays, f"The checkpoint of step {step} in {run.checkpoints}")
     policy = with_units(policy_from_arrays(arrays), units.from_record(record))
     obs_dim, act_dim = len(policy.weights[0]), len(policy.biases[-1])
     layout = record.get("observation_layout")
@@ -111,6 +112,27 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
         step,
         tuple((str(where), int(size)) for where, size in layout) if layout else None,
     )
+
+
+def _check_layers(arrays: Mapping[str, NDArray[np.floating]], where: str) -> None:
+    """Raise a ``UserError`` where a network's arrays are not layers that follow each other."""
+    net = next(iter(arrays), "").partition(".")[0]
+    width = None
+    for i in range(max(1, (sum(".layers." in name for name in arrays) + 1) // 2)):
+        name = f"{net}.layers.{i}"
+        weight, bias = (arrays.get(f"{name}.{part}") for part in ("weight", "bias"))
+        if (
+            weight is None
+            or bias is None
+            or weight.ndim != 2
+            or bias.shape != weight.shape[:1]
+            or width not in (None, weight.shape[1])
+        ):
+            raise UserError(
+                f"{where} holds no whole policy: layer {i} is missing or does not fit. Bring back "
+                "the run's own file, or remove the checkpoint."
+            )
+        width = len(bias)
 
 
 def _lengths(record: Mapping[str, Any], key: str, size: int) -> list[tuple[str, int, int]]:
