@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from iql_fast import methods
 from iql_fast.environments import scoring
 from iql_fast.runs import completeness, config, curves
 from iql_fast.runs.config import TrainConfig
@@ -55,7 +56,8 @@ def main() -> None:
             raise UserError(f"{path} has no scores yet: nothing to compare.")
         notes += scores.notes
         summary = summarise(scores.rows, scores.due)
-        drawn.append((path.name, run.scores, curves.reference_lines(where, record["data"])))
+        title = methods.get(trained.method).title
+        drawn.append((path.name, run.scores, curves.reference_lines(where, record["data"], title)))
         table.add_row(
             path.name,
             record["data"]["title"],

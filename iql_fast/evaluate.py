@@ -57,7 +57,10 @@ def main() -> None:
     saved = checkpoint.load(run.checkpoints, options.checkpoint)
     seeds = trained.seeds(record)
     own = units.from_record(record)
-    policies = [with_units(policy_from_state(saved.state, s), own) for s in range(len(seeds))]
+    acting = trained.acting(record)
+    policies = [
+        with_units(policy_from_state(saved.state, s, *acting), own) for s in range(len(seeds))
+    ]
     key = KEY_OFFSET + saved.step
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
         if evaluator.note:

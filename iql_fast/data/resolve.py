@@ -13,7 +13,7 @@ import numpy as np
 from iql_fast.data import columns, d4rl, download, minari, ogbench, own, regenerate
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.logged import LoggedTransitions
-from iql_fast.data.transform import Rewards, to_training
+from iql_fast.data.transform import Rewards, best, to_training
 from iql_fast.environments import scoring, simulator
 from iql_fast.environments.scoring import Scoring
 from iql_fast.environments.spaces import ActionBounds, Part
@@ -166,6 +166,7 @@ def load(
     seed: int = 0,
     physics: Physics = "d4rl",
     progress: bool = True,
+    top: float | None = None,
 ) -> LoadedData:
     """Find or make the data of a task, check them and transform them for training.
 
@@ -173,6 +174,7 @@ def load(
         task: a task of the paper, a Minari id, or a name of OGBench's; ``""`` for a file alone.
         family: whose preset the data are transformed by; None: the one that fits their name.
         rewards: scale and shift of rewards in place of the authors'.
+        top: share of the trajectories that are kept, those of the highest returns; None: all.
         dataset, env, reference, regenerate_ok, offline, seed, physics, progress: see ``Search``.
 
     Raises:
@@ -181,7 +183,7 @@ def load(
     name = task if isinstance(task, str) else task.name
     search = Search(dataset, env, reference, regenerate_ok, offline, seed, physics, progress)
     found = find(name, search)
-    return _finish(found, family or preset_of(name).family, rewards or Rewards())
+    return _finish(found, family or preset_of(name).family, rewards or Rewards(), top)
 
 
 def find(task: str, search: Search) -> Found:
@@ -366,10 +368,14 @@ def _file(task: Task, search: Search) -> tuple[Path, str, dict[str, Any], tuple[
     return made, "regenerated", regenerated | {"download": failure}, (why,)
 
 
-def _finish(found: Found, family: presets.Family, rewards: Rewards) -> LoadedData:
+def _finish(
+    found: Found, family: presets.Family, rewards: Rewards, top: float | None
+) -> LoadedData:
     logged = found.logged
     where = str(found.record.get("path", found.title))
-    transitions, units, transform, notes = to_training(logged, family, where, found.bounds, rewards)
+    kept, chosen = (logged, "") if top is None else best(logged, top, where)
+    transitions, units, transform, notes = to_training(kept, family, where, found.bounds, rewards)
+    notes = (*notes, chosen) if chosen else notes
     summary: dict[str, Any] = {
         "title": found.title,
         "source": found.source,

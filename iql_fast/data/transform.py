@@ -178,6 +178,34 @@ def _spread_scale(logged: LoggedTransitions) -> tuple[float, str]:
     return 1000.0 / spread, ""
 
 
+def best(logged: LoggedTransitions, share: float, where: str) -> tuple[LoggedTransitions, str]:
+    """The trajectories of the highest undiscounted returns, in the order in which they were logged,
+    and a sentence on them.
+
+    Args:
+        share: of all trajectories; one at least is kept.
+
+    Raises:
+        UserError: rows do not follow each other, so that there are no returns.
+    """
+    if not logged.ordered:
+        raise UserError(
+            f"{where}: rows do not follow each other, so that there are no returns to choose the "
+            "best trajectories by. Use --method bc."
+        )
+    returns, lengths = logged.returns(), logged.lengths()
+    count = max(1, int(len(returns) * share))
+    chosen = np.zeros(len(returns), dtype=bool)
+    chosen[np.argsort(returns, kind="stable")[::-1][:count]] = True
+    rows = np.repeat(chosen, lengths)
+    columns = ("observations", "actions", "rewards", "terminals", "next_observations", "ends")
+    return (
+        replace(logged, **{name: getattr(logged, name)[rows] for name in columns}),
+        f"{count:,} of {len(returns):,} trajectories, those of the highest returns "
+        f"({returns[chosen].min():.6g} and above): {int(rows.sum()):,} rows",
+    )
+
+
 #: Added to the standard deviation of a column, which may be 0 (TD3+BC's value).
 LEAST_DEVIATION = 1e-3
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from iql_fast.engines.base import (
     Precision,
     Stage,
 )
-from iql_fast.methods.base import Batch
+from iql_fast.methods.base import Batch, Method
+from iql_fast.support import extension
+from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
 __all__ = [
@@ -35,9 +37,12 @@ __all__ = [
     "Precision",
     "Stage",
     "available",
+    "available_for",
     "check",
     "choose",
+    "choose_for",
     "create",
+    "for_method",
 ]
 
 NAMES = ("cuda", "graph", "cpu", "reference")  # in order of preference
@@ -72,9 +77,14 @@ def check(
         UserError: the engine does not exist, or cannot be used here, with the reason.
     """
     reasons = available(precision, network, hyper)
+    _check_usable(name, reasons)
+    return reasons
+
+
+def _check_usable(name: str, reasons: Mapping[str, str]) -> None:
     if not any(reason == "" for reason in reasons.values()):
         listed = "; ".join(f"{engine}: {reason}" for engine, reason in reasons.items())
-        raise UserError(f"No engine can train in {precision} precision here ({listed}).")
+        raise UserError(f"No engine can do that here ({listed}).")
     if name not in ("auto", *reasons):
         raise UserError(f"There is no engine {name!r}. Use one of: auto, {', '.join(NAMES)}.")
     if reasons.get(name):
@@ -83,7 +93,64 @@ def check(
             f"The engine {name!r} cannot be used here: {reasons[name]}. Usable engines: {usable}; "
             "`python -m iql_fast.info` says more."
         )
-    return reasons
+
+
+def for_method(
+    method: Method,
+    data: Transitions,
+    seeds: Sequence[int],
+    *,
+    name: str = "auto",
+    precision: Precision = "fp32",
+    threads: int = 0,
+) -> Engine:
+    """An engine for any method, with freshly initialised networks.
+
+    Args:
+        name: ``"graph"`` (over this package's operators), ``"reference"`` (plain torch, the
+            specification), or ``"auto"``: the first that can be used.
+        precision: ``"fp32"`` or ``"fp64"``.
+        threads: CPU threads; 0 takes all cores that this process may use.
+
+    Raises:
+        UserError: the engine has not the method or the precision, or needs more memory or threads
+            than there are.
+        ValueError: seeds or columns are not what they should be.
+    """
+    import torch
+
+    from iql_fast.engines.generic import GenericEngine
+
+    _check_seeds(seeds)
+    _check_columns(data, NetworkSpec(data.obs_dim, data.act_dim))
+    resources.check_threads(threads)
+    reasons = available_for(method, precision)
+    chosen, _ = _first(name, reasons)
+    resources.check_method_memory(method, data.obs_dim, data.act_dim, len(seeds), precision)
+    torch.set_num_threads(threads or usable_cores())
+    return GenericEngine(method, data, seeds, precision, native=chosen == "graph")
+
+
+def available_for(method: Method, precision: Precision = "fp32") -> dict[str, str]:
+    """As ``available``, for a method that is not IQL."""
+    only = f"it trains IQL alone, and the method is {method.name}"
+    other = "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
+    missing = extension.unavailable_reason()
+    return {"cuda": only, "graph": other or missing, "cpu": only, "reference": other}
+
+
+def choose_for(method: Method, name: str, precision: Precision = "fp32") -> tuple[str, str]:
+    """As ``choose``, for a method that is not IQL."""
+    return _first(name, available_for(method, precision))
+
+
+def _first(name: str, reasons: Mapping[str, str]) -> tuple[str, str]:
+    _check_usable(name, reasons)
+    if name != "auto":
+        return name, "asked for"
+    chosen = next(engine for engine in NAMES if not reasons[engine])
+    passed = [f"{e}: {reasons[e]}" for e in NAMES[: NAMES.index(chosen)]]
+    return chosen, "; ".join(passed) or "the fastest engine is usable"
 
 
 def choose(
@@ -97,12 +164,7 @@ def choose(
     Raises:
         UserError: see ``check``.
     """
-    reasons = check(name, precision, network, hyper)
-    if name != "auto":
-        return name, "asked for"
-    chosen = next(engine for engine in NAMES if not reasons[engine])
-    passed = [f"{e}: {reasons[e]}" for e in NAMES[: NAMES.index(chosen)]]
-    return chosen, "; ".join(passed) or "the fastest engine is usable"
+    return _first(name, check(name, precision, network, hyper))
 
 
 def create(

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iql_fast.engines import ranges
+from iql_fast.methods import ranges
 from iql_fast.methods.base import Batch, PerSeed
 from iql_fast.policies.policy import Policy
 
@@ -144,7 +144,7 @@ class Hyperparameters:
             they never read the policy.
 
     Raises:
-        ValueError: a value is out of its range (``iql_fast.engines.ranges``); names it.
+        ValueError: a value is out of its range (``iql_fast.methods.ranges``); names it.
     """
 
     expectile: PerSeed = 0.7
@@ -177,6 +177,10 @@ class Hyperparameters:
                 return stage
             step -= stage.steps
         raise AssertionError("the last stage has no end")
+
+    def acts(self, steps: int) -> bool:
+        """Whether there is a policy to score after so many steps."""
+        return self.updates(steps, "actor") > 0
 
     @property
     def trains_all(self) -> bool:
@@ -225,6 +229,10 @@ class Engine(Protocol):
     @property
     def seeds(self) -> Sequence[int]:
         """The S seeds, each the key of its own random stream."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What ``run`` measures, in the order of a log's columns."""
 
     @property
     def step(self) -> int:

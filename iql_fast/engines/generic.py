@@ -14,6 +14,7 @@ from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.engines.stepping import TorchStep
 from iql_fast.methods.base import Batch, Method, recorded
+from iql_fast.policies.policy import Policy, policy_from_state
 from iql_fast.support.errors import NonFiniteLoss
 
 
@@ -78,6 +79,11 @@ class GenericEngine(Exclusive):
             tensor.copy_(state[name])
         self.step = int(state["step"])
         self.on.counted(self.step)
+
+    @exclusive
+    def policy(self, index: int) -> Policy:
+        state = {name: tensor.detach() for name, tensor in self._state()}
+        return policy_from_state(state, index, self.method.policy_net, self.method.policy_parts)
 
     def _step(self, batch: Batch, values: list[dict[str, Tensor]]) -> None:
         self.on.begin(self.step, batch)

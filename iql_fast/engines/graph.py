@@ -25,6 +25,7 @@ from torch import Tensor
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
     DTYPES,
+    METRICS,
     PER_SEED,
     TRAINED,
     TRAINS_ALL,
@@ -85,6 +86,7 @@ class GraphEngine(Exclusive):
     """
 
     name = "graph"
+    metrics = METRICS
 
     def __init__(
         self,

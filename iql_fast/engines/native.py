@@ -39,6 +39,7 @@ class NativeEngine(Exclusive):
     """See ``iql_fast.engines.base.Engine``. A subclass makes the native object."""
 
     data_on_host = False
+    metrics = METRICS
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from torch import Tensor
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import (
     DTYPES,
+    METRICS,
     PER_SEED,
     Hyperparameters,
     Metrics,
@@ -47,6 +48,7 @@ class ReferenceEngine(Exclusive):
 
     name = "reference"
     data_on_host = False
+    metrics = METRICS
 
     def __init__(
         self,

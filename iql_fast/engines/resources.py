@@ -6,6 +6,7 @@ import itertools
 import math
 
 from iql_fast.engines.base import DTYPES, Hyperparameters, NetworkSpec, Precision
+from iql_fast.methods.base import Method
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 from iql_fast.support.memory import available_bytes
@@ -32,6 +33,25 @@ def needed_bytes(
         parameters += count * sum((i + 1) * o for i, o in itertools.pairwise(sizes))
     rows = hyper.batch_size * (sum(network.hidden) + 2 * network.obs_dim + network.act_dim)
     return (COPIES * parameters + 2 * rows) * seeds * DTYPES[precision].itemsize
+
+
+def check_method_memory(
+    method: Method, obs_dim: int, act_dim: int, seeds: int, precision: Precision = "fp32"
+) -> None:
+    """As ``check_memory``, for any method."""
+    parameters = rows = 0
+    for net in method.nets(obs_dim, act_dim):
+        sizes = (net.inputs, *net.hidden, net.outputs)
+        count = (net.ensemble or 1) * (2 if net.target else 1)
+        parameters += count * sum((i + 1) * o for i, o in itertools.pairwise(sizes))
+        rows += (net.ensemble or 1) * method.batch_size * sum(sizes)
+    needed = (COPIES * parameters + rows) * seeds * DTYPES[precision].itemsize
+    left = available_bytes()
+    if left is not None and needed > left:
+        raise UserError(
+            f"{seeds} seed(s) of {method.title} need {_gib(needed)} of memory at least; "
+            f"{_gib(left)} are left here. Take fewer seeds, or smaller networks or batches."
+        )
 
 
 def check_memory(

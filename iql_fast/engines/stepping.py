@@ -71,7 +71,8 @@ class TorchStep:
         }
         self._alike = {name: len(set(x.tolist())) == 1 for name, x in self._settings.items()}
         self._counts = {
-            w.net.name: [torch.zeros(()) for _ in w.leaves] for w in self.weights.values()
+            w.net.name: [torch.zeros((), dtype=torch.float32) for _ in w.leaves]
+            for w in self.weights.values()
         }
         self.values: dict[str, Tensor] = {}
 

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iql_fast.methods import ranges
+
 #: One setting: the same for all seeds, or one value for each.
 PerSeed = float | tuple[float, ...]
 
@@ -166,9 +168,22 @@ class Method:
         discount: gamma.
         polyak: step of the targets towards their networks.
         batch_size: rows drawn with replacement each step.
+
+    Raises:
+        ValueError: a value is out of its range (``iql_fast.methods.ranges``); names it.
     """
 
     name: ClassVar[str]
+    #: Its column in table 1 of the paper.
+    title: ClassVar[str]
+    #: Which rows it is trained on: all, or those of the trajectories of the highest returns.
+    rows: ClassVar[Literal["all", "top"]] = "all"
+    #: Scale and shift of antmaze's rewards, 0 and 1, that its authors trained with.
+    antmaze_rewards: ClassVar[tuple[float, float]] = (1.0, 0.0)
+    #: The network that acts, and the parts of its outputs: the mean before its tanh, and then maybe
+    #: the log standard deviation.
+    policy_net: ClassVar[str] = "actor"
+    policy_parts: ClassVar[int] = 1
     #: What it records besides its losses, and what a row of a log has of it.
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {}
     #: The columns of a batch that not every method reads, and this one does.
@@ -177,6 +192,9 @@ class Method:
     discount: PerSeed = 0.99
     polyak: PerSeed = 0.005
     batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        ranges.check(vars(self))
 
     def nets(self, obs_dim: int, act_dim: int) -> tuple[Net, ...]:
         """The networks, in the order in which they are initialised."""
@@ -197,6 +215,10 @@ class Method:
     def updates(self, name: str, steps: int) -> int:  # noqa: ARG002
         """How many of the first ``steps`` steps have a loss of that name."""
         return steps
+
+    def acts(self, steps: int) -> bool:
+        """Whether there is a policy to score after so many steps."""
+        return self.updates(self.policy_net, steps) > 0
 
     def measured(self, means: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """The columns of a log, ``[S]`` each, from what was recorded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -19,6 +19,7 @@ class BC(Method):
     """
 
     name: ClassVar[str] = "bc"
+    title: ClassVar[str] = "BC"
 
     actor_lr: PerSeed = 1e-3
     actor_schedule_steps: int = 1_000_000
@@ -41,3 +42,18 @@ class BC(Method):
     def step(self, on: Step) -> None:
         pi = torch.tanh(on.net("actor", on.batch.observations))
         on.descend(actor=((pi - on.batch.actions) ** 2).mean((-1, -2)))
+
+
+@dataclass(frozen=True)
+class TopBC(BC):
+    """Behaviour cloning of the best trajectories alone.
+
+    Attributes:
+        top: share of the trajectories that are kept, those of the highest undiscounted returns.
+    """
+
+    name: ClassVar[str] = "10bc"
+    title: ClassVar[str] = "10%BC"
+    rows: ClassVar[Literal["all", "top"]] = "top"
+
+    top: float = 0.1

@@ -21,6 +21,7 @@ class IQL(Method):
     regression on the data's actions, weighted by their advantages."""
 
     name: ClassVar[str] = "iql"
+    title: ClassVar[str] = "IQL"
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {
         "value": "mean",
         "q": "mean",

@@ -19,9 +19,12 @@ class TD3BC(Method):
         alpha: weight of the critic's judgement against that of the data.
         policy_noise, noise_clip: of the target policy's actions.
         policy_every: steps from one update of the policy, and of all targets, to the next.
+        normalize: scale observations to mean 0 and standard deviation 1 over the dataset (not on
+            antmaze, as the authors).
     """
 
     name: ClassVar[str] = "td3_bc"
+    title: ClassVar[str] = "TD3+BC"
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {
         "q": "mean",
         "target_q": "mean",
@@ -33,6 +36,7 @@ class TD3BC(Method):
     policy_noise: PerSeed = 0.2
     noise_clip: PerSeed = 0.5
     policy_every: int = 2
+    normalize: bool = True
     critic_lr: PerSeed = 3e-4
     actor_lr: PerSeed = 3e-4
     hidden: tuple[int, ...] = (256, 256)

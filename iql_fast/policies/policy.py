@@ -51,27 +51,38 @@ class Policy:
         return self.units.act(np.tanh(hidden, out=hidden))
 
 
-def policy_from_state(state: Mapping[str, Tensor], index: int) -> Policy:
-    """The policy of the ``index``-th seed in an engine's ``state_dict``."""
-    return policy_from_arrays(
-        {
-            name: tensor[index].detach().to("cpu").float().numpy()
-            for name, tensor in state.items()
-            if name.startswith("actor.")
-        }
-    )
+def policy_from_state(
+    state: Mapping[str, Tensor], index: int, net: str = "actor", parts: int = 1
+) -> Policy:
+    """The policy of the ``index``-th seed in an engine's ``state_dict``; see
+    ``policy_from_arrays``."""
+    arrays = {
+        name: tensor[index].detach().to("cpu").float().numpy()
+        for name, tensor in state.items()
+        if name.startswith(f"{net}.")
+    }
+    return policy_from_arrays(arrays, net, parts)
 
 
-def policy_from_arrays(arrays: Mapping[str, NDArray[np.floating]]) -> Policy:
-    """The policy of one seed's ``actor.*`` arrays, by their names in an engine's ``state_dict``."""
-    layers = sum(name.startswith("actor.layers.") for name in arrays) // 2
+def policy_from_arrays(
+    arrays: Mapping[str, NDArray[np.floating]], net: str = "actor", parts: int = 1
+) -> Policy:
+    """The policy of one seed's arrays, by their names in an engine's ``state_dict``.
+
+    Args:
+        net: the network that acts.
+        parts: into which its outputs fall; the first is the mean before its tanh, a second one the
+            log standard deviation, which acting does without.
+    """
+    layers = sum(name.startswith(f"{net}.layers.") for name in arrays) // 2
     single = {name: array.astype(np.float32) for name, array in arrays.items()}
+    weights = [single[f"{net}.layers.{i}.weight"].T for i in range(layers)]
+    biases = [single[f"{net}.layers.{i}.bias"] for i in range(layers)]
+    act_dim = len(biases[-1]) // parts
+    weights[-1], biases[-1] = weights[-1][:, :act_dim], biases[-1][:act_dim]
+    log_std = single.get(f"{net}.log_std", np.zeros(act_dim, np.float32))
     return Policy(
-        weights=tuple(
-            np.ascontiguousarray(single[f"actor.layers.{i}.weight"].T) for i in range(layers)
-        ),
-        biases=tuple(single[f"actor.layers.{i}.bias"] for i in range(layers)),
-        log_std=np.clip(single["actor.log_std"], *LOG_STD_RANGE),
+        tuple(map(np.ascontiguousarray, weights)), tuple(biases), np.clip(log_std, *LOG_STD_RANGE)
     )
 
 

@@ -136,9 +136,9 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
 
 
 def actor(
-    folder: Path, index: int, step: int | None = None
+    folder: Path, index: int, step: int | None = None, net: str = "actor"
 ) -> tuple[int, dict[str, NDArray[np.floating]]]:
-    """The step of a checkpoint, and the ``actor.*`` arrays of the ``index``-th seed in it. Nothing
+    """The step of a checkpoint, and the arrays of a net of the ``index``-th seed in it. Nothing
     else is read, and without torch.
 
     Raises:
@@ -148,7 +148,7 @@ def actor(
 
     def read(path: Path) -> dict[str, NDArray[np.floating]]:
         with safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if name.startswith("actor.")]  # noqa: SIM118
+            names = [name for name in file.keys() if name.startswith(f"{net}.")]  # noqa: SIM118
             return {name: file.get_slice(name)[index : index + 1][0] for name in names}
 
     record, arrays = _read(_find(folder, step), read)

@@ -12,11 +12,20 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 import tyro
 
-from iql_fast import data
+from iql_fast import data, methods
 from iql_fast.data.transform import Rewards as RewardRule
 from iql_fast.data.transform import RewardTransform
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
-from iql_fast.engines.ranges import RANGES, fault
+from iql_fast.methods.base import Method
+from iql_fast.methods.ranges import RANGES, fault
+from iql_fast.runs.method_options import (
+    SHARED,
+    OwnSettings,
+    default_of,
+    given_for_others,
+    learner,
+    values_by_method,
+)
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue, presets
 from iql_fast.tasks.catalogue import Physics
@@ -30,34 +39,40 @@ def _by_preset(setting: str) -> Any:
     return tyro.conf.arg(help_behavior_hint=f"(default: {presets.values_of(setting)})")
 
 
+def _by_method(setting: str) -> Any:
+    """What --help says of a setting whose default is the method's."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {values_by_method(setting)})")
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """IQL's settings. Where one is left out, the preset's value is taken. Those that take several
-    values take one a seed, so that one run sweeps them."""
+    """Settings of IQL and those that methods share. Where one is left out, the preset's or the
+    method's value is taken. Those that take several values take one a seed, so that one run sweeps
+    them."""
 
     expectile: Annotated[OneOrPerSeed, _by_preset("expectile")] = ()
     """tau of the value loss, in (0, 1) (paper, equation 5)"""
     temperature: Annotated[OneOrPerSeed, _by_preset("temperature")] = ()
     """beta, the inverse temperature of the policy extraction (equation 7)"""
-    discount: OneOrPerSeed = (0.99,)
+    discount: Annotated[OneOrPerSeed, _by_method("discount")] = ()
     """gamma"""
-    polyak: OneOrPerSeed = (0.005,)
+    polyak: Annotated[OneOrPerSeed, _by_method("polyak")] = ()
     """step of the target critics towards the critics"""
     weight_clip: OneOrPerSeed = (100.0,)
     """upper bound on exp(beta * advantage)"""
-    value_lr: OneOrPerSeed = (3e-4,)
+    value_lr: Annotated[OneOrPerSeed, _by_method("value_lr")] = ()
     """Adam's learning rate for V"""
-    critic_lr: OneOrPerSeed = (3e-4,)
+    critic_lr: Annotated[OneOrPerSeed, _by_method("critic_lr")] = ()
     """Adam's learning rate for the critics"""
-    actor_lr: OneOrPerSeed = (3e-4,)
+    actor_lr: Annotated[OneOrPerSeed, _by_method("actor_lr")] = ()
     """Adam's learning rate for the actor, at the start of its schedule"""
     actor_schedule: Literal["cosine", "constant"] = "cosine"
-    """cosine falls to 0 over the run"""
-    batch_size: int = 256
+    """cosine falls to 0 over the run, for methods whose rate does so"""
+    batch_size: Annotated[int | None, _by_method("batch_size")] = None
     """transitions a step"""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: Annotated[tuple[int, ...], _by_method("hidden")] = ()
     """units of the hidden layers of every network"""
-    critics: int = 2
+    critics: Annotated[int | None, _by_method("critics")] = None
     """Q networks, whose minimum the target takes"""
     actor_dropout: Annotated[float | None, _by_preset("actor_dropout")] = None
     """probability of dropping a hidden unit of the actor, in training only"""
@@ -120,7 +135,7 @@ class Records:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train IQL on a dataset and score the policy.
+    """Train a policy on a dataset, by IQL or another method, and score it.
 
     The data are found in the cache, downloaded, or regenerated in the simulator. Everything about
     the run goes to one folder; a run that was stopped goes on with --resume.
@@ -156,6 +171,8 @@ class TrainConfig:
     """mechanics that policies are scored in and data regenerated in. d4rl: of the MuJoCo that made
     D4RL's data and reference scores; gymnasium: of the installed MuJoCo, for locomotion only. A
     Minari id keeps those of the environment that it names"""
+    method: Literal[methods.NAMES] = "iql"  # type: ignore[valid-type]
+    """what is learned; engines cuda and cpu have IQL alone"""
     steps: int = 1_000_000
     """updates of each network"""
     seeds: int = 1
@@ -171,6 +188,7 @@ class TrainConfig:
     threads: int = 0
     """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
     algorithm: Algorithm = field(default_factory=Algorithm)
+    own: OwnSettings = field(default_factory=OwnSettings)
     departures: Departures = field(default_factory=Departures)
     rewards: Rewards = field(default_factory=Rewards)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -190,7 +208,17 @@ class TrainConfig:
     @property
     def reward_rule(self) -> RewardRule:
         """What is done to the rewards."""
-        r = self.rewards
+        r, method = self.rewards, methods.get(self.method)
+        if self.method != "iql" and r.reward_transform == "authors":
+            # Theirs are IQL's; the others train on rewards as they are, but for these.
+            scale, shift = (
+                method.antmaze_rewards if self.chosen_preset.family == "antmaze" else (1.0, 0.0)
+            )
+            return RewardRule(
+                "none",
+                scale if r.reward_scale is None else r.reward_scale,
+                shift if r.reward_shift is None else r.reward_shift,
+            )
         return RewardRule(r.reward_transform, r.reward_scale, r.reward_shift)
 
     @property
@@ -205,8 +233,39 @@ class TrainConfig:
         """Training steps of all stages."""
         return self.steps * len(self.stages)
 
+    @property
+    def schedule_steps(self) -> int:
+        """Over which the actor's rate falls; 0 where it does not."""
+        return self.steps if self.algorithm.actor_schedule == "cosine" else 0
+
+    def learner(self) -> Hyperparameters | Method:
+        """What is learned, with its settings."""
+        if self.method == "iql":
+            return self.hyperparameters()
+        shared = {name: getattr(self.algorithm, name) for name in SHARED}
+        return learner(self.method, shared, self.own, self.schedule_steps)
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether observations are scaled by the data's own mean and deviation."""
+        by_method = self.method == "td3_bc" and self.own.td3_bc_normalize
+        return self.departures.normalize_obs or (
+            by_method and self.chosen_preset.family != "antmaze"
+        )
+
+    @property
+    def top(self) -> float | None:
+        """The share of the trajectories to train on, those of the highest returns; None: all."""
+        return float(self.own.top_bc_top) if self.method == "10bc" else None
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """Which network acts; see ``iql_fast.policies.policy.policy_from_arrays``."""
+        method = methods.get(self.method)
+        return {"net": method.policy_net, "parts": method.policy_parts}
+
     def hyperparameters(self) -> Hyperparameters:
-        """What the engine reads."""
+        """IQL's settings."""
         a = self.algorithm
         values: dict[str, Any] = {}
         for name in PER_SEED:
@@ -214,8 +273,8 @@ class TrainConfig:
             values[name] = given[0] if len(given) == 1 else given
         return Hyperparameters(
             **values,
-            actor_schedule_steps=self.steps if a.actor_schedule == "cosine" else 0,
-            batch_size=a.batch_size,
+            actor_schedule_steps=self.schedule_steps,
+            batch_size=a.batch_size or Hyperparameters.batch_size,
             actor_dropout=a.actor_dropout or 0.0,
             value_order=self.departures.value_order,
             deterministic_policy=self.departures.deterministic_policy,
@@ -224,11 +283,12 @@ class TrainConfig:
 
     def network(self, obs_dim: int, act_dim: int) -> NetworkSpec:
         """Sizes of the networks."""
-        return NetworkSpec(obs_dim, act_dim, self.algorithm.hidden, self.algorithm.critics)
+        a = self.algorithm
+        return NetworkSpec(obs_dim, act_dim, a.hidden, a.critics or NetworkSpec.critics)
 
 
 #: The groups of TrainConfig, whose options carry no prefix.
-GROUPS = ("algorithm", "departures", "rewards", "evaluation", "records")
+GROUPS = ("algorithm", "own", "departures", "rewards", "evaluation", "records")
 #: Options that do not change what a run computes, so a resumed run may change them.
 FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline")
 
@@ -237,7 +297,7 @@ def of_record(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a run's record; what is younger than the run is what it did without."""
     task = options.get("task", "")
     in_gymnasium = task in catalogue.names() and "gymnasium" in catalogue.get(task).gym_ids
-    younger = {"physics": "gymnasium" if in_gymnasium else "d4rl"}
+    younger = {"physics": "gymnasium" if in_gymnasium else "d4rl", "method": "iql"}
     return {**flat(TrainConfig()), **younger, **options}
 
 
@@ -380,12 +440,7 @@ def completed(config: TrainConfig) -> TrainConfig:
         raise UserError(
             f"--log-interval is {config.records.log_interval}; expected a positive number."
         )
-    algorithm = replace(
-        a,
-        expectile=a.expectile or (preset["expectile"],),
-        temperature=a.temperature or (preset["temperature"],),
-        actor_dropout=preset["actor_dropout"] if a.actor_dropout is None else a.actor_dropout,
-    )
+    algorithm = replace(a, **_left_out(config, preset))
     # Evaluations fall on the grid of the log; a short run is still scored at its end.
     evaluation = replace(
         e,
@@ -400,6 +455,33 @@ def completed(config: TrainConfig) -> TrainConfig:
     config = replace(config, algorithm=algorithm, evaluation=evaluation, dataset=dataset)
     _check(config)
     return config
+
+
+def _left_out(config: TrainConfig, preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that were not given and that the method has, with its values for them.
+
+    Raises:
+        UserError: one was given that the method has not.
+    """
+    method, given = methods.get(config.method), vars(config.algorithm)
+    found: dict[str, Any] = {}
+    for name in given.keys() - {"actor_schedule"}:
+        default = default_of(method, name)
+        if default is None:
+            if given[name] not in (None, (), vars(Algorithm())[name]):
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag}: --method {config.method} has no such setting.")
+        elif given[name] in (None, ()):
+            value = preset.get(name, default) if config.method == "iql" else default
+            several = name in method.per_seed_names()
+            found[name] = (value,) if several and not isinstance(value, tuple) else value
+    if option := given_for_others(vars(config.own), config.method):
+        raise UserError(f"{option} is of another method than --method {config.method}.")
+    if config.method != "iql" and config.departures != Departures(
+        normalize_obs=config.departures.normalize_obs
+    ):
+        raise UserError("--value-order, --extraction and --deterministic-policy are IQL's.")
+    return found
 
 
 def _check_source(config: TrainConfig) -> None:
@@ -433,18 +515,19 @@ def _check(config: TrainConfig) -> None:
             flag = "--" + name.replace("_", "-")
             raise UserError(f"{flag} is {values[name]}; expected {expected}.")
 
-    for name in ("steps", "seeds", "batch_size", "critics", "log_interval", "checkpoint_interval"):
+    for name in ("steps", "seeds", "log_interval", "checkpoint_interval"):
         require(values[name] >= 1, name, "a positive number")
     require(0 <= config.seed < 2**63 - config.seeds, "seed", "at least 0 and below 2^63")
     require(config.threads >= 0, "threads", "a number of at least 0")
-    hidden = values["hidden"]
-    require(len(hidden) >= 1 and min(hidden) >= 1, "hidden", "one or more positive widths")
-    for name in PER_SEED:
-        count = len(values[name])
-        require(count in (1, config.seeds), name, f"one value, or one for each of {config.seeds}")
-    for name in RANGES.keys() & values.keys():
-        if wrong := fault(name, values[name]):
+    for name, value in (vars(config.algorithm) | vars(config.own)).items():
+        if value in (None, ()) and name != "hidden":  # the method has no such setting
+            continue
+        if isinstance(value, tuple) and name != "hidden":
+            expected = f"one value, or one for each of {config.seeds}"
+            require(len(value) in (1, config.seeds), name, expected)
+        if name in RANGES and (wrong := fault(name, values[name])):
             require(False, name, wrong.removeprefix("expected "))
+    config.learner()
     for name in ("reward_scale", "reward_shift"):
         require(values[name] is None or math.isfinite(values[name]), name, "a finite number")
     require(

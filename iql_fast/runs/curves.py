@@ -15,6 +15,7 @@ from iql_fast.support.files import written_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, str]]
 
@@ -40,7 +41,7 @@ def plot_spread(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -
         axes.fill_between(steps, values.min(1), values.max(1), alpha=0.2, color=line.get_color())
 
 
-def _legend(axes: Axes, twin: Axes | None = None) -> None:
+def _legend(axes: Axes, twin: Axes | None = None, columns: int = 2) -> None:
     """Below the axes, where it hides no curve; the lines of both scales in one."""
     lines = [*axes.get_lines(), *(twin.get_lines() if twin is not None else [])]
     labels = [str(line.get_label()) for line in lines]
@@ -50,7 +51,7 @@ def _legend(axes: Axes, twin: Axes | None = None) -> None:
         fontsize=8,
         loc="upper center",
         bbox_to_anchor=(0.5, -0.13),
-        ncols=2,
+        ncols=columns,
         frameon=False,
     )
 
@@ -70,29 +71,73 @@ def draw(
     scores: Path,
     reference_lines: Mapping[str, float],
     score_label: str,
+    method: str = "IQL",
 ) -> None:
-    """Write a run's curves: scores, losses, advantages and weights.
+    """Write a run's curves: scores, losses, and what else the method measures.
 
     Args:
+        method: what it is called.
         reference_lines: label -> score, each a dashed line (the paper's, the behaviour policy's).
     """
-    from matplotlib.figure import Figure
-
     metric_rows = read_rows(metrics)
     score_rows = read_rows(scores) if scores.exists() else []
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    (score_axes, loss_axes), (value_axes, weight_axes) = figure.subplots(2, 2)
-    figure.suptitle(title)
+    measured = [*metric_rows[0]][2:-1] if metric_rows else []
+    if metric_rows and "weight_clipped" not in measured:
+        figure = _of_any_method(title, metric_rows, measured)
+    else:
+        figure = _of_iql(title, metric_rows)
+    _draw_scores(figure.axes[0], score_rows, reference_lines, score_label, method)
+    for axes in figure.axes:
+        if axes.get_subplotspec() is not None and axes.get_label() != "twin":
+            steps_axis(axes)
+            axes.grid(alpha=0.3)
+    with written_beside(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
+
+def _draw_scores(
+    score_axes: Axes,
+    score_rows: Rows,
+    reference_lines: Mapping[str, float],
+    score_label: str,
+    method: str,
+) -> None:
     if score_rows:
-        plot_spread(score_axes, score_rows, "score", "IQL, mean and range over seeds", marker=".")
+        label = f"{method}, mean and range over seeds"
+        plot_spread(score_axes, score_rows, "score", label, marker=".")
         for i, (label, score) in enumerate(reference_lines.items()):
             score_axes.axhline(score, linestyle="--", color=f"C{i + 1}", label=label)
-        _legend(score_axes)
+        _legend(score_axes, columns=1)
     else:
         score_axes.text(0.5, 0.5, "not evaluated", ha="center", transform=score_axes.transAxes)
         score_axes.set(xticks=[], yticks=[])
     score_axes.set(title="Score", ylabel=score_label)
+
+
+def _of_any_method(title: str, rows: Rows, measured: Sequence[str]) -> Figure:
+    """Room for the scores, and a panel for each quantity, whose scales differ."""
+    from matplotlib.figure import Figure
+
+    columns = 3
+    lines = -(-(1 + len(measured)) // columns)
+    figure = Figure(figsize=(12, 3.6 * lines), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for name, axes in zip(measured, panels[1:], strict=False):
+        plot_spread(axes, rows, name, name)
+        axes.set(title=name.replace("_", " "))
+    for spare in panels[1 + len(measured) :]:
+        spare.remove()
+    return figure
+
+
+def _of_iql(title: str, metric_rows: Rows) -> Figure:
+    """Room for the scores; losses, values and advantages, weights."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    (_, loss_axes), (value_axes, weight_axes) = figure.subplots(2, 2)
+    figure.suptitle(title)
 
     for column, label in {"value_loss": "V", "critic_loss": "Q (summed over critics)"}.items():
         plot_spread(loss_axes, metric_rows, column, label)
@@ -118,12 +163,9 @@ def draw(
     plot_spread(share_axes, metric_rows, "weight_clipped", "share at the clip", color="C2")
     share_axes.set(ylabel="share at the clip", ylim=(0, None))
     _legend(weight_axes, share_axes)
-
-    for axes in (score_axes, loss_axes, value_axes, weight_axes):
-        steps_axis(axes)
-        axes.grid(alpha=0.3)
-    with written_beside(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+    for twin in (actor_axes, advantage_axes, share_axes):
+        twin.set_label("twin")
+    return figure
 
 
 def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -> None:
@@ -150,7 +192,9 @@ def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -
         figure.savefig(partial, format="png", dpi=110)
 
 
-def reference_lines(scoring: Scoring, data_record: Mapping[str, Any]) -> dict[str, float]:
+def reference_lines(
+    scoring: Scoring, data_record: Mapping[str, Any], method: str = "IQL"
+) -> dict[str, float]:
     """Scores to draw beside a run's: the paper's, and the mean of the data."""
     lines = {}
     if data_record["return_mean"] is not None and scoring.measure == "return":
@@ -158,5 +202,5 @@ def reference_lines(scoring: Scoring, data_record: Mapping[str, Any]) -> dict[st
         lines[f"mean return of the data ({data_record['title']})"] = behaviour
     if "paper" in scoring.published:
         where = "" if data_record["origin"] == "d4rl" else " on D4RL's own data"
-        lines[f"IQL in the paper{where}"] = scoring.published["paper"]
+        lines[f"{method} in the paper{where}"] = scoring.published["paper"]
     return lines

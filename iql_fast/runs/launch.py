@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from iql_fast import data, engines
+from iql_fast import data, engines, methods
 from iql_fast.data import LoadedData
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.transform import normalised
@@ -22,6 +22,7 @@ from iql_fast.engines import Engine, resources
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
+from iql_fast.methods.base import Method
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, config, machine, progress
 from iql_fast.runs.config import TrainConfig
@@ -31,7 +32,7 @@ from iql_fast.runs.place import NewRun, Place, ResumedRun, default_folder
 from iql_fast.support import digest, output
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import NonFiniteLoss, UserError
-from iql_fast.tasks import catalogue
+from iql_fast.tasks import catalogue, published
 
 
 def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, Any]:
@@ -53,9 +54,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     )
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
-    engines.check(engine_name, options.precision, hyper=options.hyperparameters())
-    least = options.network(1, 1)  # whatever the data are
-    resources.check_memory(least, options.hyperparameters(), options.seeds, options.precision)
+    _check_learner(options, engine_name)
     if note := resources.check_threads(options.threads):
         console.print(f"warning {note}", style="yellow")
     _check_environment(options, console)
@@ -71,7 +70,9 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             reference=options.reference,
             family=options.chosen_preset.family,
             rewards=options.reward_rule,
+            top=options.top,
         )
+        loaded = replace(loaded, scoring=_scoring(loaded.scoring, options))
         prepared = _prepare(loaded, options)
         chosen = _choose_engine(prepared, options, engine_name, place.engine_because)
         rows = len(loaded.transitions)
@@ -111,6 +112,26 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     return summary
 
 
+def _check_learner(options: TrainConfig, engine: str) -> None:
+    """Raise a ``UserError`` where the engine cannot train that, whatever the data are."""
+    learner = options.learner()
+    if isinstance(learner, Method):
+        engines.choose_for(learner, engine, options.precision)
+        resources.check_method_memory(learner, 1, 1, options.seeds, options.precision)
+        return
+    engines.check(engine, options.precision, hyper=learner)
+    resources.check_memory(options.network(1, 1), learner, options.seeds, options.precision)
+
+
+def _scoring(scoring: Scoring, options: TrainConfig) -> Scoring:
+    """``scoring`` with what was published for the method."""
+    if options.method == "iql":
+        return scoring
+    row = published.table1().get(options.task, {})
+    title = methods.get(options.method).title
+    return replace(scoring, published={"paper": row[title]} if title in row else {})
+
+
 def _name(options: TrainConfig) -> str:
     """What a run is called whose user names no folder."""
     return options.task or (options.dataset.stem if options.dataset else "run")
@@ -119,6 +140,7 @@ def _name(options: TrainConfig) -> str:
 def _say_settings(options: TrainConfig, loaded: LoadedData, console: Console) -> None:
     """Whose settings were taken, and what was done to the rewards."""
     preset, record = options.chosen_preset, loaded.record
+    console.print(f"method  {methods.get(options.method).title}")
     console.print(f"preset  {preset.family} ({preset.because})")
     scale, shift = record["reward_scale"], record["reward_shift"]
     if scale != 1 or shift != 0:
@@ -161,7 +183,7 @@ class _Chosen(NamedTuple):
 
 
 def _prepare(loaded: LoadedData, options: TrainConfig) -> _Prepared:
-    if options.departures.normalize_obs:
+    if options.normalizes:
         transitions, mean, scale = normalised(loaded.transitions)
         return _Prepared(transitions, replace(loaded.units, obs_mean=mean, obs_scale=scale))
     return _Prepared(loaded.transitions, loaded.units)
@@ -176,7 +198,18 @@ def _choose_engine(
         name: as asked for; ``"auto"`` leaves the choice to the sizes.
         because: why it is asked for, where that is not the user's wish.
     """
-    transitions, hyper = prepared.transitions, options.hyperparameters()
+    transitions, hyper = prepared.transitions, options.learner()
+    if isinstance(hyper, Method):
+        name, why = engines.choose_for(hyper, name, options.precision)
+        made = engines.for_method(
+            hyper,
+            transitions,
+            options.seed_list,
+            name=name,
+            precision=options.precision,
+            threads=options.threads,
+        )
+        return _Chosen(made, because or why)
     network = options.network(transitions.obs_dim, transitions.act_dim)
     name, why = engines.choose(name, options.precision, network, hyper)
     engine = engines.create(
@@ -223,6 +256,7 @@ def _record(
         "data_on_host": chosen.engine.data_on_host,
         "data": loaded.record | {"sha256": digest.of_columns(vars(loaded.transitions))},
         "scoring": loaded.scoring.record(),
+        "policy": options.policy,
         **units.record(),
         "observation_layout": loaded.parts,
         "versions": machine.versions(),

@@ -19,11 +19,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
+from iql_fast import methods
 from iql_fast.data import LoadedData
-from iql_fast.engines import METRICS, Engine, Metrics
+from iql_fast.engines import Engine, Metrics
 from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
+from iql_fast.methods.base import Method
 from iql_fast.policies.policy import policy_from_state, with_units
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, curves, paths
@@ -82,9 +85,9 @@ class Loop:
 
         step = self.engine.step
         self.seconds = dict.fromkeys(("training", "evaluation", "records"), 0.0) | dict(self.spent)
-        self.hyper = self.config.hyperparameters()
+        self.learner = self.config.learner()
         self.schedule = Schedule(self.config, self.evaluator is not None)
-        self.metrics = StepTable(self.folder.metrics, ("seed", *METRICS, "actor_lr", "seconds"))
+        self.metrics = StepTable(self.folder.metrics, ("seed", *self.columns, "seconds"))
         self.scores = StepTable(self.folder.scores, SCORE_COLUMNS)
         self.metrics.cut_after(step)
         self.scores.cut_after(step)
@@ -206,14 +209,11 @@ class Loop:
             self.seconds[what] += time.perf_counter() - start
 
     def _log(self, step: int, metrics: Metrics) -> None:
-        rates = self.hyper.per_seed("actor_lr", self.config.seeds)
-        if self.hyper.actor_schedule_steps:
-            progress = self.hyper.updates(step, "actor") / self.hyper.actor_schedule_steps
-            rates = rates * 0.5 * (1 + np.cos(np.pi * progress))
+        rates = self._actor_rates(step)
         rows = []
         for s, seed in enumerate(self.engine.seeds):
-            values = {name: float(metrics[name][s]) for name in METRICS}
-            values["actor_lr"] = float(rates[s])
+            values = {name: float(metrics[name][s]) for name in self.engine.metrics}
+            values |= {name: float(x[s]) for name, x in rates.items()}
             for name, value in values.items():
                 if not np.isnan(value):  # what the stage does not compute
                     self.board.add_scalar(f"{name}/seed{seed}", value, step)
@@ -222,12 +222,36 @@ class Loop:
         self.folder.require()
         self.metrics.append(rows)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is logged of an interval."""
+        return (*self.engine.metrics, *self._actor_rates(0))
+
+    def _actor_rates(self, step: int) -> dict[str, NDArray[np.float64]]:
+        """The actor's learning rate after so many steps, where it has one that falls."""
+        learner = self.learner
+        steps: int | None = getattr(learner, "actor_schedule_steps", None)
+        if steps is None:
+            return {}
+        rates = learner.per_seed("actor_lr", self.config.seeds)
+        if steps:
+            trained = (
+                learner.updates("actor", step)
+                if isinstance(learner, Method)
+                else learner.updates(step, "actor")
+            )
+            rates = rates * 0.5 * (1 + np.cos(np.pi * min(trained, steps) / steps))
+        return {"actor_lr": rates}
+
     def _evaluation(
         self, step: int, state: Mapping[str, Tensor], evaluator: Evaluator
     ) -> Evaluation:
         """Begin the episodes of the policies in a state."""
         seeds = self.engine.seeds
-        policies = [with_units(policy_from_state(state, s), self.units) for s in range(len(seeds))]
+        acting = tuple(self.config.policy.values())
+        policies = [
+            with_units(policy_from_state(state, s, *acting), self.units) for s in range(len(seeds))
+        ]
         return evaluator.start(policies, seeds, step, self.config.evaluation.eval_episodes or 0)
 
     def _score(self, step: int, evaluation: Evaluation) -> str:
@@ -258,7 +282,8 @@ class Loop:
         return text
 
     def _draw(self) -> None:
-        lines = curves.reference_lines(self.data.scoring, self.data.record)
+        title = methods.get(self.config.method).title
+        lines = curves.reference_lines(self.data.scoring, self.data.record, title)
         curves.draw(
             self.folder.curves,
             self.data.title,
@@ -266,6 +291,7 @@ class Loop:
             self.folder.scores,
             lines,
             self.data.scoring.unit,
+            title,
         )
         self.curves_drawn = time.monotonic()
 
@@ -276,6 +302,7 @@ class Loop:
         summary: dict[str, Any] = {
             "title": self.data.title,
             "origin": self.data.record["origin"],
+            "method": self.config.method,
             "steps": self.config.steps,
             "training_steps": steps,
             "seeds": list(self.engine.seeds),

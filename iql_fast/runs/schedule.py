@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from iql_fast.engines import Hyperparameters
+from iql_fast.methods.base import Method
 from iql_fast.runs.config import TrainConfig
 
 
@@ -36,7 +37,7 @@ class Schedule:
         return (
             self.scored
             and self._due(step, self.options.evaluation.eval_interval)
-            and self._hyper.updates(step, "actor") > 0
+            and self._learner.acts(step)
         )
 
     def ends(self, last: int) -> Iterator[int]:
@@ -50,5 +51,5 @@ class Schedule:
         return step == self.options.total_steps or (bool(interval) and step % (interval or 1) == 0)
 
     @cached_property
-    def _hyper(self) -> Hyperparameters:
-        return self.options.hyperparameters()
+    def _learner(self) -> Hyperparameters | Method:
+        return self.options.learner()

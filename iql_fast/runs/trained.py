@@ -68,6 +68,12 @@ def seeds(record: Mapping[str, Any]) -> range:
     return range(first, first + record["options"]["seeds"])
 
 
+def acting(record: Mapping[str, Any]) -> tuple[str, int]:
+    """The network of a run that acts, and the parts of its outputs."""
+    told = record.get("policy") or {"net": "actor", "parts": 1}  # of before there were methods
+    return str(told["net"]), int(told["parts"])
+
+
 def load(path: Path, seed: int | None = None, step: int | None = None) -> TrainedPolicy:
     """The policy of a seed (None: the first) at a checkpoint (None: the last).
 
@@ -83,7 +89,8 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
     if seed not in held:
         listed = ", ".join(map(str, held)) if len(held) <= 10 else f"{held[0]} to {held[-1]}"
         raise UserError(f"{path} has no seed {seed} (it has: {listed}).")
-    step, arrays = checkpoint.actor(run.checkpoints, held.index(seed), step)
+    net, parts = acting(record)
+    step, arrays = checkpoint.actor(run.checkpoints, held.index(seed), step, net)
     begins = options["steps"] if options.get("extraction") == "after" else 0
     if step <= begins:
         raise UserError(
@@ -91,7 +98,7 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
             f"after step {begins}. Train on with --resume {path}, or take a later checkpoint."
         )
     _check_layers(arrays, f"The checkpoint of step {step} in {run.checkpoints}")
-    policy = with_units(policy_from_arrays(arrays), units.from_record(record))
+    policy = with_units(policy_from_arrays(arrays, net, parts), units.from_record(record))
     obs_dim, act_dim = len(policy.weights[0]), len(policy.biases[-1])
     layout = record.get("observation_layout")
     for key, found, size in [

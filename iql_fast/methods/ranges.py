@@ -32,13 +32,28 @@ RANGES = {
     "actor_dropout": Range(lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "actor_schedule_steps": _NOT_NEGATIVE,
     "batch_size": _COUNT,
+    "alpha": _NOT_NEGATIVE,
+    "policy_noise": _NOT_NEGATIVE,
+    "noise_clip": _NOT_NEGATIVE,
+    "policy_every": _COUNT,
+    "top": Range(lambda x: 0 < x <= 1, "above 0 and at most 1"),
     "critics": _COUNT,
     "hidden": _COUNT,
     "obs_dim": _COUNT,
     "act_dim": _COUNT,
 }
 #: Settings that count something.
-WHOLE = frozenset({"actor_schedule_steps", "batch_size", "critics", "hidden", "obs_dim", "act_dim"})
+WHOLE = frozenset(
+    {
+        "actor_schedule_steps",
+        "batch_size",
+        "policy_every",
+        "critics",
+        "hidden",
+        "obs_dim",
+        "act_dim",
+    }
+)
 
 
 def fault(name: str, value: Any) -> str | None:

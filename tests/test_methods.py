@@ -1,0 +1,192 @@
+"""Methods as a user trains them: each from the command's options to a scored policy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from iql_fast import engines, evaluate, methods, train
+from iql_fast.data import transform
+from iql_fast.data.logged import LoggedTransitions
+from iql_fast.engines.drawing import drawn
+from iql_fast.methods.base import Draw
+from iql_fast.runs import checkpoint, config, trained
+from iql_fast.runs.rows import read_rows
+from iql_fast.support.errors import UserError
+
+from .conftest import d4rl_columns, random_transitions, write_hdf5
+
+OTHERS = [name for name in methods.NAMES if name != "iql"]
+SMALL = (
+    *("--task", "hopper-medium-v2", "--hidden", "16", "16", "--batch-size", "16"),
+    *("--log-interval", "10", "--checkpoint-interval", "20", "--eval-episodes", "0"),
+    *("--threads", "1"),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_hdf5(tmp_path_factory.mktemp("data") / "data.hdf5", d4rl_columns())
+
+
+def trains(dataset, out, method, *more):
+    arguments = ("--dataset", dataset, "--out", out, "--method", method, "--steps", 50, *more)
+    train.main([*SMALL, *map(str, arguments)])
+
+
+def rows_of(run):
+    return [
+        {k: v for k, v in row.items() if k != "seconds"} for row in read_rows(run / "metrics.csv")
+    ]
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_a_method_trains_resumes_and_is_read(dataset, tmp_path, method):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trains(dataset, whole, method, "--seeds", 2)
+    rows = rows_of(whole)
+    assert [int(row["step"]) for row in rows[::2]] == [10, 20, 30, 40, 50]
+    assert any(name.endswith("_loss") for name in rows[0])
+    assert (whole / "curves.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((whole / "config.json").read_text())
+    assert record["options"]["method"] == method
+    assert record["engine"] == (
+        "graph" if not engines.available_for(methods.get(method)())["graph"] else "reference"
+    )
+
+    # As a kill would leave it: the last checkpoint, and rows beyond it.
+    shutil.copytree(whole, cut)
+    (cut / "summary.json").unlink()
+    shutil.rmtree(cut / "checkpoint" / "000000050")
+    train.main(["--resume", str(cut)])
+    assert rows_of(cut) == rows
+    ends = [checkpoint.load(run / "checkpoint").state for run in (whole, cut)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+    policy = trained.load(whole, seed=1)
+    actions = policy(np.random.default_rng(0).standard_normal((5, 11)).astype(np.float32))
+    assert actions.shape == (5, 3)
+    assert np.isfinite(actions).all()
+    assert (np.abs(actions) <= 1).all()
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_a_seed_does_not_depend_on_those_beside_it(method):
+    data = random_transitions(200)
+    cls = methods.get(method)
+    alone, beside = (
+        engines.for_method(cls(batch_size=16, hidden=(16, 16)), data, seeds, threads=1)
+        for seeds in ([3], [3, 4, 5])
+    )
+    for engine in (alone, beside):
+        engine.run(5)
+    states = [engine.state_dict() for engine in (alone, beside)]
+    for name, tensor in states[0].items():
+        if name != "step":
+            assert torch.equal(tensor[0], states[1][name][0]), name
+
+
+def test_a_method_is_scored(dataset, tmp_path, monkeypatch, capsys):
+    trains(dataset, tmp_path / "run", "td3_bc", "--eval-episodes", 1, "--eval-interval", 50)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["method"] == "td3_bc"
+    assert summary["published"] == {"paper": 59.3}
+    assert np.isfinite(summary["scores"]["final"]["mean"])
+    arguments = ["evaluate", "--run", str(tmp_path / "run"), "--episodes", "1", "--workers", "1"]
+    monkeypatch.setattr("sys.argv", arguments)
+    evaluate.main()
+    assert "hopper-medium-v2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--method", "bc", "--expectile", "0.9"), "--expectile: --method bc has no such setting"),
+        (("--method", "bc", "--td3-bc-alpha", "1"), "--td3-bc-alpha is of another method than"),
+        (
+            ("--method", "td3_bc", "--td3-bc-alpha", "-1"),
+            "td3_bc: alpha is -1.0; expected at least",
+        ),
+        (("--method", "bc", "--value-order", "old"), "are IQL's"),
+        (("--method", "10bc", "--top-bc-top", "0"), "top is 0.0; expected above 0 and at most 1"),
+        (
+            ("--method", "td3_bc", "--critic-lr", "1", "2"),
+            "--critic-lr is .*; expected one value, or",
+        ),
+        (
+            ("--method", "td3_bc", "--engine", "cpu"),
+            "cpu.* trains IQL alone, and the method is td3_",
+        ),
+        (("--method", "td3_bc", "--precision", "mixed"), "it has no mixed precision"),
+    ],
+)
+def test_options_of_other_methods_are_refused(dataset, tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        train.main([*SMALL, "--dataset", str(dataset), "--out", str(tmp_path / "run"), *arguments])
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_left_out_is_the_methods():
+    options = config.completed(config.parse(["--task", "hopper-medium-v2", "--method", "bc"]))
+    assert options.algorithm.actor_lr == (1e-3,)
+    assert options.algorithm.expectile == ()
+    learner = options.learner()
+    assert (learner.actor_dropout, learner.actor_schedule_steps) == (0.1, 1_000_000)
+    assert not options.normalizes
+    for task, scaled in (("hopper-medium-v2", True), ("antmaze-umaze-v2", False)):
+        options = config.completed(config.parse(["--task", task, "--method", "td3_bc"]))
+        assert options.normalizes == scaled
+        assert options.reward_rule == transform.Rewards("none", 1.0, 0.0)
+
+
+def test_a_run_from_before_there_were_methods_is_iqls():
+    options = config.flat(config.completed(config.parse(["--task", "hopper-medium-v2"])))
+    older = {
+        name: value for name, value in options.items() if not name.startswith(("method", "td3_bc"))
+    }
+    assert config.of_record(older) == options
+
+
+def logged(returns, length=4):
+    count = len(returns) * length
+    numbers = np.arange(count, dtype=np.float32)
+    return LoggedTransitions(
+        observations=numbers[:, None],
+        actions=np.zeros((count, 1), np.float32),
+        rewards=np.repeat(np.asarray(returns, np.float32) / length, length),
+        terminals=np.zeros(count, bool),
+        next_observations=numbers[:, None] + 1,
+        ends=np.arange(count) % length == length - 1,
+    )
+
+
+def test_the_best_trajectories_are_kept_whole_and_in_order():
+    kept, note = transform.best(logged([5, 1, 9, 3, 8, 2, 7, 4, 6, 0]), 0.3, "here")
+    assert kept.returns().tolist() == [9, 8, 7]
+    assert kept.observations[:, 0].tolist() == [*range(8, 12), *range(16, 20), *range(24, 28)]
+    assert kept.ends.sum() == 3
+    assert note == "3 of 10 trajectories, those of the highest returns (7 and above): 12 rows"
+    kept, _ = transform.best(logged([1, 2]), 0.1, "here")
+    assert kept.returns().tolist() == [2]  # one at least
+
+
+def test_draws_are_what_they_are_called_and_depend_on_seed_and_step_alone():
+    seeds, steps = torch.tensor([0, 7]), torch.arange(40)
+    numbers = drawn(Draw("normal", (300, 5)), 2, seeds, steps)
+    assert numbers.shape == (40, 2, 300, 5)
+    one = numbers[:, 0].flatten()
+    assert abs(float(one.mean())) < 0.02
+    assert abs(float(one.std()) - 1) < 0.02
+    assert abs(float((one**4).mean()) - 3) < 0.15
+    again = drawn(Draw("normal", (300, 5)), 2, seeds[1:], steps[17:18])
+    assert torch.equal(again[0, 0], numbers[17, 1])
+    assert not torch.equal(drawn(Draw("normal", (300, 5)), 3, seeds[1:], steps[17:18]), again)
+    flat = drawn(Draw("uniform", (1001,)), 0, seeds, steps)
+    assert 0 <= float(flat.min()) < 0.001
+    assert 0.999 < float(flat.max()) < 1
+    assert abs(float(flat.mean()) - 0.5) < 0.01
