@@ -13,7 +13,7 @@ from .conftest import random_transitions
 from .plain_nets import PlainNets, assert_close, assert_equal, assert_steps_agree, trained
 
 SMALL = dict(batch_size=12, samples=5, hidden=(16, 14))  # fmt: skip
-TARGETS = pytest.mark.parametrize("target_every", [0, 4])
+TARGETS = pytest.mark.parametrize("copy_every", [0, 4])
 TWO = dict(
     discount=(0.99, 0.9),
     polyak=(0.005, 0.1),
@@ -26,18 +26,18 @@ TWO = dict(
 )
 
 
-def engine(seeds, target_every, precision="fp32", native=False, **settings):
-    method = ABM(**(SMALL | settings), target_every=target_every, initial_multiplier=2.0)
+def engine(seeds, copy_every, precision="fp32", native=False, **settings):
+    method = ABM(**(SMALL | settings), copy_every=copy_every, initial_multiplier=2.0)
     return GenericEngine(method, random_transitions(200, 5, 2), seeds, precision, native=native)
 
 
 class PlainABM(PlainNets):
     """The step written anew, with torch's distributions and a loop over samples."""
 
-    def __init__(self, state, seed_index, target_every):
+    def __init__(self, state, seed_index, copy_every):
         super().__init__(state, seed_index)
         self.h = {name: values[seed_index] for name, values in TWO.items()}
-        self.target_every = target_every
+        self.copy_every = copy_every
 
     def policy(self, net, s):
         out = self.mlp(net, s)
@@ -93,8 +93,8 @@ class PlainABM(PlainNets):
         self.adam("actor", actor_loss, h["actor_lr"], "actor")
         self.adam("multiplier", multiplier_loss, h["dual_lr"], "multiplier")
 
-        if not self.target_every or k in (3, 7):
-            share = 1 if self.target_every else h["polyak"]
+        if not self.copy_every or k in (3, 7):
+            share = 1 if self.copy_every else h["polyak"]
             self.blend("critic", "target", share)
             self.blend("actor", "actor_target", share)
         self.losses |= {
@@ -109,29 +109,29 @@ class PlainABM(PlainNets):
 
 @pytest.mark.parametrize("native", [False, True])
 @TARGETS
-def test_steps_equal_an_independent_statement(target_every, native):
-    both = engine([3, 4], target_every, "fp64", native, **TWO)
+def test_steps_equal_an_independent_statement(copy_every, native):
+    both = engine([3, 4], copy_every, "fp64", native, **TWO)
     state = both.state_dict()
     for net in ("prior", "actor", "actor_target"):  # means near the bounds of actions
         state[f"{net}.layers.2.weight"] *= 10
     both.load_state_dict(state)
-    seen = assert_steps_agree(both, lambda *of: PlainABM(*of, target_every), 10)
+    seen = assert_steps_agree(both, lambda *of: PlainABM(*of, copy_every), 10)
     assert seen == {"action clipped", "accepted", "policy away from its target"}
 
 
 @TARGETS
-def test_operators_equal_plain_torch(target_every):
+def test_operators_equal_plain_torch(copy_every):
     plain, native = (
-        trained(engine([3, 4], target_every, "fp64", x, **TWO), 10) for x in (False, True)
+        trained(engine([3, 4], copy_every, "fp64", x, **TWO), 10) for x in (False, True)
     )
     assert_close(plain, native)
 
 
 @TARGETS
-def test_a_seed_does_not_depend_on_the_others(target_every):
+def test_a_seed_does_not_depend_on_the_others(copy_every):
     """With the operators: torch's own products round otherwise for one seed."""
     alone, three = (
-        trained(engine(seeds, target_every, native=True), 5) for seeds in ([3], [3, 4, 5])
+        trained(engine(seeds, copy_every, native=True), 5) for seeds in ([3], [3, 4, 5])
     )
     assert_equal(alone, three, seed=0)
 
@@ -139,10 +139,10 @@ def test_a_seed_does_not_depend_on_the_others(target_every):
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("left", [3, 4])
 @TARGETS
-def test_a_run_goes_on_where_its_state_left_it(target_every, left, native):
-    whole = trained(engine([3, 4], target_every, native=native, **TWO), 9)
-    first = trained(engine([3, 4], target_every, native=native, **TWO), left)
-    second = engine([3, 4], target_every, native=native, **TWO)
+def test_a_run_goes_on_where_its_state_left_it(copy_every, left, native):
+    whole = trained(engine([3, 4], copy_every, native=native, **TWO), 9)
+    first = trained(engine([3, 4], copy_every, native=native, **TWO), left)
+    second = engine([3, 4], copy_every, native=native, **TWO)
     second.load_state_dict(first.state_dict())
     assert_equal(trained(second, 9 - left), whole)
 

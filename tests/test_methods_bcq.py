@@ -134,6 +134,19 @@ def test_a_run_goes_on_where_its_state_left_it(native):
     assert_equal(trained(second, 5), whole)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("phi", (0.1, -1.0), "at least 0"),
+        ("minimum_weight", 1.5, "between 0 and 1"),
+        ("samples", 2.5, "whole numbers"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_named(name, value, expected):
+    with pytest.raises(ValueError, match=f"^{name} is .*; expected {expected}"):
+        BCQ(**{name: value})
+
+
 def test_the_policy_asks_the_critic_for_no_gradient_of_its_weights():
     one = engine([3], "fp64")
     one.on.begin(0, one.batch_at(0))

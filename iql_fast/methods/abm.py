@@ -43,7 +43,7 @@ class ABM(Method):
             deviation together, which a multiplier keeps.
         dual_lr: of the temperature and the multiplier, both positive by a softplus; the
             rate is that of acme's MPO.
-        target_every: steps from one copy to the targets to the next; 0: they follow every step,
+        copy_every: steps from one copy to the targets to the next; 0: they follow every step,
             by ``polyak``.
     """
 
@@ -63,7 +63,7 @@ class ABM(Method):
     kl_bound: PerSeed = 0.01
     initial_temperature: float = 1.0
     initial_multiplier: float = 1.0
-    target_every: int = 200
+    copy_every: int = 200
     critic_lr: PerSeed = 3e-4
     prior_lr: PerSeed = 3e-4
     actor_lr: PerSeed = 3e-4
@@ -136,9 +136,9 @@ class ABM(Method):
         self._move_targets(on)
 
     def _move_targets(self, on: Step) -> None:
-        if not self.target_every:
+        if not self.copy_every:
             on.follow("critic", "actor")
-        elif (on.index + 1) % self.target_every == 0:
+        elif (on.index + 1) % self.copy_every == 0:
             on.copy("critic", "target")
             on.copy("actor", "actor_target")
 
