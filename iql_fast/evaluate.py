@@ -40,7 +40,7 @@ def main() -> None:
 
     from iql_fast.environments.episodes import Evaluator
     from iql_fast.policies import units
-    from iql_fast.policies.policy import policy_from_state, with_units
+    from iql_fast.policies.acting import from_state, with_units
 
     options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
     for name in ("episodes", "workers"):
@@ -58,9 +58,7 @@ def main() -> None:
     seeds = trained.seeds(record)
     own = units.from_record(record)
     acting = trained.acting(record)
-    policies = [
-        with_units(policy_from_state(saved.state, s, *acting), own) for s in range(len(seeds))
-    ]
+    policies = [with_units(from_state(saved.state, s, acting), own) for s in range(len(seeds))]
     key = KEY_OFFSET + saved.step
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
         if evaluator.note:

@@ -18,7 +18,8 @@ import iql_fast
 from iql_fast import evaluate, export
 from iql_fast.environments.episodes import run_episodes
 from iql_fast.policies import formats
-from iql_fast.policies.policy import policy_from_state, with_units
+from iql_fast.policies.acting import with_units
+from iql_fast.policies.policy import policy_from_state
 from iql_fast.policies.units import from_record
 from iql_fast.runs import checkpoint, folder
 from iql_fast.support import digest

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from iql_fast import engines, evaluate, methods, train
-from iql_fast.data import transform
+from iql_fast.data import resolve, transform
 from iql_fast.data.logged import LoggedTransitions
 from iql_fast.engines.drawing import drawn
 from iql_fast.methods.base import Draw
+from iql_fast.policies import acting, units
+from iql_fast.policies.candidates import Candidates
 from iql_fast.runs import checkpoint, config, trained
 from iql_fast.runs.rows import read_rows
 from iql_fast.support.errors import UserError
@@ -34,8 +38,9 @@ def dataset(tmp_path_factory):
 
 
 def trains(dataset, out, method, *more):
-    arguments = ("--dataset", dataset, "--out", out, "--method", method, "--steps", 50, *more)
-    train.main([*SMALL, *map(str, arguments)])
+    phases = ("--onestep-beta-steps", 15, "--onestep-q-steps", 15) if method == "onestep" else ()
+    arguments = ("--dataset", dataset, "--out", out, "--method", method, "--steps", 50, *phases)
+    train.main([*SMALL, *map(str, arguments), *map(str, more)])
 
 
 def rows_of(run):
@@ -68,21 +73,29 @@ def test_a_method_trains_resumes_and_is_read(dataset, tmp_path, method):
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
 
-    policy = trained.load(whole, seed=1)
-    actions = policy(np.random.default_rng(0).standard_normal((5, 11)).astype(np.float32))
+    policy = acting.from_state(ends[0], 1, trained.acting(record))
+    policy = acting.with_units(policy, units.from_record(record))
+    rows = np.random.default_rng(0).standard_normal((5, 11)).astype(np.float32)
+    actions = policy.mean_action(rows)
     assert actions.shape == (5, 3)
     assert np.isfinite(actions).all()
     assert (np.abs(actions) <= 1).all()
+    np.testing.assert_allclose(policy.mean_action(rows[3]), actions[3], rtol=1e-4, atol=1e-6)
+    if trained.acting(record)["kind"] == "mlp":
+        np.testing.assert_allclose(trained.load(whole, seed=1)(rows), actions, atol=1e-5)
+    else:
+        with pytest.raises(UserError, match="chooses among sampled actions"):
+            trained.load(whole)
 
 
 @pytest.mark.parametrize("method", OTHERS)
 def test_a_seed_does_not_depend_on_those_beside_it(method):
-    data = random_transitions(200)
-    cls = methods.get(method)
-    alone, beside = (
-        engines.for_method(cls(batch_size=16, hidden=(16, 16)), data, seeds, threads=1)
-        for seeds in ([3], [3, 4, 5])
-    )
+    data, cls = random_transitions(200), methods.get(method)
+    if "next_actions" in cls.needs:
+        data = replace(data, next_actions=data.actions[::-1].copy())
+    phases = {"beta_steps": 2, "q_steps": 2} if method == "onestep" else {}
+    made = cls(batch_size=16, hidden=(16, 16), **phases)
+    alone, beside = (engines.for_method(made, data, seeds, threads=1) for seeds in ([3], [3, 4, 5]))
     for engine in (alone, beside):
         engine.run(5)
     states = [engine.state_dict() for engine in (alone, beside)]
@@ -150,6 +163,65 @@ def test_a_run_from_before_there_were_methods_is_iqls():
         name: value for name, value in options.items() if not name.startswith(("method", "td3_bc"))
     }
     assert config.of_record(older) == options
+
+
+def test_rows_without_a_next_action_are_left_out(dataset):
+    loaded = resolve.load("hopper-medium-v2", dataset=dataset, next_actions=True)
+    plain = resolve.load("hopper-medium-v2", dataset=dataset).transitions
+    found = loaded.transitions
+    assert "rows have no next action: left out" in loaded.notes[-1]
+    assert 0 < len(found) < len(plain)
+    # Each row's next action belongs to the row whose observation is its next observation.
+    following = {
+        row.tobytes(): action for row, action in zip(plain.observations, plain.actions, strict=True)
+    }
+    seen = 0
+    for next_row, mask, action in zip(
+        found.next_observations, found.masks, found.next_actions, strict=True
+    ):
+        if mask and next_row.tobytes() in following:
+            np.testing.assert_array_equal(following[next_row.tobytes()], action)
+            seen += 1
+    assert seen > 0.9 * found.masks.sum()
+
+
+def test_candidates_are_chosen_by_the_critic():
+    """BCQ's choice by hand: its own samples, decoded, moved, and the best for the first critic."""
+    rng = np.random.default_rng(0)
+
+    def layers(*sizes):
+        pairs = itertools.pairwise(sizes)
+        return tuple(
+            (
+                rng.standard_normal((i, o)).astype(np.float32),
+                rng.standard_normal(o).astype(np.float32),
+            )
+            for i, o in pairs
+        )
+
+    policy = Candidates(
+        "decoded", layers(5 + 4, 8, 2), layers(5 + 2, 8, 1), 50, layers(5 + 2, 8, 2), 0.3, 0.5
+    )
+    row = rng.standard_normal(5).astype(np.float32)
+    z = np.clip(policy._noise(row), -0.5, 0.5)
+    assert z.shape == (50, 4)
+    assert (np.abs(z) == 0.5).any()
+
+    def mlp(layers, *parts):
+        x = np.concatenate(parts)
+        for i, (weight, bias) in enumerate(layers):
+            x = x @ weight + bias
+            x = np.maximum(x, 0) if i + 1 < len(layers) else x
+        return x
+
+    best, chosen = -np.inf, None
+    for latents in z:
+        action = np.tanh(mlp(policy.maker, row, latents))
+        action = np.clip(action + 0.3 * np.tanh(mlp(policy.mover, row, action)), -1, 1)
+        if (q := mlp(policy.critic, row, action)[0]) > best:
+            best, chosen = q, action
+    np.testing.assert_allclose(policy.mean_action(row), chosen, atol=1e-6)
+    np.testing.assert_allclose(policy.mean_action(np.stack([row + 1, row]))[1], chosen, atol=1e-6)
 
 
 def logged(returns, length=4):

@@ -330,7 +330,7 @@ def test_loading_needs_little_more_memory_than_what_stays():
     loaded = data.load("my/large-v0", offline=True)
     stays, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    columns = sum(column.nbytes for column in vars(loaded.transitions).values())
+    columns = sum(column.nbytes for column in loaded.transitions.columns().values())
     assert stays >= columns
     assert peak <= 1.3 * columns
 

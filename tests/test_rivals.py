@@ -108,7 +108,7 @@ def test_a_rival_runs_as_it_steps(name, seeds):
     """In the precision that is timed. On rows all the same, it does not matter which are drawn."""
     dtype = torch.float32
     row = random_transitions(1, NETWORK.obs_dim, NETWORK.act_dim)
-    data = Transitions(*(np.repeat(column, 50, axis=0) for column in vars(row).values()))
+    data = Transitions(*(np.repeat(column, 50, axis=0) for column in row.columns().values()))
     reference = create("reference", NETWORK, HYPER, data, seeds, precision="fp64")
     with in_precision(name, dtype):
         trained = rival(name, data, dtype, len(seeds))

@@ -16,7 +16,8 @@ import torch
 
 from iql_fast import evaluate, train
 from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, run_episodes
-from iql_fast.policies.policy import Policy, policy_from_state, with_units
+from iql_fast.policies.acting import with_units
+from iql_fast.policies.policy import Policy, policy_from_state
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, folder
 from iql_fast.runs.checkpoint import Checkpoint

@@ -55,7 +55,7 @@ class CompiledIQL:
         self.batch_size, self.constants = hyper.batch_size, constants(hyper)
         self.layers = len(network.hidden) + 1
         self.columns = [
-            torch.from_numpy(column).to(self.device, dtype) for column in vars(data).values()
+            torch.from_numpy(column).to(self.device, dtype) for column in data.columns().values()
         ]
         self.nets = split(initial_state(network, [0], dtype))
         self.nets = {

@@ -39,7 +39,7 @@ class EagerIQL:
         self.device = torch.device(device)
         self.batch_size, self.constants = hyper.batch_size, constants(hyper)
         self.columns = [
-            torch.from_numpy(column).to(self.device, dtype) for column in vars(data).values()
+            torch.from_numpy(column).to(self.device, dtype) for column in data.columns().values()
         ]
         inputs = network.obs_dim + network.act_dim
         self.value = mlp(network.obs_dim, network.hidden, 1).to(self.device, dtype)

@@ -130,7 +130,8 @@ class JaxIQL:
     ) -> None:
         self.seeds = seeds
         self.dtype = {torch.float32: np.float32, torch.float64: np.float64}[dtype]
-        self.columns = [jnp.asarray(column.astype(self.dtype)) for column in vars(data).values()]
+        columns = data.columns().values()
+        self.columns = [jnp.asarray(column.astype(self.dtype)) for column in columns]
         self.state: State
         self.load_weights(initial_state(network, range(seeds), dtype))
         one = partial(update, network, constants(hyper))

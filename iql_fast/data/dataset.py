@@ -21,6 +21,7 @@ class Transitions:
         masks: ``[N]``, 0 where the transition ended in a terminal state and 1 elsewhere
             (a time limit is not terminal), the factor on the bootstrapped value.
         next_observations: ``[N, O]``.
+        next_actions: ``[N, A]``, of the data's next row, for methods that need it.
     """
 
     observations: FloatArray
@@ -28,6 +29,11 @@ class Transitions:
     rewards: FloatArray
     masks: FloatArray
     next_observations: FloatArray
+    next_actions: FloatArray | None = None
+
+    def columns(self) -> dict[str, FloatArray]:
+        """Those that it has, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None}
 
     def __len__(self) -> int:
         return int(self.rewards.shape[0])

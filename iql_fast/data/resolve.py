@@ -13,7 +13,7 @@ import numpy as np
 from iql_fast.data import columns, d4rl, download, minari, ogbench, own, regenerate
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.logged import LoggedTransitions
-from iql_fast.data.transform import Rewards, best, to_training
+from iql_fast.data.transform import Rewards, best, to_training, with_next_actions
 from iql_fast.environments import scoring, simulator
 from iql_fast.environments.scoring import Scoring
 from iql_fast.environments.spaces import ActionBounds, Part
@@ -167,6 +167,7 @@ def load(
     physics: Physics = "d4rl",
     progress: bool = True,
     top: float | None = None,
+    next_actions: bool = False,
 ) -> LoadedData:
     """Find or make the data of a task, check them and transform them for training.
 
@@ -175,6 +176,8 @@ def load(
         family: whose preset the data are transformed by; None: the one that fits their name.
         rewards: scale and shift of rewards in place of the authors'.
         top: share of the trajectories that are kept, those of the highest returns; None: all.
+        next_actions: whether each row has the action of the next; rows that have no next are left
+            out.
         dataset, env, reference, regenerate_ok, offline, seed, physics, progress: see ``Search``.
 
     Raises:
@@ -183,7 +186,7 @@ def load(
     name = task if isinstance(task, str) else task.name
     search = Search(dataset, env, reference, regenerate_ok, offline, seed, physics, progress)
     found = find(name, search)
-    return _finish(found, family or preset_of(name).family, rewards or Rewards(), top)
+    return _finish(found, family or preset_of(name).family, rewards or Rewards(), top, next_actions)
 
 
 def find(task: str, search: Search) -> Found:
@@ -369,13 +372,20 @@ def _file(task: Task, search: Search) -> tuple[Path, str, dict[str, Any], tuple[
 
 
 def _finish(
-    found: Found, family: presets.Family, rewards: Rewards, top: float | None
+    found: Found,
+    family: presets.Family,
+    rewards: Rewards,
+    top: float | None,
+    next_actions: bool,
 ) -> LoadedData:
     logged = found.logged
     where = str(found.record.get("path", found.title))
     kept, chosen = (logged, "") if top is None else best(logged, top, where)
     transitions, units, transform, notes = to_training(kept, family, where, found.bounds, rewards)
     notes = (*notes, chosen) if chosen else notes
+    if next_actions:
+        transitions, said = with_next_actions(transitions, kept, where)
+        notes = (*notes, said)
     summary: dict[str, Any] = {
         "title": found.title,
         "source": found.source,

@@ -206,6 +206,30 @@ def best(logged: LoggedTransitions, share: float, where: str) -> tuple[LoggedTra
     )
 
 
+def with_next_actions(
+    transitions: Transitions, logged: LoggedTransitions, where: str
+) -> tuple[Transitions, str]:
+    """The transitions with the action of the data's next row, and a sentence on those that were
+    left out: they end a trajectory, but in no terminal state, after which none is worth anything.
+
+    Raises:
+        UserError: rows do not follow each other, or none has a next.
+    """
+    has_next = ~logged.ends | logged.terminals
+    has_next[-1] = False
+    if not logged.ordered or not has_next.any():
+        raise UserError(
+            f"{where}: rows do not follow each other, so that there are no next actions, which "
+            "--method onestep needs. Use another method."
+        )
+    rows = np.flatnonzero(has_next)
+    kept = {name: column[rows] for name, column in transitions.columns().items()}
+    return (
+        Transitions(**kept, next_actions=transitions.actions[rows + 1]),
+        f"{len(has_next) - len(rows):,} of {len(has_next):,} rows have no next action: left out",
+    )
+
+
 #: Added to the standard deviation of a column, which may be 0 (TD3+BC's value).
 LEAST_DEVIATION = 1e-3
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from iql_fast.methods import ranges
 from iql_fast.methods.base import Batch, PerSeed
-from iql_fast.policies.policy import Policy
+from iql_fast.policies.acting import Acting
 
 #: ``mixed``: fp32, but what hidden layers put out and its gradients are rounded to bf16, and so are
 #: the weights between hidden layers where products read them.
@@ -267,5 +267,5 @@ class Engine(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take over a state from ``state_dict`` (any engine's of the same precision)."""
 
-    def policy(self, index: int) -> Policy:
+    def policy(self, index: int) -> Acting:
         """The policy of the ``index``-th seed, as plain arrays that evaluation can ship around."""

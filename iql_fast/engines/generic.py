@@ -14,7 +14,7 @@ from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.engines.stepping import TorchStep
 from iql_fast.methods.base import Batch, Method, recorded
-from iql_fast.policies.policy import Policy, policy_from_state
+from iql_fast.policies.acting import Acting, from_state
 from iql_fast.support.errors import NonFiniteLoss
 
 
@@ -81,9 +81,9 @@ class GenericEngine(Exclusive):
         self.on.counted(self.step)
 
     @exclusive
-    def policy(self, index: int) -> Policy:
+    def policy(self, index: int) -> Acting:
         state = {name: tensor.detach() for name, tensor in self._state()}
-        return policy_from_state(state, index, self.method.policy_net, self.method.policy_parts)
+        return from_state(state, index, self.method.policy())
 
     def _step(self, batch: Batch, values: list[dict[str, Tensor]]) -> None:
         self.on.begin(self.step, batch)

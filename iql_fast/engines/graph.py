@@ -240,7 +240,7 @@ class GraphEngine(Exclusive):
     # The dataset: one row a transition, so that a batch is gathered at one go.
 
     def _place(self, data: Transitions, on_host: bool | None) -> None:
-        columns = [torch.from_numpy(x).reshape(len(data), -1) for x in vars(data).values()]
+        columns = [torch.from_numpy(x).reshape(len(data), -1) for x in data.columns().values()]
         rows = torch.cat(columns, 1)
         self.widths = [column.shape[1] for column in columns]
         if on_host is None:

@@ -17,8 +17,9 @@ def batch_at(
 ) -> Batch:
     """Each seed's batch at a (0-based) step of ``run``."""
     rows = np.stack([philox.batch_rows(seed, step, size, len(data)) for seed in seeds])
-    columns = (data.observations, data.actions, data.rewards, data.masks, data.next_observations)
-    return Batch(*(torch.from_numpy(column[rows]).to(dtype) for column in columns))
+    return Batch(
+        **{name: torch.from_numpy(x[rows]).to(dtype) for name, x in data.columns().items()}
+    )
 
 
 def batch_statistics(batch: Batch, index: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iql_fast.environments import simulator, workers
-from iql_fast.policies.policy import Policy
+from iql_fast.policies.acting import Acting
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
@@ -160,7 +160,7 @@ class Evaluator:
         self._stack.close()
 
     def start(
-        self, policies: Sequence[Policy], keys: Sequence[int], step: int, episodes: int
+        self, policies: Sequence[Acting], keys: Sequence[int], step: int, episodes: int
     ) -> Evaluation:
         """Have the workers run episodes, after those that they were given before.
 
@@ -188,7 +188,7 @@ class Evaluator:
         return Evaluation(jobs, self.label)
 
     def returns(
-        self, policies: Sequence[Policy], keys: Sequence[int], step: int, episodes: int
+        self, policies: Sequence[Acting], keys: Sequence[int], step: int, episodes: int
     ) -> NDArray[np.float64]:
         """``start`` and wait: undiscounted returns ``[policies, episodes]``."""
         return self.start(policies, keys, step, episodes).returns()
@@ -219,7 +219,7 @@ def _described(environment: str) -> tuple[str | None, tuple[int, int]]:
 
 
 def run_episodes(
-    environment: str, horizon: int, policy: Policy, keys: Sequence[tuple[int, int, int]]
+    environment: str, horizon: int, policy: Acting, keys: Sequence[tuple[int, int, int]]
 ) -> list[Episode]:
     """Episodes of at most ``horizon`` steps, run side by side.
 
@@ -258,7 +258,7 @@ def run_episodes(
 
 
 def episode_return(
-    environment: str, horizon: int, policy: Policy, key: tuple[int, int, int]
+    environment: str, horizon: int, policy: Acting, key: tuple[int, int, int]
 ) -> float:
     """The undiscounted return of one episode."""
     return run_episodes(environment, horizon, policy, [key])[0].total

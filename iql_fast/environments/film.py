@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from iql_fast.environments import workers
-from iql_fast.policies.policy import Policy
+from iql_fast.policies.acting import Acting
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
 
@@ -28,7 +28,7 @@ MOST_FRAMES = 300
 
 
 def write(
-    path: Path, environment: str, horizon: int, policy: Policy, key: tuple[int, int, int]
+    path: Path, environment: str, horizon: int, policy: Acting, key: tuple[int, int, int]
 ) -> float:
     """Film one episode of the policy's mean actions; returns the episode's return.
 
@@ -82,7 +82,7 @@ def _in_own_process(way: str, *arguments: Any) -> tuple[list[np.ndarray], float,
 
 
 def _shoot(
-    environment: str, horizon: int, policy: Policy, key: tuple[int, int, int]
+    environment: str, horizon: int, policy: Acting, key: tuple[int, int, int]
 ) -> tuple[list[np.ndarray], float, float]:
     """Frames ``[H, W, 3]``, the return, and the seconds of the episode between two frames."""
     import mujoco

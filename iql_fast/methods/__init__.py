@@ -12,6 +12,11 @@ _CLASSES = {
     "bc": ("bc", "BC"),
     "10bc": ("bc", "TopBC"),
     "td3_bc": ("td3_bc", "TD3BC"),
+    "awac": ("awac", "AWAC"),
+    "cql": ("cql", "CQL"),
+    "onestep": ("onestep", "Onestep"),
+    "bcq": ("bcq", "BCQ"),
+    "abm": ("abm", "ABM"),
 }
 NAMES = tuple(_CLASSES)
 

@@ -49,6 +49,7 @@ class ABM(Method):
 
     name: ClassVar[str] = "abm"
     title: ClassVar[str] = "ABM"
+    policy_parts: ClassVar[int] = 2
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {
         "q": "mean",
         "target_q": "mean",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,6 +219,10 @@ class Method:
     def acts(self, steps: int) -> bool:
         """Whether there is a policy to score after so many steps."""
         return self.updates(self.policy_net, steps) > 0
+
+    def policy(self) -> dict[str, Any]:
+        """What acts; see ``iql_fast.policies.acting.from_arrays``."""
+        return {"kind": "mlp", "net": self.policy_net, "parts": self.policy_parts}
 
     def measured(self, means: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         """The columns of a log, ``[S]`` each, from what was recorded."""

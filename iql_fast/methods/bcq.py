@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from iql_fast.methods.base import Draw, Method, Net, PerSeed, Step
+from iql_fast.policies.acting import listed
 
 #: Bounds of the encoder's log standard deviation.
 LOG_STD_RANGE = (-4.0, 15.0)
+#: Actions among which it chooses when it acts.
+ACTING_SAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,17 @@ class BCQ(Method):
             "encoded": Draw("normal", latents),
             "next": Draw("normal", (self.samples, *latents)),
             "decoded": Draw("normal", latents),
+        }
+
+    def policy(self) -> dict[str, Any]:
+        return {
+            "kind": "decoded",
+            "maker": "decoder",
+            "mover": "actor",
+            "critic": "critic",
+            "samples": ACTING_SAMPLES,
+            "phi": listed(self.phi),
+            "latent_clip": listed(self.latent_clip),
         }
 
     def step(self, on: Step) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from iql_fast.methods.base import Draw, Method, Net, PerSeed, Step
 LOG_STD_RANGE = (-5.0, 0.0)
 #: Actions whose density is weighted are clipped to this.
 STABLE_ACTION = 1 - 1e-4
+#: Of beta, among which easy BCQ chooses (the authors take 10 to 100).
+ACTING_SAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Onestep(Method):
 
     name: ClassVar[str] = "onestep"
     title: ClassVar[str] = "Onestep RL"
+    policy_parts: ClassVar[int] = 2
     needs: ClassVar[frozenset[str]] = frozenset({"next_actions"})
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {
         "q": "mean",
@@ -94,6 +97,17 @@ class Onestep(Method):
             "exp_weight": {"value": several},
             "easy_bcq": {},
         }[self.improvement]
+
+    def policy(self) -> dict[str, Any]:
+        if self._trains_policy:
+            return super().policy()
+        return {
+            "kind": "gaussian",
+            "maker": "beta",
+            "critic": "critic",
+            "samples": ACTING_SAMPLES,
+            "log_std_range": list(LOG_STD_RANGE),
+        }
 
     def updates(self, name: str, steps: int) -> int:
         of_q = max(steps - self.beta_steps, 0)

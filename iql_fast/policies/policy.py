@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,8 +84,3 @@ def policy_from_arrays(
     return Policy(
         tuple(map(np.ascontiguousarray, weights)), tuple(biases), np.clip(log_std, *LOG_STD_RANGE)
     )
-
-
-def with_units(policy: Policy, units: Units) -> Policy:
-    """``policy``, which was trained in the networks' units, in those of an environment."""
-    return replace(policy, units=units)

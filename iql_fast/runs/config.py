@@ -18,12 +18,14 @@ from iql_fast.data.transform import RewardTransform
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
 from iql_fast.methods.base import Method
 from iql_fast.methods.ranges import RANGES, fault
+from iql_fast.policies.acting import IQLS
 from iql_fast.runs.method_options import (
     SHARED,
     OwnSettings,
     default_of,
     given_for_others,
     learner,
+    per_seed_options,
     values_by_method,
 )
 from iql_fast.support.errors import UserError
@@ -260,9 +262,9 @@ class TrainConfig:
 
     @property
     def policy(self) -> dict[str, Any]:
-        """Which network acts; see ``iql_fast.policies.policy.policy_from_arrays``."""
-        method = methods.get(self.method)
-        return {"net": method.policy_net, "parts": method.policy_parts}
+        """What acts; see ``iql_fast.policies.acting.from_arrays``."""
+        learner = self.learner()
+        return learner.policy() if isinstance(learner, Method) else dict(IQLS)
 
     def hyperparameters(self) -> Hyperparameters:
         """IQL's settings."""
@@ -466,7 +468,8 @@ def _left_out(config: TrainConfig, preset: Mapping[str, Any]) -> dict[str, Any]:
     method, given = methods.get(config.method), vars(config.algorithm)
     found: dict[str, Any] = {}
     for name in given.keys() - {"actor_schedule"}:
-        default = default_of(method, name)
+        shared = config.method == "iql" or name in SHARED
+        default = default_of(method, name) if shared else None
         if default is None:
             if given[name] not in (None, (), vars(Algorithm())[name]):
                 flag = "--" + name.replace("_", "-")
@@ -519,10 +522,11 @@ def _check(config: TrainConfig) -> None:
         require(values[name] >= 1, name, "a positive number")
     require(0 <= config.seed < 2**63 - config.seeds, "seed", "at least 0 and below 2^63")
     require(config.threads >= 0, "threads", "a number of at least 0")
+    per_seed = per_seed_options(config.method)
     for name, value in (vars(config.algorithm) | vars(config.own)).items():
         if value in (None, ()) and name != "hidden":  # the method has no such setting
             continue
-        if isinstance(value, tuple) and name != "hidden":
+        if name in per_seed:
             expected = f"one value, or one for each of {config.seeds}"
             require(len(value) in (1, config.seeds), name, expected)
         if name in RANGES and (wrong := fault(name, values[name])):

@@ -71,6 +71,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             family=options.chosen_preset.family,
             rewards=options.reward_rule,
             top=options.top,
+            next_actions="next_actions" in methods.get(options.method).needs,
         )
         loaded = replace(loaded, scoring=_scoring(loaded.scoring, options))
         prepared = _prepare(loaded, options)
@@ -254,7 +255,7 @@ def _record(
         "engine": chosen.engine.name,
         "engine_because": chosen.because,
         "data_on_host": chosen.engine.data_on_host,
-        "data": loaded.record | {"sha256": digest.of_columns(vars(loaded.transitions))},
+        "data": loaded.record | {"sha256": digest.of_columns(loaded.transitions.columns())},
         "scoring": loaded.scoring.record(),
         "policy": options.policy,
         **units.record(),

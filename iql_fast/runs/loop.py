@@ -27,7 +27,7 @@ from iql_fast.data import LoadedData
 from iql_fast.engines import Engine, Metrics
 from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
 from iql_fast.methods.base import Method
-from iql_fast.policies.policy import policy_from_state, with_units
+from iql_fast.policies.acting import from_state, with_units
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, curves, paths
 from iql_fast.runs.checkpoint import Checkpoint
@@ -248,10 +248,8 @@ class Loop:
     ) -> Evaluation:
         """Begin the episodes of the policies in a state."""
         seeds = self.engine.seeds
-        acting = tuple(self.config.policy.values())
-        policies = [
-            with_units(policy_from_state(state, s, *acting), self.units) for s in range(len(seeds))
-        ]
+        told = self.config.policy
+        policies = [with_units(from_state(state, s, told), self.units) for s in range(len(seeds))]
         return evaluator.start(policies, seeds, step, self.config.evaluation.eval_episodes or 0)
 
     def _score(self, step: int, evaluation: Evaluation) -> str:

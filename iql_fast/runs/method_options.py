@@ -32,6 +32,13 @@ def option_of(method: str, setting: str) -> str:
     return f"{'top_bc' if method == '10bc' else method}_{setting}"
 
 
+def per_seed_options(method: str) -> set[str]:
+    """The options that take one value, or one for each seed."""
+    cls = methods.get(method)
+    own = {f.name for f in own_settings(cls)} if method != "iql" else set[str]()
+    return {option_of(method, x) if x in own else x for x in cls.per_seed_names()}
+
+
 def default_of(method: type[Method], setting: str) -> Any:
     """A setting's value where none is given; None where the method has no such setting."""
     for f in fields(method):

@@ -60,7 +60,17 @@ def _scores(value: Any) -> bool:
 
 
 def _policy(value: Any) -> bool:
-    return isinstance(value, dict) and _text(value.get("net")) and _count(value.get("parts"))
+    if not isinstance(value, dict):
+        return False
+    kind = value.get("kind", "mlp")  # of before there were others
+    if kind == "mlp":
+        return _text(value.get("net")) and _count(value.get("parts"))
+    nets = all(_text(value.get(role)) for role in ("maker", "critic"))
+    if kind == "decoded":
+        numbers = all(_list_of(_number)(value.get(name)) for name in ("phi", "latent_clip"))
+        return nets and _text(value.get("mover")) and numbers and _count(value.get("samples"))
+    bounds = _list_of(_number, 2)(value.get("log_std_range"))
+    return kind == "gaussian" and nets and bounds and _count(value.get("samples"))
 
 
 def _two(right: Callable[[float, float], bool]) -> Test:
@@ -99,7 +109,7 @@ OPTIONAL: dict[str, tuple[Test, str]] = {
         _or_none(_two(lambda low, high: low < high)),
         "two lists of numbers, those of the first the lower, or null",
     ),
-    "policy": (_or_none(_policy), "an object with a net and parts, or null"),
+    "policy": (_or_none(_policy), "an object with what its kind of policy consists of, or null"),
     "observation_layout": (_or_none(_list_of(_part)), "a list of [path, size] or null"),
 }
 

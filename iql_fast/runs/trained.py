@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from iql_fast import __version__
 from iql_fast.policies import observations, units
-from iql_fast.policies.policy import policy_from_arrays, with_units
+from iql_fast.policies.acting import IQLS, with_units
+from iql_fast.policies.policy import policy_from_arrays
 from iql_fast.policies.portable import MARK, Portable, portable
 from iql_fast.runs import checkpoint
 from iql_fast.runs.folder import RunFolder
@@ -68,10 +69,9 @@ def seeds(record: Mapping[str, Any]) -> range:
     return range(first, first + record["options"]["seeds"])
 
 
-def acting(record: Mapping[str, Any]) -> tuple[str, int]:
-    """The network of a run that acts, and the parts of its outputs."""
-    told = record.get("policy") or {"net": "actor", "parts": 1}  # of before there were methods
-    return str(told["net"]), int(told["parts"])
+def acting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What acts in a run; see ``iql_fast.policies.acting.from_arrays``."""
+    return dict(IQLS) | dict(record.get("policy") or {})
 
 
 def load(path: Path, seed: int | None = None, step: int | None = None) -> TrainedPolicy:
@@ -89,8 +89,13 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
     if seed not in held:
         listed = ", ".join(map(str, held)) if len(held) <= 10 else f"{held[0]} to {held[-1]}"
         raise UserError(f"{path} has no seed {seed} (it has: {listed}).")
-    net, parts = acting(record)
-    step, arrays = checkpoint.actor(run.checkpoints, held.index(seed), step, net)
+    told = acting(record)
+    if told["kind"] != "mlp":
+        raise UserError(
+            f"The policy of {path} (--method {options['method']}) chooses among sampled actions, "
+            "which is no function that could be exported; `python -m iql_fast.evaluate` scores it."
+        )
+    step, arrays = checkpoint.actor(run.checkpoints, held.index(seed), step, told["net"])
     begins = options["steps"] if options.get("extraction") == "after" else 0
     if step <= begins:
         raise UserError(
@@ -98,7 +103,9 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
             f"after step {begins}. Train on with --resume {path}, or take a later checkpoint."
         )
     _check_layers(arrays, f"The checkpoint of step {step} in {run.checkpoints}")
-    policy = with_units(policy_from_arrays(arrays, net, parts), units.from_record(record))
+    policy = with_units(
+        policy_from_arrays(arrays, told["net"], told["parts"]), units.from_record(record)
+    )
     obs_dim, act_dim = len(policy.weights[0]), len(policy.biases[-1])
     layout = record.get("observation_layout")
     for key, found, size in [
