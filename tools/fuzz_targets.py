@@ -138,6 +138,7 @@ def write_seeds(name: str, folder: str) -> None:
 
 def minari(folder: Path) -> Read:
     """A dataset of Minari's whose metadata and columns were changed."""
+    import gymnasium
     import h5py
 
     from iql_fast.data import minari as source
@@ -145,9 +146,12 @@ def minari(folder: Path) -> Read:
     from tests.conftest import write_minari
     from tests.odd_runs import edited
 
-    write_minari("plain/hopper-v0", ref_min_score=-20.0, ref_max_score=3000.0)
+    write_minari("plain/hopper-v0")
     original = folder.parent / "minari/plain/hopper-v0"
     metadata = json.loads((original / "data/metadata.json").read_text())
+    spec = gymnasium.spec("Hopper-v5").to_json()
+    metadata |= {"env_spec": spec, "eval_env_spec": spec}
+    metadata |= {"ref_min_score": -20.0, "ref_max_score": 3000.0}
     for key, value in metadata.items():
         if isinstance(value, str) and value[:1] in "{[":
             metadata[key] = json.loads(value)
@@ -177,7 +181,9 @@ def minari(folder: Path) -> Read:
         found = refused(lambda: source.load("odd/hopper-v0", offline=True))
         if found is not None:
             made = refused(lambda: to_training(found.transitions, "neutral", "here", found.bounds))
-            if made is not None and not all(np.isfinite(c).all() for c in vars(made[0]).values()):
+            if made is not None and not all(
+                np.isfinite(c).all() for c in made[0].columns().values()
+            ):
                 raise Wrong("what is trained on is not finite")
 
     return read
