@@ -15,7 +15,7 @@ import pytest
 from iql_fast import data
 from iql_fast.data import own
 from iql_fast.data.__main__ import Info
-from iql_fast.data.transform import Rewards, to_training
+from iql_fast.data.transform import Rewards, normalised, to_training
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import EvaluationFailed, Evaluator, run_episodes
 from iql_fast.environments.spaces import ActionBounds, action_bounds, observation_parts
@@ -483,3 +483,13 @@ def test_actions_that_hardly_move_are_taken_to_stand_still():
     )
     assert np.isfinite(transitions.actions).all()
     np.testing.assert_allclose(units.act(transitions.actions), actions, rtol=1e-5, atol=1e-4)
+
+
+def test_observations_that_scaling_makes_infinite():
+    source = logged(rewards=np.zeros(40))
+    transitions, _, _, _ = to_training(source, "neutral", "here")
+    transitions.observations[:] = 1
+    transitions.next_observations[:] = 1
+    transitions.next_observations[7] = 1e37
+    with pytest.raises(UserError, match=r"next_observations scaled .* in transition 7"):
+        normalised(transitions)

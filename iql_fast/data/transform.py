@@ -245,11 +245,24 @@ def normalised(transitions: Transitions) -> tuple[Transitions, FloatArray, Float
         squares += np.square(observations[start : start + BLOCK] - mean).sum(0)
     scale = (np.sqrt(squares / len(observations)) + LEAST_DEVIATION).astype(np.float32)
     center = mean.astype(np.float32)
+
+    def scaled(name: str, columns: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore"):
+            found: FloatArray = (columns - center) / scale
+        wrong = ~np.isfinite(found).all(1)
+        if wrong.any():
+            raise UserError(
+                f"{name} scaled to mean 0 and standard deviation 1 are beyond float32's 3.4e38 in "
+                f"transition {int(np.argmax(wrong))}. Leave --normalize-obs out, or repair what "
+                "logged them."
+            )
+        return found
+
     return (
         replace(
             transitions,
-            observations=(observations - center) / scale,
-            next_observations=(transitions.next_observations - center) / scale,
+            observations=scaled("observations", observations),
+            next_observations=scaled("next_observations", transitions.next_observations),
         ),
         center,
         scale,
