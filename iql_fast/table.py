@@ -9,11 +9,12 @@ from typing import Literal
 
 import tyro
 
-from iql_fast import engines
+from iql_fast import methods
 from iql_fast.data import resolve
 from iql_fast.engines import Precision
 from iql_fast.runs import config, ensure, table1
 from iql_fast.runs.config import Evaluation, Records, TrainConfig
+from iql_fast.runs.launch import check_learner
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json, written_beside
@@ -30,6 +31,8 @@ class Options:
 
     tasks: tuple[str, ...] = ()
     """tasks (default: those of table 1 whose data can be had)"""
+    methods: tuple[Literal[(*methods.NAMES, "all")], ...] = ("iql",)  # type: ignore[valid-type]
+    """columns of ours: methods of table 1, or all"""
     seeds: int = 10
     """seeds of each task, trained at once"""
     steps: int = 1_000_000
@@ -46,7 +49,7 @@ class Options:
     """steps that a row of metrics.csv is averaged over; the other intervals are multiples of it"""
     checkpoint_interval: int = 10_000
     """steps from one checkpoint to the next: what an interruption costs at most"""
-    engine: Literal["auto", "cuda", "cpu", "reference"] = "auto"
+    engine: Literal["auto", "cuda", "graph", "cpu", "reference"] = "auto"
     """auto takes the fastest that works here"""
     precision: Precision = "fp32"
     """of the training arithmetic"""
@@ -66,17 +69,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line; check, train what is missing, print and write the table."""
     options = tyro.cli(Options, args=arguments, prog="python -m iql_fast.table")
     chosen = options.tasks or obtainable(options.offline)
-    runs = {name: options_of(name, options) for name in dict.fromkeys(chosen)}
-    engines.choose(options.engine, options.precision)
+    asked = methods.NAMES if "all" in options.methods else tuple(dict.fromkeys(options.methods))
+    runs = {
+        (name, method): options_of(name, method, options)
+        for name in dict.fromkeys(chosen)
+        for method in asked
+    }
     out = Output(options.out, "table")
-    for name, run in runs.items():  # every error that can be seen now, before hours of training
-        ensure.check(run, options.out / name)
-    rows: list[table1.Row] = []
-    for name, run in runs.items():
-        print(f"{name}: task {len(rows) + 1} of {len(runs)}", flush=True)
-        summary = ensure.finished(run, options.out / name)
-        rows.append(table1.row(name, summary))
-        report(out, rows, options, len(runs))  # after each task: what there is, is in the table
+    for key, run in runs.items():  # every error that can be seen now, before hours of training
+        check_learner(run, run.engine)
+        ensure.check(run, options.out / folder_of(*key))
+    ours: dict[str, list[table1.Row]] = {}
+    for done, (key, run) in enumerate(runs.items()):
+        name, method = key
+        title = methods.get(method).title
+        print(f"{name}, {title}: {done + 1} of {len(runs)}", flush=True)
+        summary = ensure.finished(run, options.out / folder_of(*key))
+        ours.setdefault(title, []).append(table1.row(name, summary))
+        # After each run: what there is, is in the table.
+        report(out, ours, options, done + 1, len(runs))
     print()
     print((options.out / "table.md").read_text())
     for kind in ("md", "csv", "json", "png"):
@@ -96,7 +107,12 @@ def obtainable(offline: bool) -> tuple[str, ...]:
     return tuple(found)
 
 
-def options_of(name: str, options: Options) -> TrainConfig:
+def folder_of(name: str, method: str) -> str:
+    """Of a run, within the table's: the task's own for IQL."""
+    return name if method == "iql" else f"{name}-{method}"
+
+
+def options_of(name: str, method: str, options: Options) -> TrainConfig:
     """The training run of a task.
 
     Raises:
@@ -107,6 +123,7 @@ def options_of(name: str, options: Options) -> TrainConfig:
     return config.completed(
         TrainConfig(
             task=name,
+            method=method,
             steps=options.steps,
             seeds=options.seeds,
             seed=options.seed,
@@ -124,24 +141,31 @@ def options_of(name: str, options: Options) -> TrainConfig:
     )
 
 
-def report(out: Output, rows: list[table1.Row], options: Options, wanted: int) -> None:
-    """Write the table of the tasks that are done."""
+def report(out: Output, ours: table1.Ours, options: Options, done: int, wanted: int) -> None:
+    """Write the table of the runs that are done."""
     title = f"Table 1: {options.steps:,} steps, {options.seeds} seed(s)"
-    if len(rows) < wanted:
-        title += f" ({len(rows)} of {wanted} tasks so far)"
+    if done < wanted:
+        title += f" ({done} of {wanted} runs so far)"
     note = (
         "Normalised scores; ours: mean of the last ten evaluations (or of as many as there were), "
         "+- standard deviation over seeds. Published scores are of a million steps on D4RL's own "
         "data"
     )
-    if any(row.regenerated for row in rows):
+    if any(row.regenerated for rows in ours.values() for row in rows):
         note += "; a score marked (regenerated) is on other data and does not compare with them"
-    text = table1.markdown(rows, title, note + ".")
+    text = table1.markdown(ours, title, note + ".")
     with written_beside(options.out / "table.md") as partial:
         partial.write_text(text)
-    table1.write_csv(options.out / "table.csv", rows)
-    write_json(out.numbers, {"title": title, "rows": [vars(row) for row in rows]})
-    table1.draw(out.picture, rows, title)
+    table1.write_csv(options.out / "table.csv", ours)
+    numbers = {
+        method: {
+            "rows": [vars(row) for row in rows],
+            "interquartile_mean": table1.aggregate(rows),
+        }
+        for method, rows in ours.items()
+    }
+    write_json(out.numbers, {"title": title, "methods": numbers})
+    table1.draw(out.picture, ours, title)
 
 
 if __name__ == "__main__":

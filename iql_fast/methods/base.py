@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from typing_extensions import Self
 
 from iql_fast.methods import ranges
 
@@ -219,6 +220,10 @@ class Method:
     def acts(self, steps: int) -> bool:
         """Whether there is a policy to score after so many steps."""
         return self.updates(self.policy_net, steps) > 0
+
+    def over(self, steps: int) -> Self:  # noqa: ARG002
+        """The method for a run of so many steps."""
+        return self
 
     def policy(self) -> dict[str, Any]:
         """What acts; see ``iql_fast.policies.acting.from_arrays``."""

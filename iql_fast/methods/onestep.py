@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from iql_fast.formulas.distributions import soft_clamp
 from iql_fast.formulas.losses import awr_weights, gaussian_log_prob
@@ -15,6 +16,8 @@ from iql_fast.methods.base import Draw, Method, Net, PerSeed, Step
 
 #: Bounds of the log standard deviations of both policies; their means lie in (-1, 1).
 LOG_STD_RANGE = (-5.0, 0.0)
+#: Steps of the authors' phases.
+PHASES = (500_000, 2_000_000, 100_000)
 #: Actions whose density is weighted are clipped to this.
 STABLE_ACTION = 1 - 1e-4
 #: Of beta, among which easy BCQ chooses (the authors take 10 to 100).
@@ -38,7 +41,8 @@ class Onestep(Method):
         temperature: of the advantages' weights; tuned likewise, in 0.1, ..., 30.
         weight_clip: the largest weight.
         samples: of a policy at each observation, for the divergence or for V.
-        beta_steps, q_steps, policy_steps: of the phases.
+        beta_steps, q_steps, policy_steps: of the phases; where none is given, these in proportion
+            to the steps of the run.
         target_every: steps from one update of Q's target to the next.
     """
 
@@ -62,9 +66,9 @@ class Onestep(Method):
     temperature: PerSeed = 1.0
     weight_clip: PerSeed = 100.0
     samples: int = 10
-    beta_steps: int = 500_000
-    q_steps: int = 2_000_000
-    policy_steps: int = 100_000
+    beta_steps: int = PHASES[0]
+    q_steps: int = PHASES[1]
+    policy_steps: int = PHASES[2]
     target_every: int = 2
     beta_lr: PerSeed = 1e-4
     critic_lr: PerSeed = 1e-4
@@ -79,6 +83,13 @@ class Onestep(Method):
     @property
     def _trains_policy(self) -> bool:
         return self.improvement != "easy_bcq"
+
+    def over(self, steps: int) -> Self:
+        """Phases that were not given are the authors' in proportion."""
+        if (self.beta_steps, self.q_steps, self.policy_steps) != PHASES:
+            return self
+        beta, q, policy = (steps * phase // sum(PHASES) for phase in PHASES)
+        return replace(self, beta_steps=beta, q_steps=q, policy_steps=policy)
 
     def nets(self, obs_dim: int, act_dim: int) -> tuple[Net, ...]:
         policy = (obs_dim, 2 * act_dim, self.hidden)

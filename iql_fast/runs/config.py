@@ -245,7 +245,7 @@ class TrainConfig:
         if self.method == "iql":
             return self.hyperparameters()
         shared = {name: getattr(self.algorithm, name) for name in SHARED}
-        return learner(self.method, shared, self.own, self.schedule_steps)
+        return learner(self.method, shared, self.own, self.schedule_steps).over(self.steps)
 
     @property
     def normalizes(self) -> bool:
@@ -531,7 +531,11 @@ def _check(config: TrainConfig) -> None:
             require(len(value) in (1, config.seeds), name, expected)
         if name in RANGES and (wrong := fault(name, values[name])):
             require(False, name, wrong.removeprefix("expected "))
-    config.learner()
+    if not config.learner().acts(config.total_steps):
+        raise UserError(
+            f"--method {config.method} has no policy yet after --steps {config.steps}: its phases "
+            "before that are longer. Take more steps, or shorter phases."
+        )
     for name in ("reward_scale", "reward_shift"):
         require(values[name] is None or math.isfinite(values[name]), name, "a finite number")
     require(

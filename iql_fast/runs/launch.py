@@ -54,7 +54,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     )
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
-    _check_learner(options, engine_name)
+    check_learner(options, engine_name)
     if note := resources.check_threads(options.threads):
         console.print(f"warning {note}", style="yellow")
     _check_environment(options, console)
@@ -113,7 +113,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
     return summary
 
 
-def _check_learner(options: TrainConfig, engine: str) -> None:
+def check_learner(options: TrainConfig, engine: str) -> None:
     """Raise a ``UserError`` where the engine cannot train that, whatever the data are."""
     learner = options.learner()
     if isinstance(learner, Method):

@@ -1,4 +1,7 @@
-"""Table 1 of the paper with a column of our own: as Markdown, CSV and a picture."""
+"""Table 1 of the paper with columns of our own: as Markdown, CSV and a picture.
+
+``Ours`` is what was trained: the rows of each method, by its title in the table.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from iql_fast.runs.statistics import interquartile_mean, interval
 from iql_fast.support import output
 from iql_fast.support.files import written_beside
 from iql_fast.tasks import published
@@ -20,7 +24,7 @@ REGENERATED = " (regenerated)"
 
 @dataclass(frozen=True)
 class Row:
-    """One line.
+    """One task, or one total, of one method.
 
     Attributes:
         task: its name in table 1.
@@ -48,6 +52,10 @@ class Row:
     @property
     def regenerated(self) -> bool:
         return self.label.endswith(REGENERATED)
+
+
+#: Title of a method -> its rows.
+Ours = Mapping[str, Sequence[Row]]
 
 
 def row(task: str, summary: Mapping[str, Any]) -> Row:
@@ -140,44 +148,85 @@ def _groups() -> dict[str, tuple[str, ...]]:
 GROUPS = _groups()
 
 
-def markdown(rows: Sequence[Row], title: str, note: str) -> str:
-    """The table, with the totals, the rows of table 1 that were not trained, and the runtime."""
+def heading(method: str, ours: Ours) -> str:
+    """What our column of a method is called."""
+    return "iql_fast" if list(ours) == ["IQL"] else f"{method} (iql_fast)"
+
+
+def markdown(ours: Ours, title: str, note: str) -> str:
+    """The table, with the totals, the rows of table 1 that were not trained, what the scores of
+    each method come to, and the runtime."""
     lines = [f"# {title}", "", note, ""]
-    lines.append("| | iql_fast | " + " | ".join(columns()) + " |")
-    lines.append("|---" * (2 + len(columns())) + "|")
-    for r in [*rows, *totals(rows)]:
-        lines.append(_line(r.label, f"{r.mean:.1f} +- {r.std:.1f}", r.published))
-    trained = {r.task for r in [*rows, *totals(rows)]} | {published.RUNTIME}
+    headings = [heading(method, ours) for method in ours]
+    lines.append("| | " + " | ".join([*headings, *columns()]) + " |")
+    lines.append("|---" * (1 + len(headings) + len(columns())) + "|")
+    found = lines_of(ours)
+    for label, by_method in found.items():
+        cells = [_cell(by_method.get(method)) for method in ours]
+        any_row = next(iter(by_method.values()))
+        lines.append(_line(label, cells, any_row.published))
+    trained = {row.task for by_method in found.values() for row in by_method.values()}
     for task in published.table1():
-        if task not in trained:
-            lines.append(_line(task, "-", published_for(task)))
-    runtime = published_for(published.RUNTIME)
-    ours = np.mean([sum(r.minutes) for r in rows])
-    training = np.mean([r.minutes[0] for r in rows])
+        if task not in trained | {published.RUNTIME}:
+            lines.append(_line(task, ["-"] * len(ours), published_for(task)))
+    middle = [
+        "{mean:.1f} ({low:.1f} to {high:.1f})".format(**aggregate(rows)) for rows in ours.values()
+    ]
+    lines.append(_line("interquartile mean (95% interval)", middle, {}))
+    minutes = [
+        f"{np.mean([sum(r.minutes) for r in rows]):.1f} "
+        f"({np.mean([r.minutes[0] for r in rows]):.1f})"
+        for rows in ours.values()
+    ]
     label = "minutes a task, all seeds (training alone)"
-    lines.append(_line(label, f"{ours:.1f} ({training:.1f})", runtime, 0))
+    lines.append(_line(label, minutes, published_for(published.RUNTIME), 0))
     return "\n".join(lines) + "\n"
 
 
-def _line(label: str, ours: str, scores: Mapping[str, float], digits: int = 1) -> str:
+def lines_of(ours: Ours) -> dict[str, dict[str, Row]]:
+    """Label of a line -> method -> row: the tasks in the order in which they come, then totals."""
+    found: dict[str, dict[str, Row]] = {}
+    for kind in (list[Row], totals):
+        for method, rows in ours.items():
+            for row in kind(rows):
+                found.setdefault(row.label, {})[method] = row
+    return found
+
+
+def aggregate(rows: Sequence[Row]) -> dict[str, float]:
+    """Interquartile mean of all scores of a method, and the ends of its interval."""
+    low, high = interval([r.scores for r in rows])
+    mean = interquartile_mean([score for r in rows for score in r.scores])
+    return {"mean": float(mean), "low": low, "high": high}
+
+
+def _cell(row: Row | None) -> str:
+    return "-" if row is None else f"{row.mean:.1f} +- {row.std:.1f}"
+
+
+def _line(label: str, ours: Sequence[str], scores: Mapping[str, float], digits: int = 1) -> str:
     numbers = [f"{scores[c]:.{digits}f}" if c in scores else "-" for c in columns()]
-    return "| " + " | ".join([label, ours, *numbers]) + " |"
+    return "| " + " | ".join([label, *ours, *numbers]) + " |"
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line a task, and one a total."""
+def write_csv(path: Path, ours: Ours) -> None:
+    """One line a task and method, and one a total and method."""
     with written_beside(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        ours = ("mean", "std", "seeds", "regenerated", "training_minutes", "evaluation_minutes")
-        writer.writerow(["task", *ours, *columns()])
-        for r in [*rows, *totals(rows)]:
-            own = [f"{r.mean:.3f}", f"{r.std:.3f}", len(r.scores), int(r.regenerated)]
-            minutes = [f"{m:.3f}" for m in r.minutes]
-            writer.writerow([r.label, *own, *minutes, *(r.published.get(c, "") for c in columns())])
+        numbers = ("mean", "std", "seeds", "regenerated", "training_minutes", "evaluation_minutes")
+        writer.writerow(["task", *numbers, "method", *columns()])
+        for label, by_method in lines_of(ours).items():
+            for method, r in by_method.items():
+                own = [f"{r.mean:.3f}", f"{r.std:.3f}", len(r.scores), int(r.regenerated)]
+                minutes = [f"{m:.3f}" for m in r.minutes]
+                others = [r.published.get(c, "") for c in columns()]
+                writer.writerow([label, *own, *minutes, method, *others])
 
 
-def draw(path: Path, rows: Sequence[Row], title: str) -> None:
+def draw(path: Path, ours: Ours, title: str) -> None:
     """Every task a line: the published scores as dots, ours with its spread over seeds."""
+    labels = {row.label: row for rows in ours.values() for row in rows}
+    rows = list(labels.values())
     figure = output.new_figure(11, 2.2 + 0.55 * len(rows))
     axes = figure.subplots()
     places = np.arange(len(rows))[::-1]
@@ -197,15 +246,18 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
         ]
         if points:
             axes.scatter(*np.array(points).T, label=label, **style)
-    axes.errorbar(
-        [r.mean for r in rows],
-        places + 0.14,
-        xerr=[r.std for r in rows],
-        fmt="s",
-        color="C0",
-        capsize=4,
-        label="iql_fast, mean +- std over seeds",
-    )
+    place_of = dict(zip(labels, places, strict=True))
+    for i, (method, own) in enumerate(ours.items()):
+        axes.errorbar(
+            [r.mean for r in own],
+            [place_of[r.label] + 0.14 + 0.24 * i / len(ours) for r in own],
+            xerr=[r.std for r in own],
+            fmt="s",
+            markersize=6 if len(ours) == 1 else 4,
+            color=f"C{i if i != 1 else 9}",  # C1 is others' implementations
+            capsize=4 if len(ours) == 1 else 2,
+            label=f"{heading(method, ours)}, mean +- std over seeds",
+        )
     axes.set_yticks(places, [r.label for r in rows])
     axes.set(title=title, xlabel="normalised score", ylim=(-0.6, len(rows) - 0.4))
     axes.grid(alpha=0.3)
