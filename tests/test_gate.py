@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from iql_fast import engines, ops
+from iql_fast.data import columns
 from iql_fast.engines import Hyperparameters, NetworkSpec, available, resources
 from iql_fast.runs import config
 from iql_fast.support import memory
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
-from .conftest import random_transitions
+from .conftest import d4rl_columns, random_transitions, write_hdf5
 
 SIZES = NetworkSpec(11, 3, (16, 16))
 
@@ -127,6 +128,21 @@ def test_sizes_beyond_the_memory_are_refused(monkeypatch):
     ):
         with pytest.raises(UserError, match=r"of memory at least; 1\.0 GiB are left here"):
             resources.check_memory(network, hyper, seeds)
+
+
+@pytest.mark.parametrize("suffix", ["hdf5", "npz"])
+def test_data_beyond_the_memory_are_refused_before_they_are_read(monkeypatch, tmp_path, suffix):
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "npz":
+        np.savez_compressed(path, **d4rl_columns())
+    else:
+        write_hdf5(path, d4rl_columns())
+    columns.read(path)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    with pytest.raises(
+        UserError, match=r"data\.(hdf5|npz).* takes 0\.0 GiB of memory, and 0\.0 GiB"
+    ):
+        columns.read(path)
 
 
 def test_an_estimate_is_no_more_than_what_is_taken():

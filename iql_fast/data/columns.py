@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iql_fast.data import hdf5
+from iql_fast.support import memory
 from iql_fast.support.errors import UserError
 
 Columns = dict[str, NDArray[Any]]
@@ -151,8 +152,8 @@ def group_parts(path: Path) -> list[tuple[str, int]] | None:
 def _read_npz(path: Path) -> Columns:
     advice = "Write it with numpy.savez, numeric arrays only."
     with _reading(str(path), ".npz", advice):
-        with zipfile.ZipFile(path):  # numpy would take a lone array for one as well
-            pass
+        with zipfile.ZipFile(path) as archive:  # numpy would take a lone array for one as well
+            memory.require(sum(entry.file_size for entry in archive.infolist()), str(path))
         with np.load(path, allow_pickle=False) as file:
             _require(file.__contains__, sorted(file), path)
             columns = {name: file[own] for name, own in _wanted(file.__contains__).items()}

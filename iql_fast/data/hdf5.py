@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from iql_fast.support import memory
 from iql_fast.support.errors import UserError
 
 
@@ -29,6 +30,7 @@ def array(
         _require_numbers(node, name, path)
         # HDF5 itself rounds doubles of the other byte order in another way than numpy.
         narrow = not exact and node.dtype == np.float64
+        memory.require(node.size * (4 if narrow else node.dtype.itemsize), f"{path}: {name!r}")
         return np.asarray(node.astype(np.float32)[()] if narrow else node[()])
     if not isinstance(node, h5py.Group):
         raise UserError(f"{path}: {name!r} is the name of a type; expected an array.")

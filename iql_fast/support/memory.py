@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from iql_fast.support.errors import UserError
+
 
 def available_bytes() -> int | None:
     """The least of what the machine has free, what the container may use and what the process may
@@ -12,6 +14,16 @@ def available_bytes() -> int | None:
     limits = [_free(), _container(), _address_space()]
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None
+
+
+def require(needed: int, what: str) -> None:
+    """Raise a ``UserError`` where so many bytes are more than what is left."""
+    left = available_bytes()
+    if left is not None and needed > left:
+        raise UserError(
+            f"{what} takes {needed / 2**30:.1f} GiB of memory, and {left / 2**30:.1f} GiB are left "
+            "here. Divide it, or free some memory."
+        )
 
 
 def _free() -> int | None:
