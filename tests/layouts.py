@@ -77,19 +77,19 @@ def layout(choose: Choose, container: str) -> Layout:
     rows = choose.among((7, 1, 2, 3, 30))
     rng = np.random.default_rng(choose.whole(0, 255))
     wide, narrow = choose.among((2, 1, 3)), choose.among((1, 2))
-    scale = choose.among((1.0, 100.0, 1e-42, 1e30))
+    scale = choose.among((1.0, 1.0, 1.0, 100.0, 1e-42, 1e30))
     walk = np.cumsum(rng.normal(size=(rows + 1, wide)), 0)
     if choose.among((False, True)):
         walk = np.repeat(walk[:1], rows + 1, 0)  # stays in one place
     columns: dict[str, Array] = {
         "observations": walk[:-1] * scale,
-        "actions": rng.uniform(-1, 1, (rows, narrow)) * choose.among((1.0, 3.0, 1e20)),
-        "rewards": rng.normal(size=rows) * choose.among((1.0, 0.0, 1e30)),
+        "actions": rng.uniform(-1, 1, (rows, narrow)) * choose.among((1.0, 1.0, 3.0, 1e20)),
+        "rewards": rng.normal(size=rows) * choose.among((1.0, 1.0, 0.0, 1e30)),
         "terminals": rng.random(rows) < 0.2,
         "timeouts": rng.random(rows) < choose.among((0.2, 1.0, 0.0)),
         "next_observations": (walk[1:] if choose.among((True, False)) else walk[:-1]) * scale,
         "masks": rng.random(rows) < 0.7,
-        "valids": rng.random(rows) < choose.among((0.8, 0.0)),
+        "valids": rng.random(rows) < choose.among((0.8, 0.8, 0.8, 0.0)),
         "episode_index": np.sort(rng.integers(0, 3, rows)) + choose.among((0, 2**24, 2**53 + 1)),
     }
     if choose.among((False, True)):
@@ -382,6 +382,9 @@ def write_hdf5(choose: Choose, made: Layout, folder: Path) -> Path:
         for name in ("observations", "next_observations")
         if name in columns and columns[name].ndim == 2 and choose.among((False, False, True))
     }
+    # One at most, and that only of what has no other: two faults would hide each other.
+    harm = choose.among(("", "", *HARMFUL)) if not made.faults else ""
+    harmed = choose.among([name for name in columns if name not in as_group] or [""])
     with h5py.File(path, "w", libver=choose.among(("earliest", "latest"))) as file:
         if choose.among((False, True)):
             file.create_group("metadata")["policy/weights"] = np.zeros(3)
@@ -390,7 +393,11 @@ def write_hdf5(choose: Choose, made: Layout, folder: Path) -> Path:
             if name in as_group:
                 _write_group(choose, file.create_group(name, track_order=True), column)
             else:
-                _write_dataset(choose, file, name, column, made)
+                how = choose.among(("plain", "plain", "plain", *HARMLESS))
+                if harm and name == harmed and _write_dataset(harm, file, name, column):
+                    made.faults.append(f"{name}: {harm}")
+                elif file.get(name, getlink=True) is None:
+                    _write_dataset(how, file, name, column)
     return path
 
 
@@ -402,14 +409,14 @@ def _write_group(choose: Choose, group: Any, column: Array) -> None:
         group["b/" * (deep and i > 0) + f"{'abc'[i]}"] = part
 
 
-def _write_dataset(choose: Choose, file: Any, name: str, column: Array, made: Layout) -> None:
+def _write_dataset(how: str, file: Any, name: str, column: Array) -> bool:
+    """Whether it could be written in that way; otherwise it is in a plain one."""
     text = column.dtype.kind == "U"
     if text:
         column = column.astype("S1")
     if column.ndim == 0 or not column.size or text:
         file[name] = column
-        return
-    how = choose.among(("plain", *HARMLESS, *HARMFUL))
+        return False
     side = Path(file.filename).parent / "side.hdf5"
     if how in ("gzip", "fletcher32", "chunked", "resizable"):
         options: dict[str, Any] = {"compression": "gzip"} if how == "gzip" else {}
@@ -464,9 +471,8 @@ def _write_dataset(choose: Choose, file: Any, name: str, column: Array, made: La
         file[name] = np.zeros(column.shape, "V4")
     else:
         file[name] = column
-        return
-    if how in HARMFUL:
-        made.faults.append(f"{name}: {how}")
+        return False
+    return True
 
 
 WRITERS: dict[str, Callable[[Choose, Layout, Path], Path]] = {

@@ -31,7 +31,7 @@ FIXED = settings(
     derandomize=True,
     deadline=None,
     database=None,
-    max_examples=150,
+    max_examples=100,
     suppress_health_check=list(HealthCheck),
 )
 
@@ -62,7 +62,7 @@ class Drawn:
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("container", layouts.WRITERS)
-@settings(FIXED, max_examples=80)
+@settings(FIXED, max_examples=60)
 @given(data=st.data())
 def test_every_layout_is_read_as_it_was_written_or_refused(container, data):
     choose = Drawn(data)
@@ -179,7 +179,7 @@ def in_python(values):
     return replace(options, **own)
 
 
-@settings(FIXED, max_examples=12)  # of all options each
+@settings(FIXED, max_examples=6)  # of all options each
 @given(data=st.data())
 def test_options_are_the_same_wherever_they_stand(data):
     """In YAML, in JSON, in Python and on the command line."""
