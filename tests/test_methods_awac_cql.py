@@ -351,3 +351,22 @@ def test_a_squashed_density_is_that_of_its_samples():
     bounded.sum().backward()
     assert torch.isfinite(bounded).all()
     assert torch.isfinite(edge.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "value"),
+    [
+        (AWAC, "beta", (2.0, 0.0)),
+        (AWAC, "weight_decay", -1e-4),
+        (AWAC, "actor_hidden", (256, 0)),
+        (AWAC, "implementation", "corl"),
+        (CQL, "min_q_weight", -5.0),
+        (CQL, "lagrange_threshold", math.inf),
+        (CQL, "sampled_actions", 0),
+        (CQL, "bc_steps", 0.5),
+        (CQL, "entropy_per_dimension", math.nan),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused_by_name(method, name, value):
+    with pytest.raises(ValueError, match=f"^{name} is "):
+        method(**{name: value})

@@ -50,6 +50,13 @@ class AWAC(Method):
     actor_hidden: tuple[int, ...] = (256, 256, 256, 256)
     hidden: tuple[int, ...] = (256, 256)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.implementation not in ("jaxrl", "rlkit"):
+            raise ValueError(
+                f"implementation is {self.implementation!r}; expected 'jaxrl' or 'rlkit'"
+            )
+
     def nets(self, obs_dim: int, act_dim: int) -> tuple[Net, ...]:
         actor = (obs_dim, act_dim, self.actor_hidden, "actor_lr")
         critic = (obs_dim + act_dim, 1, self.hidden, "critic_lr")

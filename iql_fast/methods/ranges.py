@@ -19,6 +19,7 @@ _POSITIVE = Range(lambda x: x > 0, "positive")
 _NOT_NEGATIVE = Range(lambda x: x >= 0, "at least 0")
 _COUNT = Range(lambda x: x >= 1, "a positive number")
 _SHARE = Range(lambda x: 0 <= x <= 1, "between 0 and 1")
+_FINITE = Range(np.isfinite, "a finite number")
 
 RANGES = {
     "expectile": Range(lambda x: 0 < x < 1, "between 0 and 1, both excluded"),
@@ -56,6 +57,14 @@ RANGES = {
     "copy_every": _NOT_NEGATIVE,
     "prior_lr": _NOT_NEGATIVE,
     "dual_lr": _NOT_NEGATIVE,
+    "beta": _POSITIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "actor_hidden": _COUNT,
+    "min_q_weight": _NOT_NEGATIVE,
+    "lagrange_threshold": _FINITE,
+    "sampled_actions": _COUNT,
+    "bc_steps": _NOT_NEGATIVE,
+    "entropy_per_dimension": _FINITE,
     "critics": _COUNT,
     "hidden": _COUNT,
     "obs_dim": _COUNT,
@@ -74,6 +83,9 @@ WHOLE = frozenset(
         "policy_steps",
         "target_every",
         "copy_every",
+        "actor_hidden",
+        "sampled_actions",
+        "bc_steps",
         "critics",
         "hidden",
         "obs_dim",
