@@ -96,7 +96,7 @@ def test_training_transforms():
     raw, *_ = to_training(logged, "adroit", "here")
     np.testing.assert_array_equal(raw.rewards, logged.rewards)
     assert isinstance(raw, Transitions)
-    assert all(column.flags.c_contiguous for column in vars(raw).values())
+    assert all(column.flags.c_contiguous for column in raw.columns().values())
 
 
 def broken(key):
