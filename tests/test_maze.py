@@ -89,11 +89,12 @@ def test_the_networks_are_read_as_the_engine_reads_them():
     sa = np.concatenate([batch.observations[1].numpy(), batch.actions[1].numpy()], 1)
     state = engine.state_dict()
     value = networks.outputs(state, "value", 1, batch.observations[1].numpy())
-    assert value == pytest.approx(engine._value(batch.observations)[1].numpy(), abs=1e-12)
+    own = engine.on.net("value", batch.observations)[1, :, 0].detach().numpy()
+    assert value == pytest.approx(own, abs=1e-12)
     import torch
 
     pairs = torch.cat([batch.observations, batch.actions], -1)
-    target = engine._critics("target", pairs)[1].numpy()
+    target = engine.on.net("target", pairs)[1, ..., 0].numpy()
     assert networks.outputs(state, "target", 1, sa) == pytest.approx(target, abs=1e-12)
 
 

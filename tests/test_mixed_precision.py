@@ -6,6 +6,7 @@ import torch
 from iql_fast import engines
 from iql_fast.engines import Hyperparameters, NetworkSpec, create
 from iql_fast.engines.reference import ReferenceEngine
+from iql_fast.formulas import philox
 from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
@@ -49,20 +50,34 @@ class RoundedUnits(torch.autograd.Function):
         return rounded(d_out * factor * positive), None
 
 
+def rounded_mlp(x, weights, biases, keep=None):
+    """Stacked MLPs in fp64 but for what mixed precision rounds."""
+    last = len(weights) - 1
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        if 0 < i < last:
+            weight = RoundedWeight.apply(weight)
+        x = x @ weight + bias.unsqueeze(-2)
+        if i < last:
+            x = RoundedUnits.apply(x, torch.ones_like(x) if keep is None else keep(i, x))
+    return x
+
+
 class RoundedReference(ReferenceEngine):
     """The specification in fp64 but for what mixed precision rounds."""
 
-    def _mlp(self, net, x, dropout=0.0):
-        last = len(self.network.hidden)
-        for i in range(last + 1):
-            weight, bias = (self.state[f"{net}.layers.{i}.{part}"] for part in ("weight", "bias"))
-            if 0 < i < last:
-                weight = RoundedWeight.apply(weight)
-            x = x @ weight.transpose(-1, -2) + bias.unsqueeze(-2)
-            if i < last:
-                factor = self._dropout_mask(i, x, dropout) if dropout > 0 else torch.ones_like(x)
-                x = RoundedUnits.apply(x, factor)
-        return x
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.on._mlp = rounded_mlp
+        self.on._with_dropout = self.with_dropout
+
+    def with_dropout(self, weights, pieces, x, probability):
+        def keep(layer, units):
+            kept = philox.dropout_keep_of(
+                self.on.seeds, torch.tensor([self.step]), layer, units.shape[-2:], probability
+            )[0]
+            return kept.to(units.dtype) / (1 - probability)
+
+        return rounded_mlp(x, weights.weights(pieces), weights.biases(pieces), keep)
 
 
 #: Hyperparameters and sizes that differ from the usual, and the tolerance. In a batch of one row,
@@ -110,7 +125,7 @@ def test_equals_the_reference_with_the_same_operands_rounded(name, kernel_set, m
             engine.load_state_dict(before)
             engine.run(1)
             after = engine.state_dict()
-            for key, expected in exact.state.items():
+            for key, expected in exact.state_dict().items():
                 if not key.startswith("adam.m."):
                     continue  # the sum of gradients, before Adam divides their size away
                 change = (expected - before[key]).norm() + 1e-20

@@ -169,7 +169,7 @@ def test_a_run_over_two_stages_is_one_of_each(name):
     for key, counts in weights.items():
         sums = sum(count * piece[key] for count, piece in zip(counts, pieces, strict=True) if count)
         np.testing.assert_allclose(metrics[key], sums / sum(counts), rtol=1e-12, err_msg=key)
-    assert (whole.hyper.updates(11, "critic"), whole.hyper.updates(11, "actor")) == (8, 5)
+    assert (whole.hyper.updates("critic", 11), whole.hyper.updates("actor", 11)) == (8, 5)
     resumed = engine(name, stages)
     halfway = engine(name, stages)
     halfway.run(8)

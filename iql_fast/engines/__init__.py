@@ -12,15 +12,14 @@ from iql_fast.engines.base import (
     DTYPES,
     METRICS,
     PER_SEED,
-    TRAINED,
     Engine,
     Hyperparameters,
     Metrics,
     NetworkSpec,
     Precision,
-    Stage,
 )
 from iql_fast.methods.base import Batch, Method
+from iql_fast.methods.iql import TRAINED, Stage
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError

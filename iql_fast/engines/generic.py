@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,18 @@ from iql_fast.engines.stepping import TorchStep
 from iql_fast.methods.base import Batch, Method, recorded
 from iql_fast.policies.acting import Acting, from_state
 from iql_fast.support.errors import NonFiniteLoss
+
+#: Steps after which losses are looked at.
+LOOKED_AT = 50
+
+
+class _Done(NamedTuple):
+    """A step, for the log: how many there were, and what it recorded."""
+
+    number: int
+    batch: Batch
+    values: dict[str, Tensor]
+    rows: dict[str, Tensor]
 
 
 class GenericEngine(Exclusive):
@@ -43,24 +56,29 @@ class GenericEngine(Exclusive):
         self.dtype = DTYPES[precision]
         like = torch.zeros(0, dtype=self.dtype)
         self.on = TorchStep(method, (data.obs_dim, data.act_dim), self.seeds, like, native)
-        self.metrics = recorded(method, data.obs_dim, data.act_dim)
+        self._recorded = recorded(method, data.obs_dim, data.act_dim)
+        self.metrics = tuple(method.measured(dict.fromkeys(self._recorded, np.zeros(1))))
         self.step = 0
         self._start()
 
     @exclusive
     def run(self, steps: int) -> Metrics:
         check_steps(steps)
-        values: list[dict[str, Tensor]] = []
-        for _ in range(steps):
-            self._step(self.batch_at(self.step), values)
-        return self._metrics(values)
+        done: list[_Done] = []
+        for count in range(1, steps + 1):
+            self._step(self.batch_at(self.step), done)
+            if count % LOOKED_AT == 0:
+                self._stop_if_not_finite(done[-LOOKED_AT:])
+        self._stop_if_not_finite(done)
+        return self._metrics(done)
 
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:
-        values: list[dict[str, Tensor]] = []
+        done: list[_Done] = []
         columns = {name: x.to(self.dtype) for name, x in batch.columns().items()}
-        self._step(Batch(**columns), values)
-        return self._metrics(values)
+        self._step(Batch(**columns), done)
+        self._stop_if_not_finite(done)
+        return self._metrics(done)
 
     def batch_at(self, step: int) -> Batch:
         """The batch that ``run`` trains on at a (0-based) step."""
@@ -85,11 +103,11 @@ class GenericEngine(Exclusive):
         state = {name: tensor.detach() for name, tensor in self._state()}
         return from_state(state, index, self.method.policy())
 
-    def _step(self, batch: Batch, values: list[dict[str, Tensor]]) -> None:
+    def _step(self, batch: Batch, done: list[_Done]) -> None:
         self.on.begin(self.step, batch)
         self.method.step(self.on)
-        values.append(self.on.values)
         self.step += 1
+        done.append(_Done(self.step, batch, self.on.values, self.on.rows))
 
     def _start(self) -> None:
         for s, seed in enumerate(self.seeds):
@@ -126,28 +144,35 @@ class GenericEngine(Exclusive):
         if unknown := sorted(set(state) - set(shapes)):
             raise ValueError(f"the state has an unknown tensor {unknown[0]!r}")
 
-    def _metrics(self, values: Sequence[Mapping[str, Tensor]]) -> Metrics:
-        """What the steps recorded, averaged over those that recorded it.
-
-        Raises:
-            NonFiniteLoss: a loss was not finite; names the first.
-        """
-        names = dict.fromkeys(name for step in values for name in step)
+    def _metrics(self, done: Sequence[_Done]) -> Metrics:
+        """What the steps recorded, averaged over those that recorded it; NaN where none did."""
         found: Metrics = {}
-        failures = []
-        for name in names:
-            at = [k for k, step in enumerate(values) if name in step]
-            rows = torch.stack([values[k][name] for k in at]).double()  # [K, S]
-            if name.endswith("_loss") and not bool(torch.isfinite(rows).all()):
-                k, s = (int(i) for i in (~torch.isfinite(rows)).nonzero()[0])
-                failures.append((at[k], s, name.removesuffix("_loss")))
-            reduced = rows.amax(0) if self.method.records.get(name) == "max" else rows.mean(0)
-            found[name] = reduced.numpy()
-        if failures:
-            k, s, net = min(failures)
-            step = self.step - len(values) + k
-            statistics = batch_statistics(self.batch_at(step), s)
-            raise NonFiniteLoss(step + 1, self.seeds[s], net, statistics)
-        for name in self.metrics:
-            found.setdefault(name, np.full(len(self.seeds), np.nan))
+        for name in self._recorded:
+            values = [step.values[name] for step in done if name in step.values]
+            if not values:
+                found[name] = np.full(len(self.seeds), np.nan)
+                continue
+            rows = torch.stack(values).double()  # [K, S]
+            largest = self.method.records.get(name) == "max"
+            found[name] = (rows.amax(0) if largest else rows.mean(0)).cpu().numpy()
         return self.method.measured(found)
+
+    def _stop_if_not_finite(self, done: Sequence[_Done]) -> None:
+        """Raise ``NonFiniteLoss`` of the first loss of some steps that is not."""
+        losses = [
+            (step, name.removesuffix("_loss"), loss)
+            for step in done
+            for name, loss in step.values.items()
+            if name.endswith("_loss")
+        ]
+        if not losses or bool(torch.isfinite(torch.stack([loss for *_, loss in losses])).all()):
+            return
+        for step, net, loss in losses:
+            bad = ~torch.isfinite(loss)
+            if bool(bad.any()):
+                index = int(bad.nonzero()[0])
+                statistics = batch_statistics(step.batch, index)
+                for name, rows in step.rows.items():
+                    statistics[f"{name} min"] = float(rows[index].min())
+                    statistics[f"{name} max"] = float(rows[index].max())
+                raise NonFiniteLoss(step.number, self.seeds[index], net, statistics)

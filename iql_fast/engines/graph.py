@@ -27,7 +27,6 @@ from iql_fast.engines.base import (
     DTYPES,
     METRICS,
     PER_SEED,
-    TRAINED,
     TRAINS_ALL,
     Hyperparameters,
     Metrics,
@@ -43,6 +42,7 @@ from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.formulas import philox
 from iql_fast.formulas.losses import expectile_loss
 from iql_fast.methods.base import Batch
+from iql_fast.methods.iql import TRAINED
 from iql_fast.policies.policy import LOG_STD_RANGE, Policy, policy_from_state
 from iql_fast.support import extension
 from iql_fast.support.errors import NonFiniteLoss, UserError

@@ -14,7 +14,6 @@ from iql_fast.engines.base import (
     DTYPES,
     METRICS,
     PER_SEED,
-    TRAINED,
     Hyperparameters,
     Metrics,
     NetworkSpec,
@@ -26,6 +25,7 @@ from iql_fast.engines.metrics import counts_between, metric_means
 from iql_fast.engines.parameters import check_state, initial_state, parameter_shapes
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.methods.base import Batch
+from iql_fast.methods.iql import TRAINED
 from iql_fast.policies.policy import Policy, policy_from_state
 from iql_fast.support import extension
 from iql_fast.support.errors import NonFiniteLoss

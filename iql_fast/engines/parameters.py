@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from iql_fast.engines.base import TRAINED, NetworkSpec
+from iql_fast.engines.base import NetworkSpec
+from iql_fast.methods.iql import TRAINED
 
 
 def layer_sizes(net: str, network: NetworkSpec) -> list[tuple[int, int]]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from iql_fast.engines.base import METRICS, TRAINED, Metrics
+from iql_fast.engines.base import METRICS, Metrics
 from iql_fast.engines.metrics import metric_means
 from iql_fast.formulas.losses import awr_weights
+from iql_fast.methods.iql import TRAINED
 
 #: What a step leaves behind, ``[S, B]`` each; the terms of the losses in the order of TRAINED.
 RECORDED = (*(f"{net}_loss" for net in TRAINED), "value", "q", "advantage")

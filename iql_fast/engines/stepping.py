@@ -75,11 +75,12 @@ class TorchStep:
             for w in self.weights.values()
         }
         self.values: dict[str, Tensor] = {}
+        self.rows: dict[str, Tensor] = {}
 
     def begin(self, index: int, batch: Batch) -> None:
         """Make ready for a step."""
         self.index, self.batch = index, batch
-        self.values = {}
+        self.values, self.rows = {}, {}
 
     def counted(self, index: int) -> None:
         """So many steps were done before the next one."""
@@ -158,7 +159,7 @@ class TorchStep:
     # What a method does.
 
     def descend(self, **losses: Tensor) -> None:
-        gradients = {}
+        gradients: dict[str, Sequence[Tensor]] = {}
         for i, (name, loss) in enumerate(losses.items()):
             last = i == len(losses) - 1
             of = [leaf for weights in self._trained_as.get(name, []) for leaf in weights.leaves]
@@ -191,6 +192,9 @@ class TorchStep:
                 pieces = zip(to.constant, of.constant, strict=True)
                 for target, source in pieces:
                     target += self._each(alpha_of, target) * (source - target)
+
+    def watch(self, **rows: Tensor) -> None:
+        self.rows = {name: x.detach() for name, x in rows.items()}
 
     def record(self, **values: Tensor) -> None:
         for name, value in values.items():

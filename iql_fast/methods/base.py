@@ -157,6 +157,9 @@ class Step(Protocol):
     def follow(self, *nets: str) -> None:
         """Move the targets of networks towards them: ``target += polyak (net - target)``."""
 
+    def watch(self, **rows: Tensor) -> None:
+        """What losses are made of, ``[S, B]``: its range is told of a loss that is not finite."""
+
     def record(self, **values: Tensor) -> None:
         """Quantities to be logged, ``[S]``."""
 

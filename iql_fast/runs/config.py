@@ -18,7 +18,6 @@ from iql_fast.data.transform import RewardTransform
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
 from iql_fast.methods.base import Method
 from iql_fast.methods.ranges import RANGES, fault
-from iql_fast.policies.acting import IQLS
 from iql_fast.runs.method_options import (
     SHARED,
     OwnSettings,
@@ -240,7 +239,7 @@ class TrainConfig:
         """Over which the actor's rate falls; 0 where it does not."""
         return self.steps if self.algorithm.actor_schedule == "cosine" else 0
 
-    def learner(self) -> Hyperparameters | Method:
+    def learner(self) -> Method:
         """What is learned, with its settings."""
         if self.method == "iql":
             return self.hyperparameters()
@@ -263,8 +262,7 @@ class TrainConfig:
     @property
     def policy(self) -> dict[str, Any]:
         """What acts; see ``iql_fast.policies.acting.from_arrays``."""
-        learner = self.learner()
-        return learner.policy() if isinstance(learner, Method) else dict(IQLS)
+        return self.learner().policy()
 
     def hyperparameters(self) -> Hyperparameters:
         """IQL's settings."""

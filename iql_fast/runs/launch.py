@@ -22,7 +22,7 @@ from iql_fast.engines import Engine, resources
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
-from iql_fast.methods.base import Method
+from iql_fast.methods.iql import IQL
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, config, machine, progress
 from iql_fast.runs.config import TrainConfig
@@ -116,7 +116,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
 def check_learner(options: TrainConfig, engine: str) -> None:
     """Raise a ``UserError`` where the engine cannot train that, whatever the data are."""
     learner = options.learner()
-    if isinstance(learner, Method):
+    if not isinstance(learner, IQL):
         engines.choose_for(learner, engine, options.precision)
         resources.check_method_memory(learner, 1, 1, options.seeds, options.precision)
         return
@@ -200,7 +200,7 @@ def _choose_engine(
         because: why it is asked for, where that is not the user's wish.
     """
     transitions, hyper = prepared.transitions, options.learner()
-    if isinstance(hyper, Method):
+    if not isinstance(hyper, IQL):
         name, why = engines.choose_for(hyper, name, options.precision)
         made = engines.for_method(
             hyper,

@@ -26,7 +26,6 @@ from iql_fast import methods
 from iql_fast.data import LoadedData
 from iql_fast.engines import Engine, Metrics
 from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
-from iql_fast.methods.base import Method
 from iql_fast.policies.acting import from_state, with_units
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, curves, paths
@@ -235,11 +234,7 @@ class Loop:
             return {}
         rates = learner.per_seed("actor_lr", self.config.seeds)
         if steps:
-            trained = (
-                learner.updates("actor", step)
-                if isinstance(learner, Method)
-                else learner.updates(step, "actor")
-            )
+            trained = learner.updates("actor", step)
             rates = rates * 0.5 * (1 + np.cos(np.pi * min(trained, steps) / steps))
         return {"actor_lr": rates}
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from iql_fast.engines import Hyperparameters
 from iql_fast.methods.base import Method
 from iql_fast.runs.config import TrainConfig
 
@@ -51,5 +50,5 @@ class Schedule:
         return step == self.options.total_steps or (bool(interval) and step % (interval or 1) == 0)
 
     @cached_property
-    def _learner(self) -> Hyperparameters | Method:
+    def _learner(self) -> Method:
         return self.options.learner()
