@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from iql_fast import methods
 from iql_fast.runs.rows import read_rows
 
 from .test_train import SMALL, finished, last_step, rows_without_time, same_state
@@ -24,6 +25,9 @@ KILLS = int(os.environ.get("IQL_FAST_KILLS", "3"))
 MOMENTS = ("training", "evaluation", "checkpoint", "start")
 #: Seconds within which a run reads its data and makes its folder.
 START = 8.0
+
+
+TRAIN = [sys.executable, "-m", "iql_fast.train"]
 
 
 def is_at(moment: str, run: Path, past: float, began: float) -> bool:
@@ -42,22 +46,19 @@ def is_at(moment: str, run: Path, past: float, began: float) -> bool:
     return moment == "training" and reached >= past
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("extraction", ["joint", "after"])
-def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path, extraction):
-    whole, cut, steps = tmp_path / "whole", tmp_path / "cut", 1500
-    base = [sys.executable, "-m", "iql_fast.train"]
-    # Two stages come to as many steps as one; the first ends off the grids of log and checkpoints.
-    updates = steps if extraction == "joint" else steps // 2 - 15
-    arguments = [*SMALL, "--dataset", finished[1], "--extraction", extraction]
-    first = [*base, *map(str, [*arguments, "--steps", updates, "--seeds", 2, "--out"])]
+def kill_and_resume(first, whole, cut, steps, kills):
+    """Do a run to its end in one folder, and in another one killed so many times on its way.
+
+    Args:
+        first: the command, up to the folder.
+        steps: that the run comes to.
+    """
     subprocess.run([*first, str(whole)], stdout=subprocess.DEVNULL, check=True)
-    command = [*first, str(cut)]
-    rng = random.Random(0)
-    for kill in range(KILLS):
+    command, rng = [*first, str(cut)], random.Random(0)
+    for kill in range(kills):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         # Further on each time, and far enough from the end that the run cannot get there first.
-        past = (steps - 300) * (kill + 0.5) / KILLS
+        past = (steps - 300) * (kill + 0.5) / kills
         moment, began = MOMENTS[kill % len(MOMENTS)], time.monotonic() + rng.random() * START
         while not is_at(moment, cut, past, began):
             assert process.poll() is None, process.communicate()
@@ -68,9 +69,28 @@ def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path, extractio
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         if (cut / "config.json").exists():  # else it was killed before there was a run
-            command = [*base, "--resume", str(cut)]
+            command = [*TRAIN, "--resume", str(cut)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert rows_without_time(cut / "metrics.csv") == rows_without_time(whole / "metrics.csv")
     assert read_rows(cut / "scores.csv") == read_rows(whole / "scores.csv")
     assert same_state(cut, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extraction", ["joint", "after"])
+def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path, extraction):
+    steps = 1500
+    # Two stages come to as many steps as one; the first ends off the grids of log and checkpoints.
+    updates = steps if extraction == "joint" else steps // 2 - 15
+    arguments = [*SMALL, "--dataset", finished[1], "--extraction", extraction]
+    first = [*TRAIN, *map(str, [*arguments, "--steps", updates, "--seeds", 2, "--out"])]
+    kill_and_resume(first, tmp_path / "whole", tmp_path / "cut", steps, KILLS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in methods.NAMES if name != "iql"])
+def test_every_method_survives_kills(finished, tmp_path, method):
+    arguments = [*SMALL, "--dataset", finished[1], "--method", method, "--threads", 1]
+    first = [*TRAIN, *map(str, [*arguments, "--steps", 600, "--seeds", 2, "--out"])]
+    kill_and_resume(first, tmp_path / "whole", tmp_path / "cut", 600, 2)

@@ -155,10 +155,13 @@ def fuzz(name: str, seconds: float, corpus: Path) -> Tally:
         if process.returncode == 0:
             break
         artifacts = [Path(name) for name in re.findall(r"written to (\S+)", text)]
-        if not artifacts:  # it ended before there was an input, or without a word
-            tally.found["the process: ended by itself, see"] += 1
-            tally.example["the process: ended by itself, see"] = log
-            break
+        if not artifacts:
+            kind = f"the process: ended with {process.returncode} and no word of libFuzzer's"
+            tally.found[kind] += 1
+            tally.example[kind] = log
+            if not re.search(r"^#\d", text, re.M):  # before its first input: it will again
+                break
+            continue
         said = re.findall(r"ERROR: libFuzzer: ([^(\n]*)", text)
         kind = f"the process: {said[-1].strip() if said else 'ended'}"
         tally.found[kind] += 1

@@ -75,7 +75,7 @@ class TD3BC(Method):
         if (on.index + 1) % self.policy_every:
             return
         pi = torch.tanh(on.net("actor", s))
-        q = on.net("critic", torch.cat([s, pi], -1))[:, 0, :, 0]
+        q = on.net("critic", torch.cat([s, pi], -1), member=0, fixed=True)[..., 0]
         weight = on.setting("alpha")[:, 0] / q.detach().abs().mean(-1)
         error = ((pi - a) ** 2).mean((-1, -2))
         on.descend(actor=error - weight * q.mean(-1))
