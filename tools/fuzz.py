@@ -30,7 +30,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -163,14 +163,23 @@ def fuzz(name: str, seconds: float, corpus: Path) -> Tally:
                 break
             continue
         said = re.findall(r"ERROR: libFuzzer: ([^(\n]*)", text)
-        kind = f"the process: {said[-1].strip() if said else 'ended'}"
+        kind = f"the process: {re.sub('[0-9]+', 'N', said[-1]).strip() if said else 'ended'}"
         tally.found[kind] += 1
         tally.example[kind] = artifacts[-1]
+        _leave_out(artifacts[-1], (own, seeds))
     tally.seconds = time.monotonic() - start
     for kind in (findings / "log.txt").read_text().splitlines():
         tally.found[kind] += 1
         tally.example[kind] = findings / hashlib.sha1(kind.encode()).hexdigest()[:12]
     return tally
+
+
+def _leave_out(artifact: Path, folders: Sequence[Path]) -> None:
+    """Begin without the input that ended the process, if it was one to begin with."""
+    content = artifact.read_bytes()
+    for path in [path for folder in folders for path in folder.iterdir()]:
+        if path.read_bytes() == content:
+            path.unlink()
 
 
 def _seeds(name: str, folder: Path) -> Path:
