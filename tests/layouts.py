@@ -404,6 +404,8 @@ def write_hdf5(choose: Choose, made: Layout, folder: Path) -> Path:
 def _write_group(choose: Choose, group: Any, column: Array) -> None:
     """Each column an array, in an order that is not that of their names."""
     deep = choose.among((False, True))
+    if column.dtype.kind == "U":  # HDF5 has no such text
+        column = column.astype("S1")
     for i in reversed(range(column.shape[1])):
         part = column[:, i] if choose.among((False, True)) else column[:, i : i + 1]
         group["b/" * (deep and i > 0) + f"{'abc'[i]}"] = part
