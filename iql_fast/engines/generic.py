@@ -12,7 +12,7 @@ from torch import Tensor
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import DTYPES, Metrics, Precision, check_steps
 from iql_fast.engines.exclusive import Exclusive, exclusive
-from iql_fast.engines.sampling import batch_at, batch_statistics
+from iql_fast.engines.sampling import Batches, batch_at, batch_statistics
 from iql_fast.engines.stepping import TorchStep
 from iql_fast.methods.base import Batch, Method, recorded
 from iql_fast.policies.acting import Acting, from_state
@@ -58,6 +58,7 @@ class GenericEngine(Exclusive):
         self.on = TorchStep(method, (data.obs_dim, data.act_dim), self.seeds, like, native)
         self._recorded = recorded(method, data.obs_dim, data.act_dim)
         self.metrics = tuple(method.measured(dict.fromkeys(self._recorded, np.zeros(1))))
+        self._batches = Batches(data, self.seeds, method.batch_size, self.dtype, native)
         self.step = 0
         self._start()
 
@@ -66,7 +67,7 @@ class GenericEngine(Exclusive):
         check_steps(steps)
         done: list[_Done] = []
         for count in range(1, steps + 1):
-            self._step(self.batch_at(self.step), done)
+            self._step(self._batches.at(self.step), done)
             if count % LOOKED_AT == 0:
                 self._stop_if_not_finite(done[-LOOKED_AT:])
         self._stop_if_not_finite(done)

@@ -11,6 +11,9 @@ from iql_fast.data.dataset import Transitions
 from iql_fast.formulas import philox
 from iql_fast.methods.base import Batch
 
+#: Rows that are drawn at once, for as many steps as that comes to.
+DRAWN_AT_ONCE = 1 << 14
+
 
 def batch_at(
     data: Transitions, seeds: Sequence[int], step: int, size: int, dtype: torch.dtype
@@ -20,6 +23,42 @@ def batch_at(
     return Batch(
         **{name: torch.from_numpy(x[rows]).to(dtype) for name, x in data.columns().items()}
     )
+
+
+class Batches:
+    """The batches of ``batch_at``, whose rows are drawn for many steps at once.
+
+    Args:
+        native: whether the extension's operator gathers the rows.
+    """
+
+    def __init__(
+        self, data: Transitions, seeds: Sequence[int], size: int, dtype: torch.dtype, native: bool
+    ) -> None:
+        self._names = list(data.columns())
+        self._columns = [torch.from_numpy(x) for x in data.columns().values()]
+        self._seeds, self._size = torch.tensor(list(seeds)), size
+        self._dtype, self._native = dtype, native
+        self._ahead = max(1, DRAWN_AT_ONCE // (len(seeds) * size))
+        self._rows = torch.empty(0)
+        self._from = -1
+
+    def at(self, step: int) -> Batch:
+        """The batch of a (0-based) step."""
+        begin = step - step % self._ahead
+        if begin != self._from:
+            steps = torch.arange(begin, begin + self._ahead)
+            count = len(self._columns[0])
+            self._rows = philox.batch_rows_of(self._seeds, steps, self._size, count)
+            self._from = begin
+        rows = self._rows[step - begin].flatten()
+        if self._native:
+            gathered = torch.ops.iql_fast.gather_rows(self._columns, rows)
+        else:
+            gathered = [column[rows] for column in self._columns]
+        lead = (len(self._seeds), self._size)
+        parts = [x.view(*lead, *x.shape[1:]).to(self._dtype) for x in gathered]
+        return Batch(**dict(zip(self._names, parts, strict=True)))
 
 
 def batch_statistics(batch: Batch, index: int) -> dict[str, float]:

@@ -211,7 +211,6 @@ class TorchStep:
 
     def _move_net(self, name: str, weights: Weights, gradients: Sequence[Tensor]) -> None:
         net = weights.net
-        moments = [weights.views(x) for x in (weights.first, weights.second)]
         rate = self._rate(name, net)
         if net.decoupled_decay:
             for piece in weights.constant:
@@ -220,7 +219,7 @@ class TorchStep:
             self._adam_(
                 weights.constant,
                 [gradient.contiguous() for gradient in gradients],
-                *moments,
+                *weights.moments,
                 self._counts[net.name],
                 [],
                 float(rate[0]),
@@ -231,7 +230,9 @@ class TorchStep:
             )
             return
         count = self.method.updates(name, self.index) + 1
-        for piece, gradient, m, v in zip(weights.constant, gradients, *moments, strict=True):
+        for piece, gradient, m, v in zip(
+            weights.constant, gradients, *weights.moments, strict=True
+        ):
             _adam(piece, gradient + net.decay * piece, m, v, self._each(rate, piece), count)
 
     def _move_scalar(self, name: str, gradient: Tensor) -> None:

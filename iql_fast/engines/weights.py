@@ -21,6 +21,8 @@ class Weights:
         leaves: views of ``flat`` that gradients are taken for: each layer's weights
             ``[N, in, out]`` and biases ``[N, out]``, N being S or S * E, then the vectors
             ``[S, size]``.
+        constant: the same views, that no gradients are taken for.
+        moments: the same views of ``first`` and ``second``.
     """
 
     def __init__(self, net: Net, seeds: int, like: Tensor) -> None:
@@ -40,6 +42,7 @@ class Weights:
         self.flat, self.first, self.second = (like.new_zeros(self._offsets[-1]) for _ in range(3))
         self.leaves = [view.detach().requires_grad_() for view in self.views(self.flat)]
         self.constant = self.views(self.flat)
+        self.moments = self.views(self.first), self.views(self.second)
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """The pieces of ``flat`` or its like, as ``leaves``."""

@@ -134,16 +134,16 @@ class IQL(Method):
         reads_old = "value" not in trains or self.value_order == "old"
         with torch.no_grad():
             q = on.net("target", sa)[..., 0].amin(1)  # [S, B]
-            v, v_next = (_value(on, x) for x in (s, s_next)) if reads_old else (q, q)
+            v, v_next = _values(on, s, s_next) if reads_old else (q, q)
 
         # V: expectile regression on the slow critics (equation 5).
         value = v
         if "value" in trains:
-            value = _value(on, s)
+            value = on.net("value", s)[..., 0]
             on.descend(value=expectile_loss(q - value, on.setting("expectile")).mean(-1))
         if not reads_old:
             with torch.no_grad():
-                v, v_next = (_value(on, x) for x in (s, s_next))
+                v, v_next = _values(on, s, s_next)
         if {"value", "actor"} & set(trains):
             on.record(value=value.mean(-1), q=q.mean(-1))
 
@@ -209,5 +209,7 @@ class IQL(Method):
         return count
 
 
-def _value(on: Step, x: Tensor) -> Tensor:
-    return on.net("value", x)[..., 0]
+def _values(on: Step, s: Tensor, s_next: Tensor) -> tuple[Tensor, Tensor]:
+    """V of a batch's states and of those that follow, ``[S, B]`` each."""
+    v, v_next = on.net("value", torch.cat([s, s_next], 1))[..., 0].chunk(2, -1)
+    return v, v_next

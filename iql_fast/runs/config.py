@@ -71,7 +71,7 @@ class Algorithm:
     """cosine falls to 0 over the run, for methods whose rate does so"""
     batch_size: Annotated[int | None, _by_method("batch_size")] = None
     """transitions a step"""
-    hidden: Annotated[tuple[int, ...], _by_method("hidden")] = ()
+    hidden: Annotated[tuple[int, ...] | None, _by_method("hidden")] = None
     """units of the hidden layers of every network"""
     critics: Annotated[int | None, _by_method("critics")] = None
     """Q networks, whose minimum the target takes"""
@@ -284,7 +284,8 @@ class TrainConfig:
     def network(self, obs_dim: int, act_dim: int) -> NetworkSpec:
         """Sizes of the networks."""
         a = self.algorithm
-        return NetworkSpec(obs_dim, act_dim, a.hidden, a.critics or NetworkSpec.critics)
+        critics = a.critics or NetworkSpec.critics
+        return NetworkSpec(obs_dim, act_dim, a.hidden or NetworkSpec.hidden, critics)
 
 
 #: The groups of TrainConfig, whose options carry no prefix.
@@ -463,16 +464,20 @@ def _left_out(config: TrainConfig, preset: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: one was given that the method has not.
     """
-    method, given = methods.get(config.method), vars(config.algorithm)
+    method, given, left_out = (
+        methods.get(config.method),
+        vars(config.algorithm),
+        vars(Algorithm()),
+    )
     found: dict[str, Any] = {}
     for name in given.keys() - {"actor_schedule"}:
         shared = config.method == "iql" or name in SHARED
         default = default_of(method, name) if shared else None
         if default is None:
-            if given[name] not in (None, (), vars(Algorithm())[name]):
+            if given[name] != left_out[name]:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag}: --method {config.method} has no such setting.")
-        elif given[name] in (None, ()):
+        elif given[name] == left_out[name]:
             value = preset.get(name, default) if config.method == "iql" else default
             several = name in method.per_seed_names()
             found[name] = (value,) if several and not isinstance(value, tuple) else value
@@ -522,7 +527,7 @@ def _check(config: TrainConfig) -> None:
     require(config.threads >= 0, "threads", "a number of at least 0")
     per_seed = per_seed_options(config.method)
     for name, value in (vars(config.algorithm) | vars(config.own)).items():
-        if value in (None, ()) and name != "hidden":  # the method has no such setting
+        if value is None or (value == () and name in PER_SEED):  # the method has no such setting
             continue
         if name in per_seed:
             expected = f"one value, or one for each of {config.seeds}"
