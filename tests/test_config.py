@@ -131,3 +131,9 @@ def test_every_task_has_what_it_needs():
         assert (low, high) == pytest.approx((0, 100))
     assert catalogue.get("hopper-medium-v2").published["paper"] == 66.2
     assert "multistart_True_multigoal_False" in catalogue.get("antmaze-medium-play-v0").d4rl_file
+
+
+def test_an_empty_list_of_widths_is_not_taken_for_none(tmp_path):
+    (tmp_path / "o.yaml").write_text("task: hopper-medium-v2\nhidden: []\n")
+    with pytest.raises(UserError, match=r"--hidden is \[\]; expected whole numbers"):
+        complete("--config", str(tmp_path / "o.yaml"))
