@@ -133,6 +133,27 @@ def test_every_task_has_what_it_needs():
     assert "multistart_True_multigoal_False" in catalogue.get("antmaze-medium-play-v0").d4rl_file
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: !!bool x", "is not YAML"),
+        ("seed: !!timestamp x", "is not YAML"),
+        ("seed: !!int ''", "is not YAML"),
+        ('task: "\\ud800"', r"task is '\\ud800'; expected text|is not YAML"),
+        (
+            "seed: 0x" + 5000 * "f",
+            "seed is a number of thousands of digits; expected a whole number",
+        ),
+        ("hidden: [0x" + 5000 * "f" + "]", "hidden is a number of thousands of digits; expected"),
+        ("value-lr: !!set {0.1, 0.2}", "value_lr is .*; expected numbers"),
+    ],
+)
+def test_odd_tags_and_values_of_yaml_are_refused(tmp_path, text, message):
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        config.parse(["--config", str(tmp_path / "o.yaml")])
+
+
 def test_an_empty_list_of_widths_is_not_taken_for_none(tmp_path):
     (tmp_path / "o.yaml").write_text("task: hopper-medium-v2\nhidden: []\n")
     with pytest.raises(UserError, match=r"--hidden is \[\]; expected whole numbers"):

@@ -350,14 +350,39 @@ def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
         value, int | float | str
     )
     try:
+        if isinstance(value, set | frozenset) or any(map(_is_huge, _numbers(value))):
+            raise TypeError  # the first has no order; the second neither engine nor JSON can hold
+        if isinstance(value, str) and Path not in kinds:
+            value.encode()  # half a character, which only names of files may hold
         return msgspec.convert(
             [value] if several else value,
             hint,
             strict=not {int, float} & set(kinds),  # 1e6 is text in YAML and a float in JSON
             dec_hook=lambda kind, text: kind(text),  # paths
         )
-    except (msgspec.ValidationError, TypeError):
-        raise UserError(f"{where}: {name} is {value!r}; expected {_expected(hint)}.") from None
+    except (msgspec.ValidationError, TypeError, ValueError):
+        raise UserError(
+            f"{where}: {name} is {_shown(value)}; expected {_expected(hint)}."
+        ) from None
+
+
+def _numbers(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _is_huge(value: Any) -> bool:
+    return (
+        isinstance(value, int) and value.bit_length() > 14_000
+    )  # 4,300 digits, which Python prints
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, as far as it can be printed: Python refuses to print a number of
+    thousands of digits, which YAML can hold."""
+    try:
+        return ascii(value) if isinstance(value, str) else repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
 
 
 def _expected(hint: Any) -> str:
@@ -416,8 +441,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise UserError(f"--config {path} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"--config {path} is not YAML: {error}.") from None
+    except UserError:
+        raise
+    except Exception as error:  # PyYAML raises whatever its tags come to: KeyError, IndexError, ...
+        said = str(error) or type(error).__name__
+        raise UserError(f"--config {path} is not YAML: {said}.") from None
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold lines of the form `option: value`.")
     for name in ("config", "resume"):
