@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+from bench import method_flops
 from bench.workload import Workload, flops_a_step
-from iql_fast import engines
+from iql_fast import engines, methods
+from iql_fast.methods.base import Method
+from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
 #: Precisions that our engine on the CPU is timed in; the rivals compute in fp32.
@@ -247,6 +250,42 @@ KINDS: dict[str, Kind] = {
         precisions=("fp32", "bf16x3"),
         many_seeds=True,
     ),
+}
+
+
+#: Where a method's sizes in a benchmark are not its own: those of the public trainers.
+METHOD_SIZES: dict[str, dict[str, Any]] = {
+    "awac": {"actor_hidden": (256, 256, 256), "hidden": (256, 256, 256)},
+    "bc": {"actor_dropout": 0.0},
+}
+
+
+def method_of(contender: Contender) -> Method:
+    """The method of a contender whose kind is ``method-NAME``."""
+    name = contender.kind.removeprefix("method-")
+    return methods.get(name)(**METHOD_SIZES.get(name, {}))
+
+
+def any_method(contender: Contender) -> Runner:
+    """A method over the operators, in the engine of any."""
+    from iql_fast.engines.generic import GenericEngine
+
+    data, seeds = contender.workload.transitions(), range(contender.seeds)
+    engine = GenericEngine(method_of(contender), data, seeds, contender.precision, native=True)
+    return Runner(engine.run, worth=contender.seeds)
+
+
+KINDS |= {
+    f"method-{name}": Kind(
+        methods.get(name).title,
+        "ours",
+        any_method,
+        extension.unavailable_reason,
+        slow_to_start=True,
+        precisions=(),
+        many_seeds=True,
+    )
+    for name in method_flops.NAMES
 }
 
 

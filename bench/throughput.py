@@ -32,7 +32,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
-from bench import console, plots, processes, results, rounds
+from bench import console, methods, plots, processes, results, rounds
 from bench.contenders import KINDS, Contender
 from bench.options import QUICK_SECONDS, add_outputs, positive, positive_seconds, write_text
 from bench.workload import Workload, flops_a_step
@@ -41,7 +41,7 @@ from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
 NAMES = list(dict.fromkeys(name for kind in KINDS.values() for name in kind.precisions))
-CHOICES = [name for name, kind in KINDS.items() if kind.role != "floor"]
+CHOICES = [name for name, kind in KINDS.items() if kind.role != "floor" and kind.precisions]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -98,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rows", type=positive, metavar="N", help="of the dataset (default: 1,000,000)"
     )
+    parser.add_argument(
+        "--methods",
+        action="store_true",
+        help="time every method beside its floor instead: python bench/methods.py --help",
+    )
     add_outputs(parser)
     return parser
 
@@ -141,6 +146,9 @@ def to_json(table: list[results.Row], machine: dict[str, Any]) -> str:
 
 def main() -> None:
     began = time.monotonic()
+    if "--methods" in sys.argv[1:]:
+        methods.main([argument for argument in sys.argv[1:] if argument != "--methods"])
+        return
     arguments = parser().parse_args()
     rounds_wanted = arguments.rounds or (3 if arguments.quick else 11)
     seconds = arguments.window or (0.5 if arguments.quick else 1.0)

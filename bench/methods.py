@@ -1,0 +1,146 @@
+"""Training steps per second of every method, beside the floor of what its step needs.
+
+    python bench/methods.py                       # a few minutes, on a quiet machine
+    python bench/throughput.py --methods          # the same
+
+The floor of a method is the rate at which the matrix products that its step needs
+(``bench/method_flops.py``) would run through torch's own 256x256x256 sgemm, measured in the same
+rounds: every contender has one window in each, in random order. Sizes are hopper's; each method has
+its own batch and networks, but that AWAC's are three layers for the policy and the critics, as
+CORL's, and BC has no dropout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
+
+from bench import console, method_flops, processes, results, rounds
+from bench.contenders import Contender, method_of
+from bench.options import add_outputs, positive, positive_seconds, write_text
+from bench.workload import Workload, flops_a_step
+from iql_fast.support import cli
+from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = method_flops.NAMES
+    parser.add_argument(
+        "--names",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"which of {', '.join(names)} (default: all)",
+    )
+    parser.add_argument(
+        "--threads", type=positive, nargs="+", metavar="N", help="default: 1, and all cores"
+    )
+    parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="default: 9")
+    parser.add_argument(
+        "--window",
+        type=positive_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="of a contender in a round (default: 2)",
+    )
+    parser.add_argument(
+        "--rows", type=positive, default=100_000, metavar="N", help="of the dataset"
+    )
+    add_outputs(parser)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
+    workload = Workload(rows=asked.rows)
+    threads = sorted(set(asked.threads or {1, usable_cores()}))
+    contenders = [
+        Contender(kind, count, workload=workload)
+        for count in threads
+        for kind in ("floor", *(f"method-{name}" for name in asked.names))
+    ]
+    with processes.Processes() as running:
+        with console.progress(len(contenders), "starting") as advance:
+            running.start(contenders, on_start=advance)
+        with console.progress(asked.rounds * len(running.ready), "measuring") as advance:
+            measured = rounds.measure(
+                running,
+                contenders,
+                asked.rounds,
+                asked.window,
+                on_window=lambda contender: advance(contender.title),
+            )
+    table = results.rows(measured)
+    found = [line for row in table if (line := line_of(row, table)) is not None]
+    if not found:
+        reasons = "; ".join(dict.fromkeys(running.left_out.values()))
+        raise UserError(f"Nothing could be measured: {reasons}.")
+    show(found, table, running.left_out, workload)
+    if asked.json:
+        machine = results.machine(table, running.left_out, workload)
+        write_text(asked.json, json.dumps({"machine": machine, "results": found}, indent=1) + "\n")
+
+
+def line_of(row: results.Row, table: list[results.Row]) -> dict[str, Any] | None:
+    """What is said of a method; None of the floor."""
+    contender = row.contender
+    if not contender.kind.startswith("method-"):
+        return None
+    method = method_of(contender)
+    needed = method_flops.needed(method, contender.workload.obs_dim, contender.workload.act_dim)
+    floor = results.floor_of(row, table)
+    steps = None if floor is None else floor.median * flops_a_step(contender.workload) / needed
+    return {
+        "method": method.name,
+        "title": method.title,
+        "threads": contender.threads,
+        "steps_per_second": row.median,
+        "lowest": row.low,
+        "highest": row.high,
+        "needed_mflop": needed / 1e6,
+        "floor_steps_per_second": steps,
+        "to_floor": None if steps is None else row.median / steps,
+        "disturbed": row.disturbed,
+    }
+
+
+def show(
+    found: list[dict[str, Any]],
+    table: list[results.Row],
+    left_out: dict[Contender, str],
+    workload: Workload,
+) -> None:
+    from rich.table import Table
+
+    machine = results.machine(table, left_out, workload)
+    shown = Table(title=f"{machine['processor']}, torch {machine['torch']}")
+    for heading in ("method", "threads", "steps/s", "needed MFLOP", "floor", "to floor", ""):
+        shown.add_column(heading, justify="left" if heading in ("method", "") else "right")
+    for line in found:
+        shown.add_row(
+            line["title"],
+            str(line["threads"]),
+            f"{line['steps_per_second']:.1f} ({line['lowest']:.1f} to {line['highest']:.1f})",
+            f"{line['needed_mflop']:,.0f}",
+            console.number(line["floor_steps_per_second"], 1),
+            console.number(line["to_floor"]),
+            "noisy" if line["disturbed"] else "",
+        )
+    out = console.console()
+    out.print(shown)
+    for contender, reason in left_out.items():
+        out.print(f"{contender.title} is left out: {reason}", highlight=False, markup=False)
+
+
+if __name__ == "__main__":
+    cli.main(main)
