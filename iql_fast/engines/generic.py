@@ -23,10 +23,11 @@ LOOKED_AT = 50
 
 
 class _Done(NamedTuple):
-    """A step, for the log: how many there were, and what it recorded."""
+    """A step, for the log: how many there were, and what it recorded. Its batch is kept where it
+    cannot be drawn again."""
 
     number: int
-    batch: Batch
+    given: Batch | None
     values: dict[str, Tensor]
     rows: dict[str, Tensor]
 
@@ -67,7 +68,7 @@ class GenericEngine(Exclusive):
         check_steps(steps)
         done: list[_Done] = []
         for count in range(1, steps + 1):
-            self._step(self._batches.at(self.step), done)
+            self._step(self._batches.at(self.step), done, given=False)
             if count % LOOKED_AT == 0:
                 self._stop_if_not_finite(done[-LOOKED_AT:])
         self._stop_if_not_finite(done)
@@ -77,7 +78,7 @@ class GenericEngine(Exclusive):
     def step_on(self, batch: Batch) -> Metrics:
         done: list[_Done] = []
         columns = {name: x.to(self.dtype) for name, x in batch.columns().items()}
-        self._step(Batch(**columns), done)
+        self._step(Batch(**columns), done, given=True)
         self._stop_if_not_finite(done)
         return self._metrics(done)
 
@@ -104,11 +105,12 @@ class GenericEngine(Exclusive):
         state = {name: tensor.detach() for name, tensor in self._state()}
         return from_state(state, index, self.method.policy())
 
-    def _step(self, batch: Batch, done: list[_Done]) -> None:
+    def _step(self, batch: Batch, done: list[_Done], given: bool) -> None:
         self.on.begin(self.step, batch)
         self.method.step(self.on)
         self.step += 1
-        done.append(_Done(self.step, batch, self.on.values, self.on.rows))
+        kept = batch if given else None
+        done.append(_Done(self.step, kept, self.on.values, self.on.rows))
 
     def _start(self) -> None:
         for s, seed in enumerate(self.seeds):
@@ -172,7 +174,8 @@ class GenericEngine(Exclusive):
             bad = ~torch.isfinite(loss)
             if bool(bad.any()):
                 index = int(bad.nonzero()[0])
-                statistics = batch_statistics(step.batch, index)
+                batch = step.given or self.batch_at(step.number - 1)
+                statistics = batch_statistics(batch, index)
                 for name, rows in step.rows.items():
                     statistics[f"{name} min"] = float(rows[index].min())
                     statistics[f"{name} max"] = float(rows[index].max())
