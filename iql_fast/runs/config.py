@@ -189,7 +189,9 @@ class TrainConfig:
     threads: int = 0
     """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
     algorithm: Algorithm = field(default_factory=Algorithm)
-    own: OwnSettings = field(default_factory=OwnSettings)
+    own: Annotated[OwnSettings, tyro.conf.arg(name="single methods")] = field(
+        default_factory=OwnSettings
+    )
     departures: Departures = field(default_factory=Departures)
     rewards: Rewards = field(default_factory=Rewards)
     evaluation: Evaluation = field(default_factory=Evaluation)
