@@ -55,6 +55,7 @@ def main() -> None:
     if where.environment is None:
         raise UserError(f"{record['data']['title']} cannot be scored: {where.note}.")
     saved = checkpoint.load(run.checkpoints, options.checkpoint)
+    checkpoint.require_run(saved.run, record, run.checkpoints, saved.step)
     seeds = trained.seeds(record)
     own = units.from_record(record)
     acting = trained.acting(record)

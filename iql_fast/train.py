@@ -35,7 +35,13 @@ def asked_for(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder | None]:
         raise UserError("--resume goes on in the run's own folder: leave out --out, --overwrite.")
     stored = config.of_record(run.read_config()["options"])
     base = config.with_options(TrainConfig(), stored, str(run.config))
-    resumed = config.completed(config.parse(arguments, base))
+    parsed = config.parse(arguments, base)
+    if parsed.method != base.method:
+        raise UserError(
+            f"A resumed run cannot change --method {parsed.method} (the run has {base.method}). "
+            "Leave it out, or start a new run."
+        )
+    resumed = config.completed(parsed)
     config.check_same(config.flat(resumed), stored, config.FREE)
     return resumed, run
 

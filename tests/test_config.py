@@ -156,5 +156,5 @@ def test_odd_tags_and_values_of_yaml_are_refused(tmp_path, text, message):
 
 def test_an_empty_list_of_widths_is_not_taken_for_none(tmp_path):
     (tmp_path / "o.yaml").write_text("task: hopper-medium-v2\nhidden: []\n")
-    with pytest.raises(UserError, match=r"--hidden is \[\]; expected whole numbers"):
+    with pytest.raises(UserError, match=r"--hidden is \[\]; expected one or more"):
         complete("--config", str(tmp_path / "o.yaml"))

@@ -22,7 +22,6 @@ from iql_fast.policies.acting import with_units
 from iql_fast.policies.policy import policy_from_state
 from iql_fast.policies.units import from_record
 from iql_fast.runs import checkpoint, folder
-from iql_fast.support import digest
 from iql_fast.support.errors import UserError
 
 from .conftest import d4rl_columns, write_hdf5
@@ -35,7 +34,8 @@ def change(run: Path, **record: object) -> Path:
     """Edit the record of a run, as if it had begun so."""
     path = run / "config.json"
     content = json.loads(path.read_text()) | record
-    content["options_sha256"] = digest.of_json(content["options"])
+    for name in ("options_sha256", "settled_sha256"):
+        content.pop(name, None)
     path.write_text(json.dumps(content))
     return run
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from iql_fast import engines, ops
+from iql_fast import engines, methods, ops
 from iql_fast.data import columns
 from iql_fast.engines import Hyperparameters, NetworkSpec, available, resources
 from iql_fast.runs import config
@@ -143,6 +143,30 @@ def test_data_beyond_the_memory_are_refused_before_they_are_read(monkeypatch, tm
         UserError, match=r"data\.(hdf5|npz).* takes 0\.0 GiB of memory, and 0\.0 GiB"
     ):
         columns.read(path)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("cql", {"sampled_actions": 10**8}), ("abm", {"samples": 10**9}), ("bcq", {"samples": 10**8})],
+)
+def test_sampled_actions_beyond_the_memory_are_refused(method, settings):
+    """Of this machine's own memory: each would take thousands of GiB."""
+    made = methods.get(method)(batch_size=16, hidden=(16, 16), **settings)
+    with pytest.raises(UserError, match="of memory at least"):
+        engines.for_method(made, random_transitions(20), [0], threads=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("bc", {"hidden": 16}, "hidden is 16; expected one or more whole numbers"),
+        ("onestep", {"improvement": "foo"}, "improvement is 'foo'; expected one of reverse_kl"),
+        ("cql", {"lagrange": "no"}, "lagrange is 'no'; expected True or False"),
+    ],
+)
+def test_settings_of_methods_from_python_are_typed(method, settings, message):
+    with pytest.raises(ValueError, match=message):
+        methods.get(method)(**settings)
 
 
 def test_an_estimate_is_no_more_than_what_is_taken():

@@ -108,6 +108,49 @@ def test_rows_that_are_missing_or_not_of_the_run_are_said(run, capsys):
     ]
 
 
+def test_a_summary_that_knows_more_than_its_tables_is_kept(original, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(original, copy)
+    rows = (copy / "metrics.csv").read_text().splitlines(keepends=True)
+    (copy / "metrics.csv").write_text("".join(rows[:1] + rows[2:]))
+    refused(copy, r"has ended, and its tables are not .*lacks 1 of 5.* summary.json was left as it")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("policy", {"kind": "mlp", "net": "actor", "parts": 3}),
+        ("policy", {"kind": "mlp", "net": "target", "parts": 1}),
+        ("action_bounds", [[-2.0] * 3, [2.0] * 3]),
+    ],
+)
+def test_what_acts_and_scores_is_what_the_run_said(run, name, value):
+    record = json.loads((run / "config.json").read_text())
+    assert record[name] != value
+    (run / "config.json").write_text(json.dumps(record | {name: value}))
+    refused(run, r"config.json was changed since the run began: its scoring, policy and units")
+
+
+def test_a_checkpoint_of_another_run_is_refused(run, tmp_path):
+    other = tmp_path / "other"
+    dataset = json.loads((run / "config.json").read_text())["options"]["dataset"]
+    arguments = ("--dataset", dataset, "--out", str(other), "--steps", "250", "--seed", "7")
+    train.main([*SMALL, *arguments])
+    shutil.rmtree(run / "checkpoint")
+    shutil.copytree(other / "checkpoint", run / "checkpoint")
+    refused(run, r"checkpoint of step 250 .* is of a run with other options")
+
+
+def test_a_name_that_is_too_long_is_a_paragraph(run):
+    with pytest.raises(UserError, match="cannot be used"):
+        train.main([*SMALL, "--out", 300 * "a"])
+
+
+def test_a_resumed_run_keeps_its_method(run):
+    with pytest.raises(UserError, match="cannot change --method bc"):
+        train.main(["--resume", str(run), "--method", "bc"])
+
+
 def test_whole_tables_are_not_remarked_on(original):
     assert json.loads((original / "summary.json").read_text())["warnings"] == []
 

@@ -105,6 +105,9 @@ def for_method(
 ) -> Engine:
     """An engine for any method, with freshly initialised networks.
 
+    Rows and observations are trained on as they are: to choose the best trajectories, or to scale
+    observations, is the caller's (``iql_fast.data.transform``).
+
     Args:
         name: ``"graph"`` (over this package's operators), ``"reference"`` (plain torch, the
             specification), or ``"auto"``: the first that can be used.
@@ -122,6 +125,8 @@ def for_method(
 
     _check_seeds(seeds)
     _check_columns(data, NetworkSpec(data.obs_dim, data.act_dim))
+    if threads < 0:
+        raise ValueError(f"threads is {threads}; expected 0 or more")
     resources.check_threads(threads)
     reasons = available_for(method, precision)
     chosen, _ = _first(name, reasons)

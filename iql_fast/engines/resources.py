@@ -39,13 +39,19 @@ def check_method_memory(
     method: Method, obs_dim: int, act_dim: int, seeds: int, precision: Precision = "fp32"
 ) -> None:
     """As ``check_memory``, for any method."""
-    parameters = rows = 0
+    parameters = rows = widest = 0
     for net in method.nets(obs_dim, act_dim):
         sizes = (net.inputs, *net.hidden, net.outputs)
         count = (net.ensemble or 1) * (2 if net.target else 1)
         parameters += count * sum((i + 1) * o for i, o in itertools.pairwise(sizes))
         rows += (net.ensemble or 1) * method.batch_size * sum(sizes)
-    needed = (COPIES * parameters + rows) * seeds * DTYPES[precision].itemsize
+        widest = max(widest, *sizes)
+    # Sampled actions are rows of some network too.
+    shapes = [draw.shape for draw in method.draws(obs_dim, act_dim).values()]
+    rows += widest * max((math.prod(shape[:-1]) for shape in shapes), default=0)
+    size = DTYPES[precision].itemsize
+    drawn = 8 * sum(math.prod(shape) for shape in shapes)  # in double precision at first
+    needed = ((COPIES * parameters + rows) * size + drawn) * seeds
     left = available_bytes()
     if left is not None and needed > left:
         raise UserError(

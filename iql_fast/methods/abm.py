@@ -160,4 +160,4 @@ class ABM(Method):
 
 
 def _inverse_softplus(x: float) -> float:
-    return math.log(math.expm1(x))
+    return x + math.log1p(-math.exp(-x))  # of large numbers too

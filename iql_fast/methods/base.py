@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,8 +197,19 @@ class Method:
     polyak: PerSeed = 0.005
     batch_size: int = 256
 
+    #: Settings of this class that it does not use.
+    unused: ClassVar[frozenset[str]] = frozenset()
+
     def __post_init__(self) -> None:
         ranges.check(vars(self))
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise ValueError(
+                    f"{name} is {value!r}; expected one of {', '.join(get_args(hint))}"
+                )
+            if hint is bool and not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}; expected True or False")
 
     def nets(self, obs_dim: int, act_dim: int) -> tuple[Net, ...]:
         """The networks, in the order in which they are initialised."""

@@ -20,6 +20,7 @@ class BC(Method):
 
     name: ClassVar[str] = "bc"
     title: ClassVar[str] = "BC"
+    unused: ClassVar[frozenset[str]] = frozenset({"discount", "polyak"})
 
     actor_lr: PerSeed = 1e-3
     actor_schedule_steps: int = 1_000_000

@@ -42,7 +42,7 @@ class Onestep(Method):
         weight_clip: the largest weight.
         samples: of a policy at each observation, for the divergence or for V.
         beta_steps, q_steps, policy_steps: of the phases; where none is given, these in proportion
-            to the steps of the run.
+            to the steps of the run. The policy's goes on to the run's end in any case.
         target_every: steps from one update of Q's target to the next.
     """
 
@@ -88,7 +88,7 @@ class Onestep(Method):
         """Phases that were not given are the authors' in proportion."""
         if (self.beta_steps, self.q_steps, self.policy_steps) != PHASES:
             return self
-        beta, q, policy = (steps * phase // sum(PHASES) for phase in PHASES)
+        beta, q, policy = (max(1, steps * phase // sum(PHASES)) for phase in PHASES)
         return replace(self, beta_steps=beta, q_steps=q, policy_steps=policy)
 
     def nets(self, obs_dim: int, act_dim: int) -> tuple[Net, ...]:

@@ -94,11 +94,17 @@ WHOLE = frozenset(
 )
 
 
+#: Settings that are several numbers.
+SEVERAL = frozenset({"hidden", "actor_hidden", "vae_hidden"})
+
+
 def fault(name: str, value: Any) -> str | None:
     """What is wrong with a value, or with one of several; None where nothing is."""
     values = np.asarray(value)
     kinds = "iu" if name in WHOLE else "iuf"
-    if values.dtype.kind not in kinds or values.size == 0:
+    if values.size == 0 or (name in SEVERAL and values.ndim == 0):
+        return "expected one or more whole numbers"
+    if values.dtype.kind not in kinds:
         return f"expected {'whole numbers' if name in WHOLE else 'numbers'}"
     if not np.isfinite(values).all():
         return "expected finite numbers"

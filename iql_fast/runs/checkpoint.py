@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,27 @@ class Checkpoint:
         step: training steps done.
         state: ``Engine.state_dict()``.
         seconds: wall-clock seconds spent so far, by what on.
+        run: SHA-256 of the options of the run that it is of; None where that is not known.
     """
 
     step: int
     state: dict[str, Tensor]
     seconds: dict[str, float]
+    run: str | None = None
+
+
+def require_run(found: str | None, record: Mapping[str, Any], folder: Path, step: int) -> None:
+    """Raise a ``UserError`` where a checkpoint is of another run than the record says.
+
+    Args:
+        found: ``Checkpoint.run``.
+    """
+    own = record.get("options_sha256")
+    if None not in (found, own) and found != own:
+        raise UserError(
+            f"The checkpoint of step {step} in {folder} is of a run with other options (another "
+            "seed or method, say) than this one. Bring back the run's own."
+        )
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -65,7 +81,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
             "step": checkpoint.step,
             "sha256": digest.of_file(partial / STATE),
             "seconds": checkpoint.seconds,
-        }
+        } | ({} if checkpoint.run is None else {"run": checkpoint.run})
         (partial / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         for name in (STATE, RECORD):
             with open(partial / name, "rb+") as file:
@@ -132,14 +148,14 @@ def load(folder: Path, step: int | None = None) -> Checkpoint:
     inside = state.get("step")
     if inside is None or inside.numel() != 1 or inside.item() != record["step"]:
         raise _refused(path, "holds the state of another step")
-    return Checkpoint(int(record["step"]), state, record["seconds"])
+    return Checkpoint(int(record["step"]), state, record["seconds"], record.get("run"))
 
 
 def actor(
-    folder: Path, index: int, step: int | None = None, net: str = "actor"
+    folder: Path, of: Mapping[str, Any], index: int, step: int | None = None, net: str = "actor"
 ) -> tuple[int, dict[str, NDArray[np.floating]]]:
-    """The step of a checkpoint, and the arrays of a net of the ``index``-th seed in it. Nothing
-    else is read, and without torch.
+    """The step of a checkpoint, and the arrays of a net of the ``index``-th seed in it, which is of
+    the run with that record. Nothing else is read, and without torch.
 
     Raises:
         UserError: as ``load``.
@@ -152,6 +168,7 @@ def actor(
             return {name: file.get_slice(name)[index : index + 1][0] for name in names}
 
     record, arrays = _read(_find(folder, step), read)
+    require_run(record.get("run"), of, folder, int(record["step"]))
     return int(record["step"]), arrays
 
 

@@ -566,8 +566,8 @@ def _check(config: TrainConfig) -> None:
             require(False, name, wrong.removeprefix("expected "))
     if not config.learner().acts(config.total_steps):
         raise UserError(
-            f"--method {config.method} has no policy yet after --steps {config.steps}: its phases "
-            "before that are longer. Take more steps, or shorter phases."
+            f"--method {config.method} has no policy yet after --steps {config.steps}: it is first "
+            "trained later than that. Take more steps, or let the policy begin earlier."
         )
     for name in ("reward_scale", "reward_shift"):
         require(values[name] is None or math.isfinite(values[name]), name, "a finite number")

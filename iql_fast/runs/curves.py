@@ -118,13 +118,15 @@ def _of_any_method(title: str, rows: Rows, measured: Sequence[str]) -> Figure:
     """Room for the scores, and a panel for each quantity, whose scales differ."""
     from matplotlib.figure import Figure
 
+    measured = [name for name in measured if any(row[name] != "nan" for row in rows)]
     columns = 3
     lines = -(-(1 + len(measured)) // columns)
     figure = Figure(figsize=(12, 3.6 * lines), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for name, axes in zip(measured, panels[1:], strict=False):
-        plot_spread(axes, rows, name, name)
+        known = [row for row in rows if row[name] != "nan"]
+        plot_spread(axes, known, name, name, marker="." if len(known) < 20 else "")
         axes.set(title=name.replace("_", " "))
     for spare in panels[1 + len(measured) :]:
         spare.remove()

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,15 @@ PROBE = ".probe"  # written and removed to see whether a folder can be written
 
 #: What the record of a run holds at least, and as what.
 RECORD = {"options": dict, "engine": str, "data": dict, "scoring": dict}
+
+
+#: What a record says besides its options that scores and actions depend on.
+SETTLED = ("policy", "scoring", "observation_scaling", "action_bounds", "observation_layout")
+
+
+def settled(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that ``settled_sha256`` is of."""
+    return {name: record.get(name) for name in SETTLED}
 
 
 @dataclass(frozen=True)
@@ -94,12 +103,15 @@ class RunFolder:
                 raise UserError(f"{otherwise}: {self.config.name} has no {name!r} as it should be.")
         if (wrong := fault(record)) is not None:
             raise UserError(f"{otherwise}: in {self.config.name}, {wrong}. Bring back the file.")
-        known = record.get("options_sha256")
-        if known is not None and known != digest.of_json(record["options"]):
-            raise UserError(
-                f"{self.config} was changed since the run began: its options do not fit their "
-                "SHA-256. Bring back the file; a run with other options is a new run."
-            )
+        for what, known, own in (
+            ("options", record.get("options_sha256"), record["options"]),
+            ("scoring, policy and units", record.get("settled_sha256"), settled(record)),
+        ):
+            if known is not None and known != digest.of_json(own):
+                raise UserError(
+                    f"{self.config} was changed since the run began: its {what} do not fit their "
+                    "SHA-256. Bring back the file; a run with other options is a new run."
+                )
         return record
 
     def require(self) -> None:
@@ -144,7 +156,12 @@ def lock(path: Path) -> Iterator[None]:
 
 def check(path: Path, overwrite: bool, needed_bytes: int) -> None:
     """The errors of ``create``, leaving everything as it is."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise UserError(
+            f"{path} cannot be used ({error.strerror}). Name another with --out."
+        ) from None
     try:
         _prepare(path, overwrite, needed_bytes)
     finally:

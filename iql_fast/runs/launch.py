@@ -26,7 +26,7 @@ from iql_fast.methods.iql import IQL
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, config, machine, progress
 from iql_fast.runs.config import TrainConfig
-from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.folder import RunFolder, settled
 from iql_fast.runs.loop import Loop
 from iql_fast.runs.place import NewRun, Place, ResumedRun, default_folder
 from iql_fast.support import digest, output
@@ -101,6 +101,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             evaluator,
             prepared.units,
             beside,
+            identity=folder.read_config().get("options_sha256"),
             spent=spent,
         )
         if resumed is not None:
@@ -249,7 +250,7 @@ def _record(
     options: TrainConfig, loaded: LoadedData, units: Units, chosen: _Chosen
 ) -> dict[str, Any]:
     """Everything needed to repeat the run, as config.json holds it."""
-    return {
+    record = {
         "options": config.flat(options),
         "options_sha256": digest.of_json(config.flat(options)),
         "engine": chosen.engine.name,
@@ -263,6 +264,7 @@ def _record(
         "versions": machine.versions(),
         "machine": machine.machine(),
     }
+    return record | {"settled_sha256": digest.of_json(settled(record))}
 
 
 def _until_the_end(loop: Loop, console: Console) -> dict[str, Any]:

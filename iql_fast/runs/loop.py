@@ -76,6 +76,8 @@ class Loop:
     say: Callable[[str], None] = print
     advance: Callable[[int, float, str], None] = _ignore
     """told of progress: step, steps/s (over all seeds), what to show"""
+    identity: str | None = None
+    """SHA-256 of the options that the run began with"""
     spent: Mapping[str, float] = field(default_factory=dict)
     """seconds that a resumed run has taken so far, by what on"""
 
@@ -92,7 +94,7 @@ class Loop:
         self.scores.cut_after(step)
         # At step 0 too: a run killed before its first checkpoint left events behind.
         self.board: Any = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1)
-        self.whole = Checkpoint(step, self.engine.state_dict(), dict(self.seconds))
+        self.whole = self._checkpoint(step, self.engine.state_dict())
         self.reached: deque[_Reached] = deque()
         self.curves_drawn = self.copied = time.monotonic()
 
@@ -166,8 +168,11 @@ class Loop:
             self.copied = time.monotonic()
         with self._timed("evaluation"):
             evaluation = None if evaluator is None else self._evaluation(step, state, evaluator)
-        self._queue(_Reached(Checkpoint(step, state, dict(self.seconds)), evaluation, save))
+        self._queue(_Reached(self._checkpoint(step, state), evaluation, save))
         return rate
+
+    def _checkpoint(self, step: int, state: dict[str, Tensor]) -> Checkpoint:
+        return Checkpoint(step, state, dict(self.seconds), self.identity)
 
     def _queue(self, now: _Reached) -> None:
         """Add what was reached, in place of what has become superfluous by it: a copy at which

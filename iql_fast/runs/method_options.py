@@ -41,6 +41,8 @@ def per_seed_options(method: str) -> set[str]:
 
 def default_of(method: type[Method], setting: str) -> Any:
     """A setting's value where none is given; None where the method has no such setting."""
+    if setting in method.unused:
+        return None
     for f in fields(method):
         if f.name == setting:
             return f.default if f.default is not MISSING else None
@@ -82,11 +84,11 @@ def learner(method: str, shared: Mapping[str, Any], own: Any, schedule: int) -> 
     """
     cls = methods.get(method)
     names = {f.name for f in fields(cls)}
-    values = {name: value for name, value in shared.items() if name in names}
+    values = {name: shared[name] for name in SHARED if name in names - cls.unused}
     values |= {f.name: getattr(own, option_of(method, f.name)) for f in own_settings(cls)}
     if "actor_schedule_steps" in names:
         values["actor_schedule_steps"] = schedule
-    for name in cls.per_seed_names():
+    for name in values.keys() & set(cls.per_seed_names()):
         several = values[name]
         values[name] = several[0] if len(several) == 1 else tuple(several)
     try:

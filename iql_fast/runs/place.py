@@ -11,10 +11,11 @@ from typing import Any, Protocol
 from typing_extensions import Self
 
 from iql_fast.engines import Engine
-from iql_fast.runs import checkpoint, folder
+from iql_fast.runs import checkpoint, completeness, folder
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.rows import last_step
+from iql_fast.runs.schedule import Schedule
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json
 
@@ -119,6 +120,7 @@ class ResumedRun:
             self._check_rows(0, options)
             return self.run, {}
         last = checkpoint.load(self.run.checkpoints)
+        checkpoint.require_run(last.run, self.before, self.run.checkpoints, last.step)
         self._check_rows(last.step, options)
         try:
             engine.load_state_dict(last.state)
@@ -139,6 +141,7 @@ class ResumedRun:
         if options.evaluation.eval_episodes:
             ahead += 2 * (options.evaluation.eval_interval or 0)
         if self.run.summary.exists():
+            self._check_finished(options)
             ahead, reached = 0, max(reached, options.total_steps)
         if reached > step + ahead:
             newest = f"the newest checkpoint is of step {step:,}" if step else "there is none"
@@ -147,6 +150,18 @@ class ResumedRun:
                 "checkpoint/: going on would cut them. Bring back what is missing there; or begin "
                 f"anew with --out {self.run.path} --overwrite."
             )
+
+    def _check_finished(self, options: TrainConfig) -> None:
+        """Raise a ``UserError`` where the tables of a finished run are not whole: its summary knows
+        more than they do, and going on would write it anew."""
+        scored = self.before["scoring"].get("environment") is not None
+        schedule = Schedule(options, scored and bool(options.evaluation.eval_episodes))
+        for table in (completeness.metrics, completeness.scores):
+            if notes := table(self.run, schedule, options.total_steps).notes:
+                raise UserError(
+                    f"The run {self.run.path} has ended, and its tables are not as it wrote them: "
+                    f"{notes[0]}. Its summary.json was left as it is. Bring back the rows."
+                )
 
     def _check_data(self, found: dict[str, Any]) -> None:
         before = self.before["data"]

@@ -95,7 +95,7 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
             f"The policy of {path} (--method {options['method']}) chooses among sampled actions, "
             "which is no function that could be exported; `python -m iql_fast.evaluate` scores it."
         )
-    step, arrays = checkpoint.actor(run.checkpoints, held.index(seed), step, told["net"])
+    step, arrays = checkpoint.actor(run.checkpoints, record, held.index(seed), step, told["net"])
     begins = options["steps"] if options.get("extraction") == "after" else 0
     if step <= begins:
         raise UserError(
