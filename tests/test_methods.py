@@ -123,10 +123,10 @@ def test_a_method_is_scored(dataset, tmp_path, monkeypatch, capsys):
         (("--method", "bc", "--td3-bc-alpha", "1"), "--td3-bc-alpha is of another method than"),
         (
             ("--method", "td3_bc", "--td3-bc-alpha", "-1"),
-            "td3_bc: alpha is -1.0; expected at least",
+            "--td3-bc-alpha is -1.0; expected at least",
         ),
         (("--method", "bc", "--value-order", "old"), "are IQL's"),
-        (("--method", "10bc", "--top-bc-top", "0"), "top is 0.0; expected above 0 and at most 1"),
+        (("--method", "10bc", "--top-bc-top", "0"), "--top-bc-top is 0.0; expected above 0 and"),
         (
             ("--method", "td3_bc", "--critic-lr", "1", "2"),
             "--critic-lr is .*; expected one value, or",

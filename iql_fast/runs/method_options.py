@@ -93,8 +93,11 @@ def learner(method: str, shared: Mapping[str, Any], own: Any, schedule: int) -> 
         values[name] = several[0] if len(several) == 1 else tuple(several)
     try:
         return cls(**values)
-    except ValueError as error:
-        raise UserError(f"--method {method}: {error}.") from None
+    except ValueError as error:  # which begins with the setting's name
+        name, _, rest = str(error).partition(" ")
+        own_names = {f.name for f in own_settings(cls)}
+        flag = option_of(method, name) if name in own_names else name
+        raise UserError(f"--{flag.replace('_', '-')} {rest}.") from None
 
 
 def _own_settings_class() -> type:
