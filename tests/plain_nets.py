@@ -125,8 +125,9 @@ def assert_equal(first, second, seed=None):
             assert torch.equal(tensor, others[name]), name
 
 
-def assert_close(first, second):
-    """Two engines' states within 1e-9."""
-    others = second.state_dict()
-    for name, tensor in first.state_dict().items():
-        np.testing.assert_allclose(tensor, others[name], 1e-9, 1e-9, err_msg=name)
+def assert_close(first, second, tolerance=1e-9):
+    """The states of two engines, entry by entry."""
+    state, others = first.state_dict(), second.state_dict()
+    assert state.keys() == others.keys()
+    for name, tensor in state.items():
+        np.testing.assert_allclose(tensor, others[name], tolerance, tolerance, err_msg=name)

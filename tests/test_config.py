@@ -139,7 +139,7 @@ def test_every_task_has_what_it_needs():
         ("seed: !!bool x", "is not YAML"),
         ("seed: !!timestamp x", "is not YAML"),
         ("seed: !!int ''", "is not YAML"),
-        ('task: "\\ud800"', r"task is '\\ud800'; expected text|is not YAML"),
+        ('task: "\\ud800"', r"task is '\\ud800'; expected text"),
         (
             "seed: 0x" + 5000 * "f",
             "seed is a number of thousands of digits; expected a whole number",

@@ -1,5 +1,7 @@
 """A method's step does the matrix products that it needs, and no others."""
 
+import json
+
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,4 +27,8 @@ def test_the_benchmark_of_methods_measures(capsys, tmp_path):
     asked = ["--names", "bc", "--threads", "1", "--rounds", "2", "--window", "0.05"]
     methods.main([*asked, "--rows", "2000", "--json", str(tmp_path / "found.json")])
     assert "BC" in capsys.readouterr().out
-    assert '"to_floor": ' in (tmp_path / "found.json").read_text()
+    (found,) = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert (found["method"], found["threads"]) == ("bc", 1)
+    assert found["lowest"] <= found["steps_per_second"] <= found["highest"]
+    expected = found["steps_per_second"] / found["floor_steps_per_second"]
+    assert found["to_floor"] == pytest.approx(expected)

@@ -80,8 +80,10 @@ def test_a_method_trains_resumes_and_is_read(dataset, tmp_path, method):
     assert actions.shape == (5, 3)
     assert np.isfinite(actions).all()
     assert (np.abs(actions) <= 1).all()
+    # In float32, whose products of one row and of five round otherwise.
     np.testing.assert_allclose(policy.mean_action(rows[3]), actions[3], rtol=1e-4, atol=1e-6)
     if trained.acting(record)["kind"] == "mlp":
+        # Which computes in float64, where the policy of an evaluation computes in float32.
         np.testing.assert_allclose(trained.load(whole, seed=1)(rows), actions, atol=1e-5)
     else:
         with pytest.raises(UserError, match="chooses among sampled actions"):

@@ -15,7 +15,7 @@ from iql_fast.methods.awac import AWAC
 from iql_fast.methods.cql import CQL
 
 from .conftest import random_transitions
-from .plain_nets import PlainNets, assert_equal, assert_steps_agree, trained
+from .plain_nets import PlainNets, assert_steps_agree
 
 SEEDS = (3, 8)
 SIZES = {"batch_size": 16, "hidden": (32, 32)}
@@ -243,67 +243,6 @@ def test_cql_steps_as_its_independent_statement(lagrange, values, branches):
     method = cql(lagrange, **CQL_PER_SEED)
     seen = assert_steps_agree(engine_of(method, **values), lambda *of: PlainCQL(*of, method), 10)
     assert seen == branches | {"log_std below", "log_std above", "mean", "saturated"}
-
-
-METHODS = pytest.mark.parametrize(
-    "method",
-    [awac("jaxrl"), awac("rlkit"), cql(False), cql(True)],
-    ids=["awac-jaxrl", "awac-rlkit", "cql", "cql-lagrange"],
-)
-PER_SEED_METHODS = pytest.mark.parametrize(
-    "method",
-    [awac("jaxrl", **AWAC_PER_SEED), awac("rlkit", **AWAC_PER_SEED), cql(True, **CQL_PER_SEED)],
-    ids=["awac-jaxrl", "awac-rlkit", "cql-lagrange"],
-)
-
-
-def assert_close(first, second, tolerance):
-    """Every tensor of two engines, relative to its largest value or to 1 where that is less."""
-    others = second.state_dict()
-    for name, tensor in first.state_dict().items():
-        difference = (tensor - others[name]).abs().max() / others[name].abs().max().clamp_min(1)
-        assert difference < tolerance, name
-
-
-@METHODS
-@pytest.mark.parametrize("seeds", [(3,), SEEDS])
-def test_operators_compute_what_plain_torch_does(method, seeds):
-    for precision, tolerance in (("fp64", 1e-9), ("fp32", 2e-4)):
-        native, plain = (engine_of(method, seeds, precision, native=x) for x in (True, False))
-        for _ in range(5):
-            found, expected = native.run(1), plain.run(1)
-            for name, value in expected.items():
-                np.testing.assert_allclose(found[name], value, tolerance, tolerance, err_msg=name)
-        assert_close(native, plain, tolerance)
-
-
-@PER_SEED_METHODS
-def test_operators_compute_what_plain_torch_does_with_settings_of_each_seed(method):
-    native, plain = (trained(engine_of(method, native=x), 5) for x in (True, False))
-    assert_close(native, plain, 1e-9)
-
-
-@METHODS
-def test_a_seed_does_not_depend_on_the_others(method):
-    """Bit for bit with the operators; torch's products round by their number and by where they lie
-    in memory."""
-    alone = trained(engine_of(method, (3,), "fp32", native=True), 6)
-    among = trained(engine_of(method, (3, 8, 1), "fp32", native=True), 6)
-    assert_equal(alone, among, seed=0)
-    alone, among = (trained(engine_of(method, seeds), 6) for seeds in ((3,), (3, 8, 1)))
-    others = among.state_dict()
-    for name, tensor in alone.state_dict().items():
-        if name != "step":
-            np.testing.assert_allclose(others[name][0], tensor[0], 1e-9, 1e-12, err_msg=name)
-
-
-@METHODS
-@pytest.mark.parametrize("native", [False, True])
-def test_a_state_that_is_loaded_goes_on(method, native):
-    whole = trained(engine_of(method, SEEDS, "fp32", native), 3)
-    resumed = GenericEngine(method, transitions(), SEEDS, "fp32", native=native)
-    resumed.load_state_dict(whole.state_dict())
-    assert_equal(trained(whole, 4), trained(resumed, 4))
 
 
 def test_awac_begins_as_the_two_codes():

@@ -12,6 +12,7 @@ from torch import Tensor
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import DTYPES, Metrics, Precision, check_steps
 from iql_fast.engines.exclusive import Exclusive, exclusive
+from iql_fast.engines.parameters import check_shapes
 from iql_fast.engines.sampling import Batches, batch_at, batch_statistics
 from iql_fast.engines.stepping import TorchStep
 from iql_fast.methods.base import Batch, Method, recorded
@@ -94,7 +95,7 @@ class GenericEngine(Exclusive):
     @exclusive
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         own = dict(self._state())
-        self._check(state, own)
+        check_shapes(state, {name: list(tensor.shape) for name, tensor in own.items()})
         for name, tensor in own.items():
             tensor.copy_(state[name])
         self.step = int(state["step"])
@@ -135,17 +136,6 @@ class GenericEngine(Exclusive):
             yield name, value.detach()
             yield f"adam.m.{name}", first
             yield f"adam.v.{name}", second
-
-    def _check(self, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-        """Raise ``ValueError`` naming the first tensor that is missing, unknown or misshapen."""
-        shapes = {name: list(tensor.shape) for name, tensor in own.items()} | {"step": []}
-        for name, shape in shapes.items():
-            if name not in state:
-                raise ValueError(f"the state has no {name!r}")
-            if list(state[name].shape) != shape:
-                raise ValueError(f"{name!r} has shape {list(state[name].shape)}, expected {shape}")
-        if unknown := sorted(set(state) - set(shapes)):
-            raise ValueError(f"the state has an unknown tensor {unknown[0]!r}")
 
     def _metrics(self, done: Sequence[_Done]) -> Metrics:
         """What the steps recorded, averaged over those that recorded it; NaN where none did."""

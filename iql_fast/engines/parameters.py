@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -70,9 +70,18 @@ def initial_state(
     return state
 
 
-def check_state(state: dict[str, Tensor], network: NetworkSpec, seeds: int) -> None:
-    """Raise ``ValueError`` naming the first tensor that is missing, unknown or misshapen."""
-    shapes: dict[str, list[int]] = {**state_shapes(network, seeds), "step": []}
+def check_state(state: Mapping[str, Tensor], network: NetworkSpec, seeds: int) -> None:
+    """``check_shapes`` of IQL's state."""
+    check_shapes(state, state_shapes(network, seeds))
+
+
+def check_shapes(state: Mapping[str, Tensor], of: Mapping[str, list[int]]) -> None:
+    """Raise ``ValueError`` naming the first tensor that is missing, unknown or misshapen.
+
+    Args:
+        of: the shape of each tensor but ``step``.
+    """
+    shapes: dict[str, list[int]] = {**of, "step": []}
     for name, shape in shapes.items():
         if name not in state:
             raise ValueError(f"the state has no {name!r}")

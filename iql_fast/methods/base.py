@@ -180,8 +180,6 @@ class Method:
     name: ClassVar[str]
     #: Its column in table 1 of the paper.
     title: ClassVar[str]
-    #: Which rows it is trained on: all, or those of the trajectories of the highest returns.
-    rows: ClassVar[Literal["all", "top"]] = "all"
     #: Scale and shift of antmaze's rewards, 0 and 1, that its authors trained with.
     antmaze_rewards: ClassVar[tuple[float, float]] = (1.0, 0.0)
     #: The network that acts, and the parts of its outputs: the mean before its tanh, and then maybe
@@ -238,6 +236,14 @@ class Method:
     def over(self, steps: int) -> Self:  # noqa: ARG002
         """The method for a run of so many steps."""
         return self
+
+    def share_of_trajectories(self) -> float | None:
+        """Which trajectories it is trained on: that share, of the highest returns; None: all."""
+        return None
+
+    def normalizes(self, family: str) -> bool:  # noqa: ARG002
+        """Whether observations are scaled to mean 0 and deviation 1, on tasks of a family."""
+        return False
 
     def policy(self) -> dict[str, Any]:
         """What acts; see ``iql_fast.policies.acting.from_arrays``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
@@ -55,6 +55,8 @@ class TopBC(BC):
 
     name: ClassVar[str] = "10bc"
     title: ClassVar[str] = "10%BC"
-    rows: ClassVar[Literal["all", "top"]] = "top"
 
     top: float = 0.1
+
+    def share_of_trajectories(self) -> float:
+        return self.top

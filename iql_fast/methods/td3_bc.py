@@ -41,6 +41,9 @@ class TD3BC(Method):
     actor_lr: PerSeed = 3e-4
     hidden: tuple[int, ...] = (256, 256)
 
+    def normalizes(self, family: str) -> bool:
+        return self.normalize and family != "antmaze"
+
     def nets(self, obs_dim: int, act_dim: int) -> tuple[Net, ...]:
         actor = (obs_dim, act_dim, self.hidden, "actor_lr")
         critic = (obs_dim + act_dim, 1, self.hidden, "critic_lr")

@@ -251,15 +251,8 @@ class TrainConfig:
     @property
     def normalizes(self) -> bool:
         """Whether observations are scaled by the data's own mean and deviation."""
-        by_method = self.method == "td3_bc" and self.own.td3_bc_normalize
-        return self.departures.normalize_obs or (
-            by_method and self.chosen_preset.family != "antmaze"
-        )
-
-    @property
-    def top(self) -> float | None:
-        """The share of the trajectories to train on, those of the highest returns; None: all."""
-        return float(self.own.top_bc_top) if self.method == "10bc" else None
+        by_method = self.learner().normalizes(self.chosen_preset.family)
+        return self.departures.normalize_obs or by_method
 
     @property
     def policy(self) -> dict[str, Any]:
@@ -373,9 +366,8 @@ def _numbers(value: Any) -> list[Any]:
 
 
 def _is_huge(value: Any) -> bool:
-    return (
-        isinstance(value, int) and value.bit_length() > 14_000
-    )  # 4,300 digits, which Python prints
+    """Whether a number has more digits than Python prints, 4,300."""
+    return isinstance(value, int) and value.bit_length() > 14_000
 
 
 def _shown(value: Any) -> str:

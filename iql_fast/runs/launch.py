@@ -70,7 +70,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             reference=options.reference,
             family=options.chosen_preset.family,
             rewards=options.reward_rule,
-            top=options.top,
+            top=options.learner().share_of_trajectories(),
             next_actions="next_actions" in methods.get(options.method).needs,
         )
         loaded = replace(loaded, scoring=_scoring(loaded.scoring, options))

@@ -28,7 +28,8 @@ def own_settings(method: type[Method]) -> list[Field[Any]]:
 
 
 def option_of(method: str, setting: str) -> str:
-    """The option of a method's own setting: its name in a record, with underscores."""
+    """The option of a method's own setting: its name in a record, with underscores. A name cannot
+    begin with a digit, so that of ``10bc`` is another."""
     return f"{'top_bc' if method == '10bc' else method}_{setting}"
 
 
