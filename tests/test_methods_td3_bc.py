@@ -17,7 +17,7 @@ from iql_fast.methods.iql import IQL
 from iql_fast.methods.td3_bc import TD3BC
 
 from .conftest import random_transitions
-from .plain_nets import PlainNets, assert_close, assert_steps_agree
+from .plain_nets import PlainNets, assert_close_in_size, assert_steps_agree
 
 SEEDS = (3, 8)
 SMALL = {"batch_size": 16, "hidden": (32, 24)}
@@ -138,11 +138,11 @@ def test_iql_steps_over_the_operators_as_its_reference_engine():
     engine = engine_of(IQL(**IQL_HYPER, **IQL_NETWORK, **IQL_PER_SEED), native=True)
     spec, hyper = NetworkSpec(5, 3, **IQL_NETWORK), Hyperparameters(**IQL_HYPER, **IQL_PER_SEED)
     reference = create("reference", spec, hyper, engine.data, SEEDS, precision="fp64")
-    assert_close(engine, reference, 1e-15)  # both begin alike
+    assert_close_in_size(engine, reference, 1e-15)  # both begin alike
     for _ in range(10):
         found, expected = engine.run(1), reference.run(1)
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             np.testing.assert_allclose(found[name], value, 1e-9, 1e-9, err_msg=name)
-        assert_close(engine, reference, 1e-9)
+        assert_close_in_size(engine, reference, 1e-9)
     assert 0 < found["weight_clipped"].mean() < 1
