@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from iql_fast.runs.trained import TrainedPolicy
+    from iql_fast.runs.trained import TrainedPolicy, TrainedSequence
 
 __version__ = "0.1.0"
 
 
 def load_policy(
     run: str | Path, *, seed: int | None = None, checkpoint: int | None = None
-) -> TrainedPolicy:
+) -> TrainedPolicy | TrainedSequence:
     """The policy that a run has trained: a function from observations to mean actions, both in the
     environment's own units, ``[O]`` to ``[A]`` or ``[N, O]`` to ``[N, A]``. It needs no torch.
+
+    The Decision Transformer's acts by the whole of an episode: ``reset(target_return)`` begins one,
+    and ``observe(reward)`` tells it what each action brought, of one observation at a time.
 
     Args:
         run: the run's folder.

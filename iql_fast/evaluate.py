@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -30,8 +33,28 @@ class Options:
     """step of the checkpoint (default: the last)"""
     workers: int | None = None
     """worker processes (default: all cores); scores do not depend on it"""
+    target_return: float | None = None
+    """return that a policy is asked for which acts by one (--method dt; default: the run's)"""
     video: Path | None = None
     """film the first seed's first episode too, with MuJoCo's renderer: a .gif"""
+
+
+def asked_for(target_return: float | None, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's record says of its policy, where it is asked for another return.
+
+    Raises:
+        UserError: the policy acts by no return, or that is no number.
+    """
+    if target_return is None:
+        return {}
+    if "target_return" not in trained.acting(record):
+        raise UserError(
+            f"--target-return is for policies that are asked for a return (--method dt); this run "
+            f"has --method {record['options'].get('method', 'iql')}. Leave it out."
+        )
+    if not math.isfinite(target_return):
+        raise UserError(f"--target-return is {target_return}; expected a finite number.")
+    return {"target_return": target_return}
 
 
 def main() -> None:
@@ -58,7 +81,7 @@ def main() -> None:
     checkpoint.require_run(saved.run, record, run.checkpoints, saved.step)
     seeds = trained.seeds(record)
     own = units.from_record(record)
-    acting = trained.acting(record)
+    acting = trained.acting(record) | asked_for(options.target_return, record)
     policies = [with_units(from_state(saved.state, s, acting), own) for s in range(len(seeds))]
     key = KEY_OFFSET + saved.step
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
@@ -86,6 +109,7 @@ def main() -> None:
         {
             "title": record["data"]["title"],
             "step": saved.step,
+            "target_return": acting.get("target_return"),
             "seeds": list(seeds),
             "returns": returns.tolist(),
             "scores": scores.tolist(),

@@ -49,6 +49,12 @@ def main() -> None:
     """Parse the command line, write the file, compare it with the policy, and give it its name."""
     options = tyro.cli(Options, prog="python -m iql_fast.export")
     policy = trained.load(options.run, options.seed, options.checkpoint)
+    if not isinstance(policy, TrainedPolicy):
+        raise UserError(
+            f"The policy of {options.run} acts by the whole of its episode so far, so that it is "
+            "no function of one observation that could be exported. `iql_fast.load_policy` runs it "
+            "from Python, with numpy alone."
+        )
     out = options.out or _default(options, policy)
     _check_name(out)
     format_ = formats.FORMATS[options.to]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,9 @@ from iql_fast.support.output import Output
 from iql_fast.tasks import catalogue
 from iql_fast.tasks.catalogue import Physics
 
+#: (task, method) -> its run.
+Runs = Mapping[tuple[str, str], TrainConfig]
+
 
 @dataclass
 class Options:
@@ -35,8 +38,8 @@ class Options:
     """columns of ours: methods of table 1, or all"""
     seeds: int = 10
     """seeds of each task, trained at once"""
-    steps: int = 1_000_000
-    """training steps"""
+    steps: int | None = None
+    """training steps (default: each method's own, a million but for DT's)"""
     out: Path = Path("runs/table1")
     """folder of the runs, one a task, and of table.md, table.csv, table.json and table.png"""
     seed: int = 0
@@ -87,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         summary = ensure.finished(run, options.out / folder_of(*key))
         ours.setdefault(title, []).append(table1.row(name, summary))
         # After each run: what there is, is in the table.
-        report(out, ours, options, done + 1, len(runs))
+        report(out, ours, options, done + 1, runs)
     print()
     print((options.out / "table.md").read_text())
     for kind in ("md", "csv", "json", "png"):
@@ -141,11 +144,12 @@ def options_of(name: str, method: str, options: Options) -> TrainConfig:
     )
 
 
-def report(out: Output, ours: table1.Ours, options: Options, done: int, wanted: int) -> None:
+def report(out: Output, ours: table1.Ours, options: Options, done: int, runs: Runs) -> None:
     """Write the table of the runs that are done."""
-    title = f"Table 1: {options.steps:,} steps, {options.seeds} seed(s)"
-    if done < wanted:
-        title += f" ({done} of {wanted} runs so far)"
+    steps = " or ".join(f"{steps:,}" for steps in sorted({run.updates for run in runs.values()}))
+    title = f"Table 1: {steps} steps, {options.seeds} seed(s)"
+    if done < len(runs):
+        title += f" ({done} of {len(runs)} runs so far)"
     note = (
         "Normalised scores; ours: mean of the last ten evaluations (or of as many as there were), "
         "+- standard deviation over seeds. Published scores are of a million steps on D4RL's own "

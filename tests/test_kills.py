@@ -13,6 +13,7 @@ import pytest
 from iql_fast import methods
 from iql_fast.runs.rows import read_rows
 
+from .test_methods import SIZES
 from .test_train import SMALL, finished, last_step, rows_without_time, same_state
 
 __all__ = ["finished"]  # the fixture
@@ -91,6 +92,7 @@ def test_kill_and_resume_ends_bit_for_bit_the_same(finished, tmp_path, extractio
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name in methods.NAMES if name != "iql"])
 def test_every_method_survives_kills(finished, tmp_path, method):
-    arguments = [*SMALL, "--dataset", finished[1], "--method", method, "--threads", 1]
+    small = SMALL if method != "dt" else [*SMALL[:2], *SMALL[5:], *SIZES[method]]
+    arguments = [*small, "--dataset", finished[1], "--method", method, "--threads", 1]
     first = [*TRAIN, *map(str, [*arguments, "--steps", 600, "--seeds", 2, "--out"])]
     kill_and_resume(first, tmp_path / "whole", tmp_path / "cut", 600, 2)

@@ -22,6 +22,10 @@ class Transitions:
             (a time limit is not terminal), the factor on the bootstrapped value.
         next_observations: ``[N, O]``.
         next_actions: ``[N, A]``, of the data's next row, for methods that need it.
+        returns_to_go: ``[N]``, sum of the rewards from the row to the end of its trajectory, for
+            methods that need it; as ``times``, which there is where this is.
+        times: ``[N]``, rows since the first of the trajectory. Trajectories stand one after the
+            other, whole and in order.
     """
 
     observations: FloatArray
@@ -30,6 +34,8 @@ class Transitions:
     masks: FloatArray
     next_observations: FloatArray
     next_actions: FloatArray | None = None
+    returns_to_go: FloatArray | None = None
+    times: FloatArray | None = None
 
     def columns(self) -> dict[str, FloatArray]:
         """Those that it has, by name."""

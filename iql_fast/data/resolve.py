@@ -13,7 +13,13 @@ import numpy as np
 from iql_fast.data import columns, d4rl, download, minari, ogbench, own, regenerate
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.logged import LoggedTransitions
-from iql_fast.data.transform import Rewards, best, to_training, with_next_actions
+from iql_fast.data.transform import (
+    Rewards,
+    best,
+    to_training,
+    with_next_actions,
+    with_trajectories,
+)
 from iql_fast.environments import scoring, simulator
 from iql_fast.environments.scoring import Scoring
 from iql_fast.environments.spaces import ActionBounds, Part
@@ -168,6 +174,7 @@ def load(
     progress: bool = True,
     top: float | None = None,
     next_actions: bool = False,
+    trajectories: bool = False,
 ) -> LoadedData:
     """Find or make the data of a task, check them and transform them for training.
 
@@ -178,6 +185,8 @@ def load(
         top: share of the trajectories that are kept, those of the highest returns; None: all.
         next_actions: whether each row has the action of the next; rows that have no next are left
             out.
+        trajectories: whether rows have their returns to go and their times; a last trajectory whose
+            end was not logged is left out.
         dataset, env, reference, regenerate_ok, offline, seed, physics, progress: see ``Search``.
 
     Raises:
@@ -186,7 +195,8 @@ def load(
     name = task if isinstance(task, str) else task.name
     search = Search(dataset, env, reference, regenerate_ok, offline, seed, physics, progress)
     found = find(name, search)
-    return _finish(found, family or preset_of(name).family, rewards or Rewards(), top, next_actions)
+    rule, family = rewards or Rewards(), family or preset_of(name).family
+    return _finish(found, family, rule, top, next_actions, trajectories)
 
 
 def find(task: str, search: Search) -> Found:
@@ -377,6 +387,7 @@ def _finish(
     rewards: Rewards,
     top: float | None,
     next_actions: bool,
+    trajectories: bool,
 ) -> LoadedData:
     logged = found.logged
     where = str(found.record.get("path", found.title))
@@ -385,6 +396,9 @@ def _finish(
     notes = (*notes, chosen) if chosen else notes
     if next_actions:
         transitions, said = with_next_actions(transitions, kept, where)
+        notes = (*notes, said)
+    if trajectories:
+        transitions, said = with_trajectories(transitions, kept, where)
         notes = (*notes, said)
     summary: dict[str, Any] = {
         "title": found.title,

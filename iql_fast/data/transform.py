@@ -230,11 +230,52 @@ def with_next_actions(
     )
 
 
+def with_trajectories(
+    transitions: Transitions, logged: LoggedTransitions, where: str
+) -> tuple[Transitions, str]:
+    """The transitions of whole trajectories with their returns to go and times, and a sentence on
+    those that were left out: the last trajectory, where its end was not logged.
+
+    Raises:
+        UserError: rows do not follow each other, or no trajectory has two.
+    """
+    lengths = logged.lengths()
+    if not logged.ordered or lengths.max() < 2:
+        raise UserError(
+            f"{where}: rows do not follow each other, so that there are no trajectories, which "
+            "--method dt is trained on. Use another method, such as --method bc."
+        )
+    whole = lengths[: len(logged.whole_returns())]
+    rows = int(whole.sum())
+    if whole.max() < 2:
+        raise UserError(
+            f"{where}: the only trajectory of more than one row is the last, whose end was not "
+            "logged, and --method dt is trained on whole ones. Log it to its end (a 1 in "
+            "'terminals' or 'timeouts'), or use another method, such as --method bc."
+        )
+    kept = {name: column[:rows] for name, column in transitions.columns().items()}
+    # Sums in double precision, each of its own trajectory alone.
+    starts = np.cumsum(whole) - whole
+    togo = np.empty(rows, np.float32)
+    for start, length in zip(starts.tolist(), whole.tolist(), strict=True):
+        own = slice(start, start + length)
+        togo[own] = np.cumsum(kept["rewards"][own][::-1], dtype=np.float64)[::-1]
+    times = np.arange(rows) - np.repeat(starts, whole)
+    left_out = len(lengths) - len(whole)
+    note = f"{len(whole):,} whole trajectories of {whole.min():,} to {whole.max():,} rows"
+    return (
+        Transitions(**kept, returns_to_go=togo, times=times.astype(np.float32)),
+        note + (f"; {len(logged.ends) - rows:,} rows of a cut one are left out" * left_out),
+    )
+
+
 #: Added to the standard deviation of a column, which may be 0 (TD3+BC's value).
 LEAST_DEVIATION = 1e-3
 
 
-def normalised(transitions: Transitions) -> tuple[Transitions, FloatArray, FloatArray]:
+def normalised(
+    transitions: Transitions, least_deviation: float = LEAST_DEVIATION
+) -> tuple[Transitions, FloatArray, FloatArray]:
     """Observations with mean 0 and standard deviation 1 over the dataset (a departure), and the
     mean and the scale ``[O]`` of ``(observation - mean) / scale``."""
     # Sums in double precision: a million rows near 1000 lose the deviation in single.
@@ -243,7 +284,7 @@ def normalised(transitions: Transitions) -> tuple[Transitions, FloatArray, Float
     squares = np.zeros(len(mean))
     for start in range(0, len(observations), BLOCK):
         squares += np.square(observations[start : start + BLOCK] - mean).sum(0)
-    scale = (np.sqrt(squares / len(observations)) + LEAST_DEVIATION).astype(np.float32)
+    scale = (np.sqrt(squares / len(observations)) + least_deviation).astype(np.float32)
     center = mean.astype(np.float32)
 
     def scaled(name: str, columns: FloatArray) -> FloatArray:

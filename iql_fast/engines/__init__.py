@@ -19,6 +19,7 @@ from iql_fast.engines.base import (
     Precision,
 )
 from iql_fast.methods.base import Batch, Method
+from iql_fast.methods.dt import DT
 from iql_fast.methods.iql import TRAINED, Stage
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
@@ -109,8 +110,9 @@ def for_method(
     observations, is the caller's (``iql_fast.data.transform``).
 
     Args:
-        name: ``"graph"`` (over this package's operators), ``"reference"`` (plain torch, the
-            specification), or ``"auto"``: the first that can be used.
+        name: ``"graph"`` (over this package's operators; for DT, over torch's fused ones),
+            ``"reference"`` (plain torch, the specification), or ``"auto"``: the first that can be
+            used.
         precision: ``"fp32"`` or ``"fp64"``.
         threads: CPU threads; 0 takes all cores that this process may use.
 
@@ -122,6 +124,7 @@ def for_method(
     import torch
 
     from iql_fast.engines.generic import GenericEngine
+    from iql_fast.engines.sequence import SequenceEngine
 
     _check_seeds(seeds)
     _check_columns(data, NetworkSpec(data.obs_dim, data.act_dim))
@@ -132,12 +135,23 @@ def for_method(
     chosen, _ = _first(name, reasons)
     resources.check_method_memory(method, data.obs_dim, data.act_dim, len(seeds), precision)
     torch.set_num_threads(threads or usable_cores())
+    if isinstance(method, DT):
+        return SequenceEngine(method, data, seeds, precision, native=chosen == "graph")
     return GenericEngine(method, data, seeds, precision, native=chosen == "graph")
 
 
 def available_for(method: Method, precision: Precision = "fp32") -> dict[str, str]:
     """As ``available``, for a method that is not IQL."""
+    from iql_fast.engines import sequence
+
     only = f"it trains IQL alone, and the method is {method.name}"
+    if isinstance(method, DT):
+        return {
+            "cuda": only,
+            "graph": sequence.unavailable_reason(precision, native=True),
+            "cpu": only,
+            "reference": sequence.unavailable_reason(precision),
+        }
     other = "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
     missing = extension.unavailable_reason()
     return {"cuda": only, "graph": other or missing, "cpu": only, "reference": other}
@@ -238,6 +252,8 @@ def _check_columns(data: Transitions, network: NetworkSpec) -> None:
         "masks": (rows,),
         "next_observations": (rows, wide[0]),
     }
+    optional = {"next_actions": (rows, wide[1]), "returns_to_go": (rows,), "times": (rows,)}
+    shapes |= {name: optional[name] for name in optional.keys() & data.columns().keys()}
     for name, shape in shapes.items():
         column = getattr(data, name)
         if column.shape != shape or column.dtype != np.float32 or not column.flags.c_contiguous:

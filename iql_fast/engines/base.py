@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iql_fast.methods import ranges
-from iql_fast.methods.base import Batch
 from iql_fast.methods.iql import IQL, TRAINED
 from iql_fast.policies.acting import Acting
 
@@ -133,8 +132,9 @@ class Engine(Protocol):
                 number of steps, and ``step`` says how many.
         """
 
-    def step_on(self, batch: Batch) -> Metrics:
-        """Do one step on the given batch. The random stream advances as it does in ``run``."""
+    def step_on(self, batch: Any) -> Metrics:
+        """Do one step on the given batch: a ``methods.base.Batch``, or ``methods.dt.Windows`` for
+        the method that is trained on those. The random stream advances as it does in ``run``."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the complete state, on the CPU.

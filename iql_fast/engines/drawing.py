@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,27 @@ def drawn(draw: Draw, stream: int, seeds: Tensor, steps: Tensor) -> Tensor:
     numbers = normals(words) if draw.kind == "normal" else [uniform(word) for word in words]
     flat = torch.stack(numbers, -1).flatten(2)[..., :count]
     return flat.reshape(len(steps), len(seeds), *draw.shape)
+
+
+#: The second word of numpy's keys, of which the seed is the first: what a draw is for.
+SEQUENCE_DROPOUT = 1
+
+
+def kept(
+    seed: int, step: int, count: int, probability: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Factors ``[count]`` of dropout, 0 with a probability and else what makes their mean 1.
+
+    From numpy's Philox4x64-10, whose key is the seed and whose counter the step: a transformer has
+    millions of these a step. 16 bits decide on each, so that the probability is the nearest
+    multiple of 2^-16.
+    """
+    generator = np.random.Philox(key=[seed, SEQUENCE_DROPOUT], counter=[0, 0, step, 0])
+    words = generator.random_raw((count + 3) // 4).astype("<u8", copy=False).view("<i2")
+    share = round(probability * 2**16) / 2**16
+    threshold = round(share * 2**16) - 2**15
+    keep = torch.from_numpy(words[:count]) >= threshold
+    return torch.where(keep, torch.tensor(1 / (1 - share), dtype=dtype), 0.0)
 
 
 def uniform(words: Tensor) -> Tensor:

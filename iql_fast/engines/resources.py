@@ -7,6 +7,7 @@ import math
 
 from iql_fast.engines.base import DTYPES, Hyperparameters, NetworkSpec, Precision
 from iql_fast.methods.base import Method
+from iql_fast.methods.dt import DT, EXPANSION
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 from iql_fast.support.memory import available_bytes
@@ -39,6 +40,9 @@ def check_method_memory(
     method: Method, obs_dim: int, act_dim: int, seeds: int, precision: Precision = "fp32"
 ) -> None:
     """As ``check_memory``, for any method."""
+    if isinstance(method, DT):
+        _require(_needed_by_sequences(method, obs_dim, act_dim, seeds, precision), method, seeds)
+        return
     parameters = rows = widest = 0
     for net in method.nets(obs_dim, act_dim):
         sizes = (net.inputs, *net.hidden, net.outputs)
@@ -51,7 +55,24 @@ def check_method_memory(
     rows += widest * max((math.prod(shape[:-1]) for shape in shapes), default=0)
     size = DTYPES[precision].itemsize
     drawn = 8 * sum(math.prod(shape) for shape in shapes)  # in double precision at first
-    needed = ((COPIES * parameters + rows) * size + drawn) * seeds
+    _require(((COPIES * parameters + rows) * size + drawn) * seeds, method, seeds)
+
+
+def _needed_by_sequences(
+    method: DT, obs_dim: int, act_dim: int, seeds: int, precision: Precision
+) -> int:
+    """Bytes, of which those for a batch are needed once: one seed is trained after the other."""
+    parts = method.parts(obs_dim, act_dim).values()
+    parameters = sum(math.prod(part.shape) for part in parts)
+    dropped = sum(math.prod(shape) for shape in method.dropped())
+    hidden = method.layers * method.tokens * EXPANSION * method.width
+    # Factors of dropout and what they are applied to, and the hidden layers.
+    kept_for_gradients = method.batch_size * (2 * dropped + hidden)
+    return (COPIES * parameters * seeds + kept_for_gradients) * DTYPES[precision].itemsize
+
+
+def _require(needed: int, method: Method, seeds: int) -> None:
+    """Raise a ``UserError`` where that is more than the memory that is left."""
     left = available_bytes()
     if left is not None and needed > left:
         raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iql_fast.environments import simulator, workers
-from iql_fast.policies.acting import Acting
+from iql_fast.policies.acting import Acting, played
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
@@ -238,11 +238,13 @@ def run_episodes(
     totals = [0.0] * len(keys)
     succeeded = [False] * len(keys)
     going = list(range(len(keys)))
+    player, rewards = played(policy, SIDE_BY_SIDE), np.zeros(SIDE_BY_SIDE)
     for _ in range(horizon):
-        actions = policy.mean_action(observations)
+        actions = player.act(observations)
         for i in tuple(going):
             observation, reward, terminal, truncated, info = environments[i].step(actions[i])
             totals[i] += float(reward)
+            rewards[i] = reward
             succeeded[i] = succeeded[i] or bool(info.get("success", False))
             observations[i] = observation
             if in_maze:
@@ -251,6 +253,7 @@ def run_episodes(
                 going.remove(i)
         if not going:
             break
+        player.observe(rewards)
     return [
         Episode(total, np.array(path, np.float32) if in_maze else None, success)
         for total, path, success in zip(totals, paths, succeeded, strict=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from iql_fast.environments import workers
-from iql_fast.policies.acting import Acting
+from iql_fast.policies.acting import Acting, played
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
 
@@ -99,11 +99,13 @@ def _shoot(
     every = max(1, -(-horizon // MOST_FRAMES))
     start, total, steps = data.time, 0.0, 0
     frames = []
+    player = played(policy, 1)
     for steps in range(1, horizon + 1):
         if (steps - 1) % every == 0:
             renderer.update_scene(data, camera)
             frames.append(renderer.render())
-        observation, reward, terminal, _, _ = env.step(policy.mean_action(observation))
+        observation, reward, terminal, _, _ = env.step(player.act(observation[None])[0])
+        player.observe(np.array([reward]))
         total += float(reward)
         if terminal:
             break

@@ -27,6 +27,7 @@ from iql_fast.experiments.mdp import (
     policy_evaluation,
     value_iteration,
 )
+from iql_fast.policies.acting import played
 from iql_fast.support import output
 from iql_fast.support.errors import UserError
 
@@ -162,7 +163,8 @@ def by_networks(
         q = networks.outputs(state, "target", i, pairs).min(0).reshape(maze.states, -1)
         best = np.where(mdp.support, q, -np.inf).argmax(1)
         methods.append(Method(f"{name}, networks", v, best))
-        extracted = (engine.policy(i).mean_action(cells) @ actions.T).argmax(1)
+        chosen = played(engine.policy(i), len(cells)).act(cells)
+        extracted = (chosen @ actions.T).argmax(1)
         methods.append(Method(f"{name}, extracted", v, extracted))
     return methods
 

@@ -152,12 +152,12 @@ class Stages:
         scores = {}
         for extraction, folder in folders.items():
             steps, values = by_seed(read_rows(folder.scores), "score")
-            before = options.steps if extraction == "after" else 0
+            before = options.updates if extraction == "after" else 0
             scores[extraction] = (steps - before, values)
         record = folders["joint"].read_config()
         return Result(
             title=record["data"]["title"],
-            updates=options.steps,
+            updates=options.updates,
             seeds=options.seeds,
             speeds=self.speeds(task, options, states["joint"]),
             scores=scores,

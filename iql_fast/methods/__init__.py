@@ -17,6 +17,7 @@ _CLASSES = {
     "onestep": ("onestep", "Onestep"),
     "bcq": ("bcq", "BCQ"),
     "abm": ("abm", "ABM"),
+    "dt": ("dt", "DT"),
 }
 NAMES = tuple(_CLASSES)
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Self
 
+from iql_fast.data.dataset import Transitions
+from iql_fast.data.transform import LEAST_DEVIATION
 from iql_fast.methods import ranges
 
 #: One setting: the same for all seeds, or one value for each.
@@ -190,6 +192,15 @@ class Method:
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {}
     #: The columns of a batch that not every method reads, and this one does.
     needs: ClassVar[frozenset[str]] = frozenset()
+    #: Updates of a run whose user names none, and its evaluations: (episodes, interval), or None
+    #: for those of IQL's authors.
+    usual_steps: ClassVar[int] = 1_000_000
+    evaluation: ClassVar[tuple[int, int] | None] = None
+    #: Added to the standard deviation of an observation's entries, which they are scaled by where
+    #: ``normalizes`` says so.
+    least_deviation: ClassVar[float] = LEAST_DEVIATION
+    #: Whether rewards may be scaled and shifted.
+    transforms_rewards: ClassVar[bool] = True
 
     discount: PerSeed = 0.99
     polyak: PerSeed = 0.005
@@ -235,6 +246,14 @@ class Method:
 
     def over(self, steps: int) -> Self:  # noqa: ARG002
         """The method for a run of so many steps."""
+        return self
+
+    def for_task(self, task: str) -> Self:  # noqa: ARG002
+        """The method with its authors' values for data of that name, where none were given."""
+        return self
+
+    def for_data(self, data: Transitions) -> Self:  # noqa: ARG002
+        """The method with what it takes from the data, where none were given."""
         return self
 
     def share_of_trajectories(self) -> float | None:

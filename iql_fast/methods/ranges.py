@@ -67,6 +67,15 @@ RANGES = {
     "entropy_per_dimension": _FINITE,
     "critics": _COUNT,
     "hidden": _COUNT,
+    "context": _COUNT,
+    "layers": _COUNT,
+    "heads": _COUNT,
+    "width": _COUNT,
+    "warmup_steps": _NOT_NEGATIVE,
+    "clip_norm": _POSITIVE,
+    "longest": _COUNT,
+    "return_scale": _POSITIVE,
+    "target_return": _FINITE,
     "obs_dim": _COUNT,
     "act_dim": _COUNT,
 }
@@ -88,6 +97,12 @@ WHOLE = frozenset(
         "bc_steps",
         "critics",
         "hidden",
+        "context",
+        "layers",
+        "heads",
+        "width",
+        "warmup_steps",
+        "longest",
         "obs_dim",
         "act_dim",
     }
@@ -96,10 +111,14 @@ WHOLE = frozenset(
 
 #: Settings that are several numbers.
 SEVERAL = frozenset({"hidden", "actor_hidden", "vae_hidden"})
+#: Settings that the data decide where none is given.
+LEFT_TO_DATA = frozenset({"return_scale", "target_return"})
 
 
 def fault(name: str, value: Any) -> str | None:
     """What is wrong with a value, or with one of several; None where nothing is."""
+    if value is None and name in LEFT_TO_DATA:
+        return None
     values = np.asarray(value)
     kinds = "iu" if name in WHOLE else "iuf"
     if values.size == 0 or (name in SEVERAL and values.ndim == 0):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iql_fast.policies import sequence
 from iql_fast.policies.candidates import Candidates, Layers
 from iql_fast.policies.policy import Policy, policy_from_arrays
+from iql_fast.policies.sequence import SequencePolicy
 from iql_fast.policies.units import Units
 
 if TYPE_CHECKING:  # a worker process that only runs the policy need not load torch
@@ -18,8 +20,38 @@ if TYPE_CHECKING:  # a worker process that only runs the policy need not load to
 
 #: What acts, by a record that says nothing: of before there were methods.
 IQLS: Mapping[str, Any] = {"kind": "mlp", "net": "actor", "parts": 1}
-Acting = Policy | Candidates
-ActingOf = TypeVar("ActingOf", Policy, Candidates, Acting)
+#: A policy that is a function of one observation.
+Memoryless = Policy | Candidates
+Acting = Memoryless | SequencePolicy
+ActingOf = TypeVar("ActingOf", Policy, Candidates, SequencePolicy, Acting)
+
+
+class Player(Protocol):
+    """A policy in N episodes that run side by side, from their beginning on."""
+
+    def act(self, observations: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Actions ``[N, A]`` for observations ``[N, O]``."""
+
+    def observe(self, rewards: NDArray[np.floating]) -> None:
+        """Be told what the step brought, ``[N]``."""
+
+
+class _Memoryless:
+    """See ``Player``."""
+
+    def __init__(self, policy: Memoryless) -> None:
+        self.act = policy.mean_action
+
+    def observe(self, rewards: NDArray[np.floating]) -> None:
+        pass
+
+
+def played(policy: Acting, rows: int) -> Player:
+    """A policy at the beginning of so many episodes. What it is to remember of them is the
+    player's, so that the policy stays as it is."""
+    if isinstance(policy, SequencePolicy):
+        return policy.played(rows)
+    return _Memoryless(policy)
 
 
 def nets_of(told: Mapping[str, Any]) -> tuple[str, ...]:
@@ -33,10 +65,14 @@ def from_arrays(arrays: Mapping[str, NDArray[np.floating]], told: Mapping[str, A
     Args:
         told: ``kind`` and what belongs to it: for ``"mlp"`` see ``policy_from_arrays``; for
             ``"decoded"`` and ``"gaussian"`` see ``Candidates``, whose networks are told by name.
-            The first of an ensemble of critics chooses.
+            The first of an ensemble of critics chooses. For ``"sequence"`` see
+            ``SequencePolicy``.
     """
     if told["kind"] == "mlp":
         return policy_from_arrays(arrays, told["net"], told["parts"])
+    if told["kind"] == "sequence":
+        numbers = ("context", "heads", "target_return", "return_scale")
+        return sequence.from_arrays(arrays, told["net"], *(told[name] for name in numbers))
     return Candidates(
         told["kind"],
         _layers(arrays, told["maker"]),

@@ -21,6 +21,7 @@ from iql_fast.methods.ranges import RANGES, fault
 from iql_fast.runs.method_options import (
     SHARED,
     OwnSettings,
+    check_rewards,
     default_of,
     given_for_others,
     learner,
@@ -174,7 +175,7 @@ class TrainConfig:
     Minari id keeps those of the environment that it names"""
     method: Literal[methods.NAMES] = "iql"  # type: ignore[valid-type]
     """what is learned; engines cuda and cpu have IQL alone"""
-    steps: int = 1_000_000
+    steps: Annotated[int | None, _by_method("usual_steps")] = None
     """updates of each network"""
     seeds: int = 1
     """networks to train at once, each with its own seed"""
@@ -225,39 +226,40 @@ class TrainConfig:
         return RewardRule(r.reward_transform, r.reward_scale, r.reward_shift)
 
     @property
+    def updates(self) -> int:
+        """Of each network."""
+        return methods.get(self.method).usual_steps if self.steps is None else self.steps
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """Which networks are trained when."""
         if self.departures.extraction == "joint":
             return (Stage(),)
-        return (Stage(("value", "critic"), self.steps), Stage(("actor",)))
+        return (Stage(("value", "critic"), self.updates), Stage(("actor",)))
 
     @property
     def total_steps(self) -> int:
         """Training steps of all stages."""
-        return self.steps * len(self.stages)
+        return self.updates * len(self.stages)
 
     @property
     def schedule_steps(self) -> int:
         """Over which the actor's rate falls; 0 where it does not."""
-        return self.steps if self.algorithm.actor_schedule == "cosine" else 0
+        return self.updates if self.algorithm.actor_schedule == "cosine" else 0
 
     def learner(self) -> Method:
         """What is learned, with its settings."""
         if self.method == "iql":
             return self.hyperparameters()
         shared = {name: getattr(self.algorithm, name) for name in SHARED}
-        return learner(self.method, shared, self.own, self.schedule_steps).over(self.steps)
+        made = learner(self.method, shared, self.own, self.schedule_steps)
+        return made.over(self.updates).for_task(self.task)
 
     @property
     def normalizes(self) -> bool:
         """Whether observations are scaled by the data's own mean and deviation."""
         by_method = self.learner().normalizes(self.chosen_preset.family)
         return self.departures.normalize_obs or by_method
-
-    @property
-    def policy(self) -> dict[str, Any]:
-        """What acts; see ``iql_fast.policies.acting.from_arrays``."""
-        return self.learner().policy()
 
     def hyperparameters(self) -> Hyperparameters:
         """IQL's settings."""
@@ -456,8 +458,9 @@ def completed(config: TrainConfig) -> TrainConfig:
     """
     config = with_options(config, flat(config), "TrainConfig")  # from Python they may be anything
     _check_source(config)
-    family = config.chosen_preset.family
-    preset, (episodes, interval) = presets.PRESETS[family], presets.EVALUATION[family]
+    family, method = config.chosen_preset.family, methods.get(config.method)
+    preset = presets.PRESETS[family]
+    episodes, interval = method.evaluation or presets.EVALUATION[family]
     a, e = config.algorithm, config.evaluation
     if config.records.log_interval < 1:  # before it divides anything
         raise UserError(
@@ -476,6 +479,7 @@ def completed(config: TrainConfig) -> TrainConfig:
     # Absolute: a run may be resumed from another folder.
     dataset = None if config.dataset is None else config.dataset.expanduser().absolute()
     config = replace(config, algorithm=algorithm, evaluation=evaluation, dataset=dataset)
+    config = replace(config, steps=config.updates)
     _check(config)
     return config
 
@@ -509,6 +513,7 @@ def _left_out(config: TrainConfig, preset: Mapping[str, Any]) -> dict[str, Any]:
         normalize_obs=config.departures.normalize_obs
     ):
         raise UserError("--value-order, --extraction and --deterministic-policy are IQL's.")
+    check_rewards(config.method, config.rewards.reward_scale, config.rewards.reward_shift)
     return found
 
 
@@ -558,8 +563,8 @@ def _check(config: TrainConfig) -> None:
             require(False, name, wrong.removeprefix("expected "))
     if not config.learner().acts(config.total_steps):
         raise UserError(
-            f"--method {config.method} has no policy yet after --steps {config.steps}: it is first "
-            "trained later than that. Take more steps, or let the policy begin earlier."
+            f"--method {config.method} has no policy yet after --steps {config.updates}: it is "
+            "first trained later than that. Take more steps, or let the policy begin earlier."
         )
     for name in ("reward_scale", "reward_shift"):
         require(values[name] is None or math.isfinite(values[name]), name, "a finite number")

@@ -22,6 +22,7 @@ from iql_fast.engines import Engine, resources
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
+from iql_fast.methods.base import Method
 from iql_fast.methods.iql import IQL
 from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, config, machine, progress
@@ -72,6 +73,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             rewards=options.reward_rule,
             top=options.learner().share_of_trajectories(),
             next_actions="next_actions" in methods.get(options.method).needs,
+            trajectories="returns_to_go" in methods.get(options.method).needs,
         )
         loaded = replace(loaded, scoring=_scoring(loaded.scoring, options))
         prepared = _prepare(loaded, options)
@@ -88,7 +90,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
         if evaluator is not None:
             stack.enter_context(evaluator)
             _check_sizes(evaluator, loaded)
-        record = _record(options, loaded, prepared.units, chosen)
+        record = _record(options, loaded, prepared, chosen)
         folder, spent = place.open(chosen.engine, record, options)  # touched from here on
         if resumed is not None:
             console.print(f"resumed from step {chosen.engine.step:,}")
@@ -100,6 +102,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             loaded,
             evaluator,
             prepared.units,
+            prepared.learner.policy(),
             beside,
             identity=folder.read_config().get("options_sha256"),
             spent=spent,
@@ -173,10 +176,12 @@ def _check_environment(options: TrainConfig, console: Console) -> None:
 
 
 class _Prepared(NamedTuple):
-    """What the networks read."""
+    """What is trained, and on what."""
 
     transitions: Transitions
     units: Units
+    learner: Method
+    """what reads them, with what it takes from the data"""
 
 
 class _Chosen(NamedTuple):
@@ -185,10 +190,12 @@ class _Chosen(NamedTuple):
 
 
 def _prepare(loaded: LoadedData, options: TrainConfig) -> _Prepared:
+    learner = options.learner().for_data(loaded.transitions)
     if options.normalizes:
-        transitions, mean, scale = normalised(loaded.transitions)
-        return _Prepared(transitions, replace(loaded.units, obs_mean=mean, obs_scale=scale))
-    return _Prepared(loaded.transitions, loaded.units)
+        transitions, mean, scale = normalised(loaded.transitions, learner.least_deviation)
+        units = replace(loaded.units, obs_mean=mean, obs_scale=scale)
+        return _Prepared(transitions, units, learner)
+    return _Prepared(loaded.transitions, loaded.units, learner)
 
 
 def _choose_engine(
@@ -200,7 +207,7 @@ def _choose_engine(
         name: as asked for; ``"auto"`` leaves the choice to the sizes.
         because: why it is asked for, where that is not the user's wish.
     """
-    transitions, hyper = prepared.transitions, options.learner()
+    transitions, hyper = prepared.transitions, prepared.learner
     if not isinstance(hyper, IQL):
         name, why = engines.choose_for(hyper, name, options.precision)
         made = engines.for_method(
@@ -247,7 +254,7 @@ def _evaluator(
 
 
 def _record(
-    options: TrainConfig, loaded: LoadedData, units: Units, chosen: _Chosen
+    options: TrainConfig, loaded: LoadedData, prepared: _Prepared, chosen: _Chosen
 ) -> dict[str, Any]:
     """Everything needed to repeat the run, as config.json holds it."""
     record = {
@@ -258,8 +265,8 @@ def _record(
         "data_on_host": chosen.engine.data_on_host,
         "data": loaded.record | {"sha256": digest.of_columns(loaded.transitions.columns())},
         "scoring": loaded.scoring.record(),
-        "policy": options.policy,
-        **units.record(),
+        "policy": prepared.learner.policy(),
+        **prepared.units.record(),
         "observation_layout": loaded.parts,
         "versions": machine.versions(),
         "machine": machine.machine(),

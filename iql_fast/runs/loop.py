@@ -71,6 +71,8 @@ class Loop:
     evaluator: Evaluator | None
     units: Units
     """of the environment, where the networks' are others"""
+    policy: Mapping[str, Any]
+    """what acts; see ``iql_fast.policies.acting.from_arrays``"""
     beside: bool = False
     """whether training goes on while episodes run"""
     say: Callable[[str], None] = print
@@ -248,8 +250,9 @@ class Loop:
     ) -> Evaluation:
         """Begin the episodes of the policies in a state."""
         seeds = self.engine.seeds
-        told = self.config.policy
-        policies = [with_units(from_state(state, s, told), self.units) for s in range(len(seeds))]
+        policies = [
+            with_units(from_state(state, s, self.policy), self.units) for s in range(len(seeds))
+        ]
         return evaluator.start(policies, seeds, step, self.config.evaluation.eval_episodes or 0)
 
     def _score(self, step: int, evaluation: Evaluation) -> str:
@@ -301,7 +304,7 @@ class Loop:
             "title": self.data.title,
             "origin": self.data.record["origin"],
             "method": self.config.method,
-            "steps": self.config.steps,
+            "steps": self.config.updates,
             "training_steps": steps,
             "seeds": list(self.engine.seeds),
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},

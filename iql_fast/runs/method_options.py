@@ -44,6 +44,8 @@ def default_of(method: type[Method], setting: str) -> Any:
     """A setting's value where none is given; None where the method has no such setting."""
     if setting in method.unused:
         return None
+    if setting == "usual_steps":
+        return method.usual_steps
     for f in fields(method):
         if f.name == setting:
             return f.default if f.default is not MISSING else None
@@ -70,6 +72,16 @@ def given_for_others(values: Mapping[str, Any], method: str) -> str | None:
             if values[option] != _plain(f.default, per_seed=_is_per_seed(other, f.name)):
                 return "--" + option.replace("_", "-")
     return None
+
+
+def check_rewards(method: str, scale: float | None, shift: float | None) -> None:
+    """Raise a ``UserError`` where rewards are to be changed for a method that takes none but the
+    environment's."""
+    if not methods.get(method).transforms_rewards and (scale, shift) != (None, None):
+        raise UserError(
+            f"--reward-scale, --reward-shift: --method {method} is asked for returns in the "
+            f"environment's own rewards; --{method}-return-scale is what they are divided by."
+        )
 
 
 def learner(method: str, shared: Mapping[str, Any], own: Any, schedule: int) -> Method:

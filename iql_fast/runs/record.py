@@ -65,6 +65,10 @@ def _policy(value: Any) -> bool:
     kind = value.get("kind", "mlp")  # of before there were others
     if kind == "mlp":
         return _text(value.get("net")) and _count(value.get("parts"))
+    if kind == "sequence":
+        counts = all(_count(value.get(name)) for name in ("context", "heads"))
+        numbers = _single(value.get("target_return")) and _single(value.get("return_scale"))
+        return _text(value.get("net")) and counts and numbers and value["return_scale"] > 0
     nets = all(_text(value.get(role)) for role in ("maker", "critic"))
     if kind == "decoded":
         numbers = all(_list_of(_number)(value.get(name)) for name in ("phi", "latent_clip"))

@@ -23,7 +23,7 @@ class Schedule:
 
     def interval(self, step: int) -> int:
         """Steps from a step to the end of its interval."""
-        log, stage = self.options.records.log_interval, self.options.steps
+        log, stage = self.options.records.log_interval, self.options.updates
         return min(log - step % log, stage - step % stage)
 
     def saves(self, step: int) -> bool:

@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iql_fast import __version__
-from iql_fast.policies import observations, units
-from iql_fast.policies.acting import IQLS, with_units
-from iql_fast.policies.policy import policy_from_arrays
+from iql_fast.policies import observations, sequence, units
+from iql_fast.policies.acting import IQLS, from_arrays, with_units
+from iql_fast.policies.candidates import Candidates
+from iql_fast.policies.policy import Policy
 from iql_fast.policies.portable import MARK, Portable, portable
+from iql_fast.policies.sequence import SequencePolicy
 from iql_fast.runs import checkpoint
 from iql_fast.runs.folder import RunFolder
 from iql_fast.support.errors import UserError
@@ -63,6 +65,78 @@ class TrainedPolicy:
         return self.whole(observations.flat(observation, self.obs_dim, self.layout))
 
 
+class TrainedSequence:
+    """A policy that acts by what its episode has been so far, in the environment's own units::
+
+        policy.reset()
+        action = policy(observation)    # and after the environment's step with it:
+        policy.observe(reward)
+
+    Attributes:
+        task, data, seed, step, layout: see ``TrainedPolicy``.
+        target_return: asked of an episode where ``reset`` is told no other.
+    """
+
+    def __init__(
+        self,
+        whole: SequencePolicy,
+        task: str,
+        data: str,
+        seed: int,
+        step: int,
+        layout: observations.Layout | None = None,
+    ) -> None:
+        self._whole = whole
+        self.task, self.data, self.seed, self.step, self.layout = task, data, seed, step, layout
+        self.target_return = whole.target_return
+        self._rewarded = True
+        self.reset()
+
+    @property
+    def obs_dim(self) -> int:
+        return int(self._whole.weights["state.weight"].shape[1])
+
+    @property
+    def act_dim(self) -> int:
+        return len(self._whole.weights["head.bias"])
+
+    def reset(self, target_return: float | None = None) -> None:
+        """Begin an episode.
+
+        Args:
+            target_return: asked of it, in the environment's rewards.
+        """
+        asked = self.target_return if target_return is None else target_return
+        self._playing = self._whole.asked_for(asked).played(1)
+        self._rewarded = True
+
+    def __call__(self, observation: Any) -> FloatArray:
+        """The action ``[A]`` for the observation ``[O]`` of the episode's next step.
+
+        Raises:
+            ValueError: the observation has another shape, or is a batch.
+            RuntimeError: ``observe`` was not told what the last action brought.
+        """
+        if not self._rewarded:
+            raise RuntimeError(
+                "tell observe(reward) what the last action brought, or reset() at the beginning of "
+                "an episode: this policy acts by the return that is still to come"
+            )
+        row = observations.flat(observation, self.obs_dim, self.layout)
+        if row.ndim != 1:
+            raise ValueError(
+                f"expected one observation [{self.obs_dim}]; this has the shape {list(row.shape)}. "
+                "Load a policy for each episode"
+            )
+        self._rewarded = False
+        return np.asarray(self._playing.act(row[None])[0])
+
+    def observe(self, reward: float) -> None:
+        """Be told the reward of the last action's step."""
+        self._playing.observe(np.array([reward]))
+        self._rewarded = True
+
+
 def seeds(record: Mapping[str, Any]) -> range:
     """The training seeds of a run, in the order of its state."""
     first = record["options"]["seed"]
@@ -74,7 +148,9 @@ def acting(record: Mapping[str, Any]) -> dict[str, Any]:
     return dict(IQLS) | dict(record.get("policy") or {})
 
 
-def load(path: Path, seed: int | None = None, step: int | None = None) -> TrainedPolicy:
+def load(
+    path: Path, seed: int | None = None, step: int | None = None
+) -> TrainedPolicy | TrainedSequence:
     """The policy of a seed (None: the first) at a checkpoint (None: the last).
 
     Raises:
@@ -90,7 +166,7 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
         listed = ", ".join(map(str, held)) if len(held) <= 10 else f"{held[0]} to {held[-1]}"
         raise UserError(f"{path} has no seed {seed} (it has: {listed}).")
     told = acting(record)
-    if told["kind"] != "mlp":
+    if told["kind"] not in ("mlp", "sequence"):
         raise UserError(
             f"The policy of {path} (--method {options['method']}) chooses among sampled actions, "
             "which is no function that could be exported; `python -m iql_fast.evaluate` scores it."
@@ -102,11 +178,14 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
             f"The checkpoint of step {step} in {path} holds no trained policy: its training begins "
             f"after step {begins}. Train on with --resume {path}, or take a later checkpoint."
         )
-    _check_layers(arrays, f"The checkpoint of step {step} in {run.checkpoints}")
-    policy = with_units(
-        policy_from_arrays(arrays, told["net"], told["parts"]), units.from_record(record)
-    )
-    obs_dim, act_dim = len(policy.weights[0]), len(policy.biases[-1])
+    where = f"The checkpoint of step {step} in {run.checkpoints}"
+    if told["kind"] == "mlp":
+        _check_layers(arrays, where)
+    policy = with_units(from_arrays(arrays, told), units.from_record(record))
+    assert not isinstance(policy, Candidates)  # of which kind it is not
+    if isinstance(policy, SequencePolicy):
+        _check_sequence(policy, where)
+    obs_dim, act_dim = _sizes(policy)
     layout = record.get("observation_layout")
     for key, found, size in [
         *_lengths(record, "observation_scaling", obs_dim),
@@ -118,14 +197,27 @@ def load(path: Path, seed: int | None = None, step: int | None = None) -> Traine
                 f'{run.config}: "{key}" is for {found} numbers, but the weights of the policy are '
                 f"for {size}. Restore the record that the run began with."
             )
-    return TrainedPolicy(
-        portable(policy),
-        options["task"],
-        record["data"]["title"],
-        seed,
-        step,
-        tuple((str(where), int(size)) for where, size in layout) if layout else None,
-    )
+    parts = tuple((str(part), int(size)) for part, size in layout) if layout else None
+    about = (options["task"], record["data"]["title"], seed, step, parts)
+    if isinstance(policy, SequencePolicy):
+        return TrainedSequence(policy, *about)
+    return TrainedPolicy(portable(policy), *about)
+
+
+def _sizes(policy: Policy | SequencePolicy) -> tuple[int, int]:
+    """Of its observations and its actions."""
+    if isinstance(policy, SequencePolicy):
+        return policy.weights["state.weight"].shape[1], len(policy.weights["head.bias"])
+    return len(policy.weights[0]), len(policy.biases[-1])
+
+
+def _check_sequence(policy: SequencePolicy, where: str) -> None:
+    """Raise a ``UserError`` where a transformer's parts are missing or do not fit each other."""
+    if name := sequence.misfit(policy.weights):
+        raise UserError(
+            f"{where} holds no whole policy: {name} is missing or does not fit. Bring back the "
+            "run's own file, or remove the checkpoint."
+        )
 
 
 def _check_layers(arrays: Mapping[str, NDArray[np.floating]], where: str) -> None:

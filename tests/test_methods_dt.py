@@ -1,0 +1,580 @@
+"""The Decision Transformer against an independent statement of its step, its windows and its
+acting."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import iql_fast
+from iql_fast import engines, evaluate, export, train
+from iql_fast.data import resolve, transform
+from iql_fast.data.dataset import Transitions
+from iql_fast.engines import resources
+from iql_fast.engines.drawing import kept
+from iql_fast.engines.sequence import SequenceEngine
+from iql_fast.environments import episodes, workers
+from iql_fast.formulas import philox
+from iql_fast.methods.dt import DT, Windows
+from iql_fast.runs import config
+from iql_fast.support.errors import NonFiniteLoss, UserError
+
+from .conftest import d4rl_columns, random_transitions, write_hdf5
+from .plain_nets import BETA1, BETA2, EPSILON, assert_close_in_size, assert_equal, trained
+from .test_methods import logged
+
+#: Shorter and longer than the context.
+LENGTHS = (1, 9, 3, 5, 2, 12)
+SMALL = dict(batch_size=6, context=4, layers=2, heads=2, width=8, warmup_steps=6, longest=10)
+
+
+def trajectories(lengths=LENGTHS, obs_dim=5, act_dim=2):
+    rows = random_transitions(sum(lengths), obs_dim, act_dim)
+    togo = [rows.rewards[end - n : end][::-1].cumsum()[::-1]
+            for n, end in zip(lengths, np.cumsum(lengths), strict=True)]  # fmt: skip
+    times = np.concatenate([np.arange(n, dtype=np.float32) for n in lengths])
+    return replace(rows, returns_to_go=np.concatenate(togo), times=times)
+
+
+def engine(seeds, precision="fp32", native=False, data=None, **settings):
+    method = DT(**(SMALL | settings))
+    return SequenceEngine(method, data or trajectories(), seeds, precision, native=native)
+
+
+class Plain:
+    """The authors' step of one seed, written anew: each row alone, over the steps that it has, all
+    tokens, a query at a time; AdamW by hand.
+
+    Attributes:
+        clipped: whether the gradient was cut, at each step.
+    """
+
+    def __init__(self, state, index, method):
+        self.p = {key: x[index].clone() for key, x in state.items() if key != "step"}
+        self.m, self.t, self.clipped = method, 0, []
+
+    def of(self, name):
+        return self.p[f"actor.{name}.weight"], self.p[f"actor.{name}.bias"]
+
+    def linear(self, name, x):
+        weight, bias = self.of(name)
+        return (weight @ x.T).T + bias
+
+    def norm(self, name, x):
+        weight, bias = self.of(name)
+        mean = x.mean(1, keepdim=True)
+        variance = (x * x).mean(1, keepdim=True) - mean * mean
+        return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+    def row(self, states, actions, togo, times, factors):
+        """Actions of one row, of as many steps as it has."""
+        m, steps = self.m, len(times)
+        size = m.width // m.heads
+
+        def dropped(x, which, tokens):
+            """Dropped as the engine does, where it computes; what it leaves out is left whole."""
+            if factors is None:
+                return x
+            whole = torch.ones_like(x)
+            own = factors[which]
+            whole[tokens] = own[len(own) - len(tokens) :]
+            return x * whole
+
+        tokens = []
+        for k in range(steps):
+            time = self.p["actor.time.weight"][times[k]]
+            for kind, value in (("return", togo[k, None]), ("state", states[k]),
+                                ("action", actions[k])):  # fmt: skip
+                tokens.append(self.linear(kind, value[None])[0] + time)
+        x = self.norm("embedded", torch.stack(tokens))
+        count = 3 * steps
+        computed = list(range(count - 1))
+        x = dropped(x, 0, computed)
+        for i in range(m.layers):
+            if i == m.layers - 1:
+                computed = list(range(1, count, 3))
+            read = self.norm(f"blocks.{i}.attended", x)
+            q = self.linear(f"blocks.{i}.query", read)
+            both = self.linear(f"blocks.{i}.key_value", read)
+            mixed = torch.zeros_like(x)
+            for h, j in itertools.product(range(m.heads), range(count)):
+                own = slice(h * size, (h + 1) * size)
+                keys, values = both[: j + 1, own], both[: j + 1, m.width :][:, own]
+                scores = (keys @ q[j, own]) / math.sqrt(size)
+                weights = (scores - scores.max()).exp()
+                weights = weights / weights.sum()
+                if factors is not None and j in computed:
+                    factor = factors[1 + 3 * i][h]  # [queries, keys], those of padding first
+                    at = len(factor) - len(computed) + computed.index(j)
+                    first = factor.shape[1] - (count - 1)
+                    weights = weights * factor[at, first : first + j + 1]
+                mixed[j, own] = weights @ values
+            x = x + dropped(self.linear(f"blocks.{i}.mixed", mixed), 2 + 3 * i, computed)
+            hidden = self.linear(f"blocks.{i}.expand", self.norm(f"blocks.{i}.thought", x))
+            hidden = torch.where(hidden > 0, hidden, 0)
+            x = x + dropped(self.linear(f"blocks.{i}.contract", hidden), 3 + 3 * i, computed)
+        return torch.tanh(self.linear("head", self.norm("final", x[1::3])))
+
+    def step(self, windows, factors):
+        names = [key for key in self.p if not key.startswith("adam")]
+        for key in names:
+            self.p[key] = self.p[key].detach().requires_grad_()
+        errors = []
+        for b in range(len(windows.masks)):
+            own = windows.masks[b] > 0
+            columns = (windows.observations, windows.actions, windows.returns_to_go, windows.times)
+            states, actions, togo, times = (column[b][own] for column in columns)
+            factor = None if factors is None else [f[b] for f in factors]
+            errors.append((self.row(states, actions, togo, times, factor) - actions) ** 2)
+        loss = torch.cat(errors).mean()
+        gradients = torch.autograd.grad(loss, [self.p[key] for key in names])
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+        self.clipped.append(norm > self.m.clip_norm)
+        share = min(1.0, self.m.clip_norm / (norm + 1e-6))
+        rate = self.m.actor_lr * min(1.0, (self.t + 1) / self.m.warmup_steps)
+        self.t += 1
+        for key, g in zip(names, gradients, strict=True):
+            g = g * share
+            x = self.p[key].detach() * (1 - rate * self.m.weight_decay)
+            m = self.p[f"adam.m.{key}"] = BETA1 * self.p[f"adam.m.{key}"] + (1 - BETA1) * g
+            v = self.p[f"adam.v.{key}"] = BETA2 * self.p[f"adam.v.{key}"] + (1 - BETA2) * g * g
+            m_hat, v_hat = m / (1 - BETA1**self.t), v / (1 - BETA2**self.t)
+            self.p[key] = x - rate * m_hat / (v_hat.sqrt() + EPSILON)
+        return loss.item(), norm
+
+
+@pytest.mark.parametrize(
+    ("settings", "clipped"),
+    [
+        (dict(actor_dropout=0.3, clip_norm=0.05), {True}),
+        (dict(actor_dropout=0.0, clip_norm=100.0), {False}),
+        (dict(actor_dropout=0.1, clip_norm=0.7, heads=1, layers=1), {True, False}),
+    ],
+)
+def test_steps_equal_an_independent_statement(settings, clipped):
+    # A rate and a decay that move every parameter visibly within ten steps.
+    one = engine([3, 4], "fp64", actor_lr=0.01, weight_decay=0.1, **settings)
+    plain = [Plain(one.state_dict(), s, one.method) for s in (0, 1)]
+    padded = []
+    for k in range(10):
+        windows = one.batch_at(k)
+        padded.append(1 - windows.masks)
+        factors = [one.kept(s, k) for s in (0, 1)]
+        metrics = one.step_on(windows)
+        state = one.state_dict()
+        for s, nets in enumerate(plain):
+            loss, norm = nets.step(windows.of_seed(s), factors[s])
+            np.testing.assert_allclose(metrics["actor_loss"][s], loss, 1e-9, 1e-9)
+            np.testing.assert_allclose(metrics["gradient_norm"][s], norm, 1e-9, 1e-9)
+            assert state.keys() - {"step"} == nets.p.keys()
+            for name, tensor in nets.p.items():
+                difference = (state[name][s] - tensor).abs() / tensor.abs().clamp_min(1)
+                assert difference.max() < 1e-9, (k, s, name)
+    assert set(plain[0].clipped) | set(plain[1].clipped) == clipped
+    assert 0.1 < torch.cat(padded).mean() < 0.9
+    assert one.state_dict()["step"] == 10
+
+
+def authors_window(data, row, method):
+    """The window that begins at a row, as the authors' ``get_batch`` makes it."""
+    start, last, k = row - int(data.times[row]), row, method.context
+    while last + 1 < len(data.times) and data.times[last + 1] > 0:
+        last += 1
+    trajectory, begin = slice(start, last + 1), row - start
+    s = data.observations[trajectory][begin : begin + k]
+    a = data.actions[trajectory][begin : begin + k]
+    rewards = data.rewards[trajectory]
+    togo = np.array([rewards[begin + i :].sum() for i in range(len(s))])
+    times = np.arange(begin, begin + len(s))
+    times[times >= method.longest] = method.longest - 1
+    pad = k - len(s)
+    return (
+        np.concatenate([np.zeros((pad, s.shape[1])), s]),
+        np.concatenate([np.full((pad, a.shape[1]), -10.0), a]),
+        np.concatenate([np.zeros(pad), togo / method.return_scale]),
+        np.concatenate([np.zeros(pad, int), times]),
+        np.concatenate([np.zeros(pad), np.ones(len(s))]),
+    )
+
+
+def test_windows_are_the_authors():
+    data = trajectories()
+    one = engine([3, 9], data=data, return_scale=7.0)
+    rows = torch.arange(len(data))[None]
+    for windows, begins in [
+        (one.batches.beginning_at(rows), rows),
+        (one.batch_at(21), np.stack([philox.batch_rows(s, 21, 6, len(data)) for s in (3, 9)])),
+    ]:
+        for s, b in itertools.product(range(len(begins)), range(len(begins[0]))):
+            expected = authors_window(data, int(begins[s][b]), one.method)
+            for name, column in zip(vars(windows), expected, strict=True):
+                found = getattr(windows, name)[s, b].numpy()
+                np.testing.assert_allclose(found, column, 1e-5, 1e-6, err_msg=name)
+    assert int(one.batches.beginning_at(torch.arange(len(data))[None]).times.max()) == 9
+
+
+def test_padding_is_read_by_nothing():
+    one = engine([3], "fp64")
+    windows = one.batch_at(0).of_seed(0)
+    missing = windows.masks == 0
+    assert missing.any()
+    columns = {}
+    for name in ("observations", "actions", "returns_to_go", "times"):
+        column = getattr(windows, name).clone()
+        column[missing] = 7
+        columns[name] = column
+    leaves = one.learners[0].leaves
+    found = []
+    for given in (windows, replace(windows, **columns)):
+        loss = one.method.loss(leaves, given, iter(one.kept(0, 0)))
+        found.append([loss, *torch.autograd.grad(loss, leaves.values())])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a.detach(), b.detach(), rtol=0, atol=1e-15)
+    assert all(bool(torch.isfinite(x).all()) for x in found[0])
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_seed_does_not_depend_on_the_others(native):
+    alone, three = (trained(engine(seeds, native=native), 5) for seeds in ([3], [3, 4, 5]))
+    assert_equal(alone, three, seed=0)
+    assert not torch.equal(*three.state_dict()["actor.head.weight"][:2])
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_run_goes_on_where_its_state_left_it(native):
+    whole = engine([3, 4], native=native)
+    whole.run(9)
+    first, second = (engine([3, 4], native=native) for _ in range(2))
+    first.run(4)
+    second.load_state_dict(first.state_dict())
+    second.run(5)
+    assert_equal(second, whole)
+    state = whole.state_dict()
+    del state["adam.v.actor.head.bias"]
+    with pytest.raises(ValueError, match="the state has no 'adam"):
+        second.load_state_dict(state)
+
+
+def test_engines_agree():
+    plain, fused = (engine([3, 4], native=native) for native in (False, True))
+    assert (plain.name, fused.name) == ("reference", "graph")
+    for one in (plain, fused):
+        one.run(5)
+    assert_close_in_size(fused, plain, 1e-5)
+
+
+def test_it_begins_as_the_authors_networks():
+    one = engine([3], context=20, heads=1, layers=3, width=128, longest=1000)
+    state = {name: x[0].double() for name, x in one.state_dict().items() if name != "step"}
+    names = itertools.product(range(3), ("query", "key_value", "mixed", "expand", "contract"))
+    within = torch.cat([state[f"actor.blocks.{i}.{name}.weight"].flatten() for i, name in names])
+    assert float(within.std()) == pytest.approx(0.02, rel=0.02)
+    assert float(state["actor.time.weight"].std()) == pytest.approx(1, rel=0.02)
+    for name, inputs in (("return", 1), ("state", 5), ("action", 2), ("head", 128)):
+        for part in ("weight", "bias"):
+            largest = float(state[f"actor.{name}.{part}"].abs().max())
+            assert largest <= 1 / math.sqrt(inputs)
+        assert state[f"actor.{name}.weight"].abs().max() > 0.8 / math.sqrt(inputs)
+    assert not state["actor.blocks.1.expand.bias"].any()
+    assert bool((state["actor.final.weight"] == 1).all())
+    assert not any(x.any() for name, x in state.items() if name.startswith("adam"))
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    factors = kept(3, 7, 400_001, 0.1)
+    assert factors.shape == (400_001,)
+    assert set(factors.unique().tolist()) == {0.0, float(np.float32(1 / (1 - 6554 / 65536)))}
+    assert float((factors == 0).float().mean()) == pytest.approx(0.1, abs=0.002)
+    assert torch.equal(kept(3, 7, 400_001, 0.1), factors)
+    for seed, step in ((4, 7), (3, 8)):
+        share = float(((kept(seed, step, 400_001, 0.1) == 0) & (factors == 0)).float().mean())
+        assert share == pytest.approx(0.01, abs=0.001)  # independent
+
+
+def test_it_learns():
+    """Actions that depend on what is asked for: of two behaviours, that of the higher return."""
+    rng = np.random.default_rng(0)
+    lengths = [5] * 80
+    good = np.repeat(rng.random(80) < 0.5, 5)
+    observations = rng.standard_normal((400, 3)).astype(np.float32)
+    actions = np.tanh(observations[:, :1] * np.where(good, 1, -1)[:, None]).astype(np.float32)
+    data = trajectories(lengths, 3, 1)
+    togo = np.where(good, 1.0, -1.0).astype(np.float32) * (5 - data.times)
+    data = replace(data, observations=observations, actions=actions, returns_to_go=togo)
+    one = engine([0], "fp32", True, data, width=32, batch_size=32, warmup_steps=10,
+                 actor_lr=3e-3, actor_dropout=0.0, context=3)  # fmt: skip
+    first = one.run(5)["actor_loss"][0]
+    one.run(150)
+    assert one.run(10)["actor_loss"][0] < 0.1 * first
+    policy = one.policy(0)
+    rows = observations[:50]
+    for target in (5.0, -5.0):
+        chosen = policy.asked_for(target).played(50).act(rows)[:, 0]
+        assert np.corrcoef(chosen, np.sign(target) * rows[:, 0])[0, 1] > 0.9
+
+
+def test_a_loss_that_is_not_finite_is_told():
+    data = trajectories()
+    data.returns_to_go[:] = np.inf
+    one = SequenceEngine(DT(**SMALL, return_scale=1.0, target_return=1.0), data, [5], native=True)
+    with pytest.raises(NonFiniteLoss, match=r"actor loss of seed 5 .* to go max inf"):
+        one.run(20)
+
+
+# Acting.
+
+
+def padded(own, pad, column):
+    """A part of a column ``[B, T, ...]``, with 0 before it."""
+    wide = [(0, 0), (pad, 0), *[(0, 0)] * (column.ndim - 2)]
+    return torch.from_numpy(np.pad(column[:, own], wide))
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(2, 2), (1, 1)])
+def test_acting_is_the_model_on_the_history(layers, heads):
+    """With fewer and with more steps than the context, and beyond the longest time."""
+    one = engine([3, 4], layers=layers, heads=heads, return_scale=4.0, target_return=10.0)
+    one.run(3)
+    method, rng = one.method, np.random.default_rng(0)
+    played = one.policy(1).played(2)
+    states = rng.standard_normal((2, 13, 5)).astype(np.float32)
+    actions = np.zeros((2, 13, 2), np.float32)
+    asked, rewards = np.full((2, 13), 2.5), rng.standard_normal((2, 13))
+    for t in range(13):
+        if t:
+            asked[:, t] = asked[:, t - 1] - rewards[:, t - 1] / 4
+        np.testing.assert_allclose(played.asked, asked[:, t], 1e-5, 1e-6)
+        chosen = played.act(states[:, t])
+        k = min(t + 1, method.context)
+        last = functools.partial(padded, slice(t + 1 - k, t + 1), method.context - k)
+        times = np.minimum(np.tile(np.arange(13), (2, 1)), method.longest - 1)
+        windows = Windows(
+            last(states), last(actions), last(asked.astype(np.float32)), last(times),
+            last(np.ones((2, 13), np.float32)),
+        )  # fmt: skip
+        with torch.no_grad():
+            expected = method.predicted(one.learners[1].leaves, windows, None)[:, -1]
+        np.testing.assert_allclose(chosen, expected, 1e-4, 1e-5)
+        actions[:, t] = chosen
+        played.observe(rewards[:, t])
+
+
+class Told:
+    """An environment that notes actions, and ends after so many steps."""
+
+    def __init__(self, length):
+        self.length, self.actions = length, []
+
+    def reset(self, seed):
+        self.rng = np.random.default_rng(seed)
+        self.actions = []
+        return self.rng.standard_normal(5).astype(np.float32), {}
+
+    def step(self, action):
+        self.actions.append(action)
+        observation = self.rng.standard_normal(5).astype(np.float32)
+        return observation, float(action.sum()), len(self.actions) == self.length, False, {}
+
+
+def test_episodes_side_by_side_are_those_alone(monkeypatch):
+    """Each with its own return to go, whenever the others end."""
+    one = engine([3], return_scale=0.1)
+    one.run(3)
+    policy, made = one.policy(0), {}
+
+    def environment(name, instance=0):
+        return made.setdefault(instance, Told(4 + 3 * instance))
+
+    monkeypatch.setattr(workers, "environment", environment)
+    keys = [(0, 0, e) for e in range(3)]
+    together = episodes.run_episodes("told", 8, policy, keys)
+    actions = [np.array(made[i].actions) for i in range(3)]
+    assert [len(taken) for taken in actions] == [4, 7, 8]
+    for i, key in enumerate(keys):
+        env, player = Told(4 + 3 * i), policy.played(episodes.SIDE_BY_SIDE)
+        rows = np.zeros((episodes.SIDE_BY_SIDE, 5), np.float32)
+        rows[0], total = env.reset(workers.seed_of(key))[0], 0.0
+        for _ in range(len(actions[i])):
+            rows[0], reward, *_ = env.step(player.act(rows)[0])
+            total += reward
+            player.observe(np.full(episodes.SIDE_BY_SIDE, reward))
+        np.testing.assert_allclose(actions[i], np.array(env.actions), 1e-5, 1e-6)
+        assert together[i].total == pytest.approx(total, abs=1e-4)
+
+
+# As a user trains it.
+
+RUN = (
+    *("--task", "hopper-medium-v2", "--method", "dt", "--dt-width", "16", "--dt-context", "5"),
+    *("--dt-layers", "2", "--batch-size", "8", "--log-interval", "10", "--threads", "1"),
+    *("--checkpoint-interval", "20", "--steps", "20", "--eval-episodes", "0"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    place = tmp_path_factory.mktemp("dt")
+    dataset = write_hdf5(place / "data.hdf5", d4rl_columns())
+    train.main([*RUN, "--dataset", str(dataset), "--seeds", "2", "--out", str(place / "run")])
+    return place / "run"
+
+
+def test_a_trained_policy_is_loaded_and_plays(run):
+    policy = iql_fast.load_policy(run, seed=1)
+    assert (policy.obs_dim, policy.act_dim, policy.seed, policy.step) == (11, 3, 1, 20)
+    assert policy.target_return == 3600
+    states = np.random.default_rng(0).standard_normal((7, 11))
+
+    def episode(target=None):
+        policy.reset(target)
+        actions = []
+        for state in states:
+            actions.append(policy(state))
+            policy.observe(300.0)
+        return np.stack(actions)
+
+    first = episode()
+    assert first.shape == (7, 3)
+    assert np.array_equal(episode(), first)
+    assert np.array_equal(episode(3600), first)
+    assert not np.allclose(episode(-50_000), first)
+    policy(states[0])
+    with pytest.raises(RuntimeError, match=r"tell observe\(reward\)"):
+        policy(states[1])
+    policy.reset()
+    with pytest.raises(ValueError, match="expected one observation"):
+        policy(states)
+    with pytest.raises(UserError, match="has no seed 7"):
+        iql_fast.load_policy(run, seed=7)
+
+
+def test_export_says_why_not(run, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["export", str(run), "--to", "onnx"])
+    with pytest.raises(UserError, match=r"no function of one observation.*load_policy"):
+        export.main()
+
+
+def test_it_is_scored_for_the_return_that_is_asked(run, monkeypatch, capsys):
+    found = []
+    for more in ([], ["--target-return", "-90000"]):
+        arguments = ["evaluate", "--run", str(run), "--episodes", "2", "--workers", "1", *more]
+        monkeypatch.setattr("sys.argv", arguments)
+        evaluate.main()
+        found.append(json.loads((run / "evaluation.json").read_text()))
+    assert "hopper-medium-v2" in capsys.readouterr().out
+    assert [one["target_return"] for one in found] == [3600, -90000]
+    assert found[0]["returns"] != found[1]["returns"]
+
+
+def test_a_return_is_asked_of_policies_that_take_one(run):
+    record = {"options": {"method": "bc"}}
+    with pytest.raises(UserError, match=r"--target-return is for policies .* --method bc"):
+        evaluate.asked_for(1.0, record)
+    record = json.loads((run / "config.json").read_text())
+    with pytest.raises(UserError, match="--target-return is inf; expected a finite number"):
+        evaluate.asked_for(math.inf, record)
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("hopper-medium-v2", (1000, 3600)),
+        ("halfcheetah-medium-replay-v2", (1000, 6000)),
+        ("walker2d-medium-expert-v2", (1000, 5000)),
+        ("mujoco/hopper/expert-v0", (1000, 3600)),
+        ("kitchen-mixed-v0", (None, None)),
+    ],
+)
+def test_what_is_left_out_is_the_authors(task, expected):
+    options = config.completed(config.parse(["--task", task, "--method", "dt"]))
+    method = options.learner()
+    assert (method.return_scale, method.target_return) == expected
+    assert (options.steps, options.normalizes) == (100_000, True)
+    assert (options.evaluation.eval_episodes, options.evaluation.eval_interval) == (100, 10_000)
+    assert options.reward_rule == transform.Rewards("none", 1.0, 0.0)
+    data = trajectories()
+    returns = data.returns_to_go[data.times == 0]
+    of_data = method.for_data(data)
+    if expected[0] is None:
+        expected = (float(np.abs(returns).max()), float(returns.max()))
+    assert (of_data.return_scale, of_data.target_return) == expected
+    given = replace(method, return_scale=2.0, target_return=3.0).for_data(data)
+    assert (given.return_scale, given.target_return) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dt-heads", "3"), "--dt-heads is 3; expected a divisor of width"),
+        (("--dt-context", "0"), "--dt-context is 0; expected a positive number"),
+        (("--dt-return-scale", "0"), "--dt-return-scale is 0.0; expected positive"),
+        (("--hidden", "16"), "--hidden: --method dt has no such setting"),
+        (("--reward-scale", "2"), "--reward-scale, --reward-shift: .*--dt-return-scale"),
+        (("--engine", "cpu"), "cpu.* trains IQL alone, and the method is dt"),
+        (("--engine", "graph", "--precision", "fp64"), "graph.* no fp64 precision for this"),
+        (("--method", "bc"), "--dt-context is of another method than --method bc"),
+    ],
+)
+def test_options_are_refused_by_name(tmp_path, arguments, message):
+    with pytest.raises(UserError, match=message):
+        train.main([*RUN, "--offline", "--out", str(tmp_path / "run"), *arguments])
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_are_those_of_whole_trajectories():
+    rows = logged([5, 1, 9])
+    data, _ = transform.with_trajectories(*prepared(rows), "here")
+    assert data.times.tolist() == [0, 1, 2, 3] * 2  # the last one's end was not logged
+    np.testing.assert_allclose(data.returns_to_go, [5, 3.75, 2.5, 1.25, 1, 0.75, 0.5, 0.25])
+    whole = replace(rows, tail_is_whole=True)
+    data, note = transform.with_trajectories(*prepared(whole), "here")
+    assert len(data) == 12
+    assert note == "3 whole trajectories of 4 to 4 rows"
+
+
+def prepared(rows):
+    return transform.to_training(rows, "neutral", "here")[0], rows
+
+
+def test_data_without_trajectories_are_refused():
+    rows = replace(logged([5, 1, 9]), ordered=False)
+    with pytest.raises(UserError, match=r"here: rows do not follow each other.*--method bc"):
+        transform.with_trajectories(*prepared(rows), "here")
+    cut = logged([1, 2, 3, 4], length=1)
+    cut = replace(cut, ends=np.array([True, False, False, False]))
+    with pytest.raises(UserError, match=r"the last, whose end was not logged.*'timeouts'"):
+        transform.with_trajectories(*prepared(cut), "here")
+    with pytest.raises(ValueError, match="dt needs the data's returns_to_go"):
+        engines.for_method(DT(), random_transitions(20), [0], threads=1)
+
+
+def test_the_data_of_a_run_have_their_trajectories(tmp_path):
+    dataset = write_hdf5(tmp_path / "data.hdf5", d4rl_columns())
+    loaded = resolve.load("hopper-medium-v2", dataset=dataset, trajectories=True)
+    data = loaded.transitions
+    assert isinstance(data, Transitions)
+    assert "whole trajectories" in loaded.notes[-1]
+    assert loaded.record["rows"] == len(data)
+    starts = np.flatnonzero(data.times == 0)
+    for begin, end in itertools.pairwise([*starts, len(data)]):
+        assert data.times[begin:end].tolist() == list(range(end - begin))
+        total = data.rewards[begin:end].sum(dtype=np.float64)
+        assert data.returns_to_go[begin] == pytest.approx(total)
+        # One state after the other, but for the last row.
+        np.testing.assert_array_equal(
+            data.next_observations[begin : end - 1], data.observations[begin + 1 : end]
+        )
+
+
+def test_memory_that_is_not_there_is_told_of(monkeypatch):
+    monkeypatch.setattr(resources, "available_bytes", lambda: 1 << 28)
+    with pytest.raises(UserError, match=r"1 seed\(s\) of DT need .* of memory at least"):
+        resources.check_method_memory(DT(width=1024), 11, 3, 1)
+    resources.check_method_memory(DT(width=16), 11, 3, 1)
