@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from bench import method_flops
+from bench.rivals import corl
 from bench.workload import Workload, flops_a_step
 from iql_fast import engines, methods
 from iql_fast.methods.base import Method
@@ -168,6 +169,7 @@ class Kind:
     """A sort of contender.
 
     Attributes:
+        role: a rival trains IQL; one that trains another method is an other.
         build: makes the calling process one, or raises ``Unavailable``.
         missing: why it cannot run here, as far as can be told without trying; empty if it may.
         slow_to_start: not part of a quick benchmark unless asked for.
@@ -177,7 +179,7 @@ class Kind:
     """
 
     title: str
-    role: Literal["ours", "rival", "floor"]
+    role: Literal["ours", "rival", "other", "floor"]
     build: Callable[[Contender], Runner]
     missing: Callable[[], str] = lambda: ""
     slow_to_start: bool = False
@@ -261,8 +263,8 @@ METHOD_SIZES: dict[str, dict[str, Any]] = {
 
 
 def method_of(contender: Contender) -> Method:
-    """The method of a contender whose kind is ``method-NAME``."""
-    name = contender.kind.removeprefix("method-")
+    """The method of a contender whose kind is ``method-NAME``, or ``corl-NAME`` for its rival."""
+    _, name = contender.kind.split("-", 1)
     return methods.get(name)(**METHOD_SIZES.get(name, {}))
 
 
@@ -284,6 +286,26 @@ KINDS |= {
         slow_to_start=True,
         precisions=(),
         many_seeds=True,
+    )
+    for name in method_flops.NAMES
+}
+
+
+def corl_trainer(contender: Contender) -> Runner:
+    """CORL's trainer of a method, with the method's batch."""
+    method = method_of(contender)
+    rival = corl.CorlTrainer(method.name, contender.workload.transitions(), method.batch_size)
+    return Runner(rival.run)
+
+
+KINDS |= {
+    f"corl-{name}": Kind(
+        f"CORL {methods.get(name).title}",
+        "other",
+        corl_trainer,
+        partial(corl.missing, name),
+        slow_to_start=True,
+        precisions=(),
     )
     for name in method_flops.NAMES
 }

@@ -10,7 +10,8 @@ rounds of random order; a step is one action.
 
 Mechanics differ between the two (D4RL's here, the installed MuJoCo's there), and so does what an
 action does to the ant (D4RL's steps twice as long as the packaged ones). The third column is our
-environments stepped one at a time, by the rival's loop.
+environments stepped one at a time, by the rival's loop. The last is the share of an evaluation that
+the simulator's own steps take: nothing around them can make it faster than the inverse of that.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import mujoco  # noqa: E402
 import numpy as np  # noqa: E402
 
 from bench.options import add_outputs, positive, positive_seconds, write_text  # noqa: E402
@@ -115,6 +117,25 @@ def side_by_side(environment: str, policy: Policy, seconds: float) -> float:
             env.step = step
 
 
+def simulator_share(environment: str, policy: Policy, seconds: float) -> float:
+    """The share of an evaluation's time that is spent in ``mujoco.mj_step``."""
+    inside, own = 0.0, mujoco.mj_step
+
+    def timed(*arguments: Any, **named: Any) -> None:
+        nonlocal inside
+        start = time.perf_counter()
+        own(*arguments, **named)
+        inside += time.perf_counter() - start
+
+    mujoco.mj_step = timed
+    try:
+        start = time.perf_counter()
+        side_by_side(environment, policy, seconds)
+        return inside / (time.perf_counter() - start)
+    finally:
+        mujoco.mj_step = own
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -141,6 +162,7 @@ def main() -> None:
         contenders[task, "gymnasium"] = lambda e=rival, p=policy: loop(e, p, arguments.window)
         contenders[task, "alone"] = lambda e=env, p=policy: loop(e, p, arguments.window)
         contenders[task, "iql_fast"] = lambda o=ours, p=policy: side_by_side(o, p, arguments.window)
+        contenders[task, "share"] = lambda o=ours, p=policy: simulator_share(o, p, arguments.window)
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
     order = random.Random(0)
     for run in contenders.values():
@@ -149,8 +171,8 @@ def main() -> None:
         for key in order.sample(list(contenders), len(contenders)):
             rates[key].append(contenders[key]())
 
-    print("| task | Gymnasium's | ours, one at a time | ours, in an evaluation | times |")
-    print("|---|---|---|---|---|")
+    print("| task | Gymnasium's | ours, one by one | ours, in an evaluation | times | simulator |")
+    print("|---|---|---|---|---|---|")
     results = []
     for task in arguments.tasks:
         cells, record = [], {"task": task}
@@ -161,8 +183,10 @@ def main() -> None:
             record |= {f"{name}_steps_per_s": median, f"{name}_all": found}
         pairs = zip(rates[task, "iql_fast"], rates[task, "gymnasium"], strict=True)
         record["times"] = statistics.median(own / other for own, other in pairs)
+        record["simulator_share"] = statistics.median(rates[task, "share"])
         results.append(record)
-        print(f"| {task} | {' | '.join(cells)} | {record['times']:.2f} |")
+        shares = f"{record['times']:.2f} | {record['simulator_share']:.0%}"
+        print(f"| {task} | {' | '.join(cells)} | {shares} |")
     if arguments.json:
         machine = computer.machine() | computer.versions()
         write_text(

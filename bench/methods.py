@@ -2,18 +2,21 @@
 
     python bench/methods.py                       # a few minutes, on a quiet machine
     python bench/throughput.py --methods          # the same
+    python bench/methods.py --corl FOLDER         # beside the trainers of a checkout of CORL
 
 The floor of a method is the rate at which the matrix products that its step needs
 (``bench/method_flops.py``) would run through torch's own 256x256x256 sgemm, measured in the same
 rounds: every contender has one window in each, in random order. Sizes are hopper's; each method has
 its own batch and networks, but that AWAC's are three layers for the policy and the critics, as
-CORL's, and BC has no dropout.
+CORL's, and BC has no dropout. A rival is one of CORL's programs as it is
+(``bench/rivals/corl.py``), eager and with its own batches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an install
 from bench import console, method_flops, processes, results, rounds
 from bench.contenders import Contender, method_of
 from bench.options import add_outputs, positive, positive_seconds, write_text
+from bench.rivals import corl
 from bench.workload import Workload, flops_a_step
 from iql_fast.support import cli
 from iql_fast.support.cores import usable_cores
@@ -45,6 +49,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=positive, nargs="+", metavar="N", help="default: 1, and all cores"
     )
+    parser.add_argument(
+        "--corl",
+        metavar="FOLDER",
+        help="a checkout of github.com/corl-team/CORL, whose trainers are timed in the same rounds",
+    )
     parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="default: 9")
     parser.add_argument(
         "--window",
@@ -63,12 +72,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
     workload = Workload(rows=asked.rows)
+    kinds = ["floor", *(f"method-{name}" for name in asked.names)]
+    if asked.corl:
+        os.environ[corl.FOLDER] = str(Path(asked.corl).resolve())  # for the contenders' processes
+        kinds += [f"corl-{name}" for name in asked.names]
     threads = sorted(set(asked.threads or {1, usable_cores()}))
-    contenders = [
-        Contender(kind, count, workload=workload)
-        for count in threads
-        for kind in ("floor", *(f"method-{name}" for name in asked.names))
-    ]
+    contenders = [Contender(kind, count, workload=workload) for count in threads for kind in kinds]
     with processes.Processes() as running:
         with console.progress(len(contenders), "starting") as advance:
             running.start(contenders, on_start=advance)
@@ -100,6 +109,15 @@ def line_of(row: results.Row, table: list[results.Row]) -> dict[str, Any] | None
     needed = method_flops.needed(method, contender.workload.obs_dim, contender.workload.act_dim)
     floor = results.floor_of(row, table)
     steps = None if floor is None else floor.median * flops_a_step(contender.workload) / needed
+    rival = next(
+        (
+            other
+            for other in table
+            if other.contender.kind == f"corl-{method.name}"
+            and other.contender.threads == contender.threads
+        ),
+        None,
+    )
     return {
         "method": method.name,
         "title": method.title,
@@ -110,6 +128,10 @@ def line_of(row: results.Row, table: list[results.Row]) -> dict[str, Any] | None
         "needed_mflop": needed / 1e6,
         "floor_steps_per_second": steps,
         "to_floor": None if steps is None else row.median / steps,
+        "rival_steps_per_second": None if rival is None else rival.median,
+        "rival_lowest": None if rival is None else rival.low,
+        "rival_highest": None if rival is None else rival.high,
+        "times_rival": None if rival is None else row.median / rival.median,
         "disturbed": row.disturbed,
     }
 
@@ -124,7 +146,8 @@ def show(
 
     machine = results.machine(table, left_out, workload)
     shown = Table(title=f"{machine['processor']}, torch {machine['torch']}")
-    for heading in ("method", "threads", "steps/s", "needed MFLOP", "floor", "to floor", ""):
+    headings = ("method", "threads", "steps/s", "needed MFLOP", "floor", "to floor")
+    for heading in (*headings, "CORL", "times CORL", ""):
         shown.add_column(heading, justify="left" if heading in ("method", "") else "right")
     for line in found:
         shown.add_row(
@@ -134,6 +157,8 @@ def show(
             f"{line['needed_mflop']:,.0f}",
             console.number(line["floor_steps_per_second"], 1),
             console.number(line["to_floor"]),
+            console.number(line["rival_steps_per_second"], 1),
+            console.number(line["times_rival"]),
             "noisy" if line["disturbed"] else "",
         )
     out = console.console()

@@ -113,13 +113,14 @@ struct Kernels {
   // The gradient of one panel of biases: d_bias [P] = the column sums of d_out, over m rows.
   void (*bias_gradient)(const Operand* d_out, int m, T* d_bias);
 
-  // The lists of m rows of in [m, k]; returns how many elements they hold.
-  std::size_t (*list_rows)(Rows<const Operand> in, int m, int k, Lists<Operand> lists);
+  // How many elements of in [m, k] are not zero: quicker than to list them in vain.
+  std::size_t (*count_nonzero)(Rows<const Operand> in, int m, int k);
 
-  // Piece `piece` of the lists of the columns of in [m, k]: these m rows, a piece at most; returns
-  // how many elements it holds.
-  std::size_t (*list_columns)(Rows<const Operand> in, int m, int k, Lists<Operand> lists,
-                              int piece);
+  // The lists of m rows of in [m, k].
+  void (*list_rows)(Rows<const Operand> in, int m, int k, Lists<Operand> lists);
+
+  // Piece `piece` of the lists of the columns of in [m, k]: these m rows, a piece at most.
+  void (*list_columns)(Rows<const Operand> in, int m, int k, Lists<Operand> lists, int piece);
 
   // The dense `forward` and `backward` whose first operand is given by the lists of its rows.
   // `sums`: room for panels_together panels of m rows.
@@ -155,6 +156,11 @@ struct Kernels {
 
   // Writes panel p (columns p*P ...) of a weight matrix [k, n] into its transpose [n, k].
   void (*transpose_panel)(const Operand* weight_panel, int k, int p, int n, Operand* weight_t);
+
+  // Whether products of in [m, k] are faster by the lists of its elements.
+  bool sparse(Rows<const Operand> in, int m, int k) const {
+    return list_density > 0 && double(count_nonzero(in, m, k)) <= list_density * m * k;
+  }
 
   // Pieces of a line of so many elements.
   int pieces_of(int length) const { return (length + piece - 1) / piece; }

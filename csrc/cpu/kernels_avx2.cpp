@@ -2,7 +2,7 @@
 #define IQL_VECTOR_BYTES 32
 #define IQL_TILE_ROWS 6
 #define IQL_LIST_LINES 1
-#define IQL_LIST_DENSITY 0.75
+#define IQL_LIST_DENSITY 0.45
 #include "cpu/kernels_impl.h"
 
 namespace iql::cpu::avx2 {

@@ -46,6 +46,7 @@ constexpr Kernels<T, Operand> table(
           forward<T, Operand>,
           weight_gradient<T, Operand>,
           bias_gradient<T, Operand>,
+          count_nonzero<T, Operand>,
           list_rows<T, Operand, Piece>,
           list_columns<T, Operand>,
           forward_lists<T, Operand, NP, Piece>,

@@ -132,10 +132,38 @@ inline int fill_up(Operand* value, std::uint8_t* place, int n) {
   return (n + 3) / 4 * 4;
 }
 
-template <class T, class Operand, int Piece>
-std::size_t list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists) {
-  constexpr int P = Vector<T>::kPanel;
+#if defined(__AVX512BF16__)
+inline int count_nonzero(const BFloat16* row) {
+  return __builtin_popcount(
+      _cvtmask32_u32(_mm512_test_epi16_mask(_mm512_load_si512(row), _mm512_set1_epi16(0x7fff))));
+}
+#endif
+
+template <class T, class Operand>
+std::size_t count_nonzero(Rows<const Operand> in, int m, int k) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   std::size_t total = 0;
+  for (int p = 0; p < panels<T>(k); ++p) {
+    const Operand* row = in.data + p * in.panel_stride;
+    // Columns past the last are zero, so a panel's whole row may be read.
+    if constexpr (std::is_same_v<Operand, T>) {
+      typename Index<sizeof(T)>::type zeros{};  // -1 for each, by lanes
+      for (int r = 0; r < m; ++r, row += P) {
+        zeros += load(row) == Vec<T>{};
+        zeros += load(row + W) == Vec<T>{};
+      }
+      total += std::size_t(m) * P;
+      for (int i = 0; i < W; ++i) total += static_cast<std::ptrdiff_t>(zeros[i]);
+    } else {
+      for (int r = 0; r < m; ++r, row += P) total += count_nonzero(row);
+    }
+  }
+  return total;
+}
+
+template <class T, class Operand, int Piece>
+void list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists) {
+  constexpr int P = Vector<T>::kPanel;
   for (int r = 0; r < m; ++r) {
     for (int piece = 0; piece < lists.pieces; ++piece) {
       const std::size_t list = std::size_t(r) * lists.pieces + piece;
@@ -147,17 +175,14 @@ std::size_t list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists
       for (int c = begin; c < end; c += P) {
         n = append_row<T>(in.data + (c / P) * in.panel_stride + r * P, c - begin, value, place, n);
       }
-      total += n;
       lists.count[list] = fill_up(value, place, n);
     }
   }
-  return total;
 }
 
 template <class T, class Operand>
-std::size_t list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> lists, int piece) {
+void list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> lists, int piece) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
-  std::size_t total = 0;
   for (int c0 = 0; c0 < k; c0 += W) {
     const Operand* panel = in.data + (c0 / P) * in.panel_stride;
     const int count = k - c0 < W ? k - c0 : W;
@@ -173,12 +198,10 @@ std::size_t list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> li
       }
     }
     for (int c = 0; c < count; ++c) {
-      total += n[c];
       lists.count[std::size_t(c0 + c) * lists.pieces + piece] =
           fill_up(lists.value + first + c * next, lists.place + first + c * next, n[c]);
     }
   }
-  return total;
 }
 
 }  // namespace

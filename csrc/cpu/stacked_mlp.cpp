@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "cpu/memory.h"
@@ -16,6 +17,24 @@ constexpr std::int64_t kChunkRows = 1024;
 
 std::int64_t ceiling(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+// Part of a row. Of a whole panel's width it is copied in place, since a call costs more.
+template <class T>
+inline void copy(const T* from, int width, T* to) {
+  switch (width) {
+    case 8:
+      std::memcpy(to, from, 8 * sizeof(T));
+      break;
+    case 16:
+      std::memcpy(to, from, 16 * sizeof(T));
+      break;
+    case 32:
+      std::memcpy(to, from, 32 * sizeof(T));
+      break;
+    default:
+      std::memcpy(to, from, width * sizeof(T));
+  }
+}
+
 // Some rows of a matrix [rows, columns] into a panel matrix; and back.
 template <class T>
 void to_panels(const T* from, std::int64_t rows, int columns, int P, Rows<T> to) {
@@ -23,7 +42,7 @@ void to_panels(const T* from, std::int64_t rows, int columns, int P, Rows<T> to)
     const int width = std::min(P, columns - c);
     T* panel = to.data + c / P * to.panel_stride;
     for (std::int64_t r = 0; r < rows; ++r, panel += P) {
-      std::memcpy(panel, from + r * columns + c, width * sizeof(T));
+      copy(from + r * columns + c, width, panel);
       if (width < P) std::memset(panel + width, 0, (P - width) * sizeof(T));
     }
   }
@@ -40,7 +59,7 @@ void from_panels(Rows<const T> from, std::int64_t rows, int columns, int P, bool
       if (add) {
         for (int i = 0; i < width; ++i) row[i] += panel[i];
       } else {
-        std::memcpy(row, panel, width * sizeof(T));
+        copy(panel, width, row);
       }
     }
   }
@@ -71,9 +90,27 @@ int StackedMlp<T>::block_rows(std::int64_t rows) const {
   return static_cast<int>(std::clamp<std::int64_t>(ceiling(each, 16) * 16, 32, kernels_.piece));
 }
 
+// Calls body for ranges of items, shared out so that what the items cost is much the same for each
+// thread.
 template <class T>
-bool StackedMlp<T>::sparse(std::size_t nonzero, std::int64_t elements) const {
-  return double(nonzero) <= kernels_.list_density * double(elements);
+void StackedMlp<T>::share_by_cost(const std::vector<std::int64_t>& costs,
+                                  const std::function<void(Range)>& body) const {
+  const auto count = static_cast<std::int64_t>(costs.size());
+  const std::int64_t total = std::accumulate(costs.begin(), costs.end(), std::int64_t{0});
+  std::vector<std::int64_t> bounds{0};  // of each thread's items
+  std::int64_t before = 0;
+  for (std::int64_t i = 0; i < count; before += costs[i++]) {
+    // A thread's share ends at the item whose middle lies past it.
+    while (static_cast<int>(bounds.size()) < threads_ &&
+           (2 * before + costs[i]) * threads_ >
+               2 * total * static_cast<std::int64_t>(bounds.size())) {
+      bounds.push_back(i);
+    }
+  }
+  bounds.resize(threads_ + 1, count);
+  share_out_(threads_, [&](Range threads) {
+    for (std::int64_t t = threads.begin; t < threads.end; ++t) body({bounds[t], bounds[t + 1]});
+  });
 }
 
 // Every net's weights as the kernels read them.
@@ -94,7 +131,11 @@ typename StackedMlp<T>::Packed StackedMlp<T>::pack(Layers<T> layers, bool forwar
                                                    bool input_gradient) const {
   const int P = kernels_.panel, head = hidden_layers();
   Packed packed;
-  std::vector<std::int64_t> first_panel{0};  // of each hidden layer, then of the head
+  struct Part {
+    int net, layer, panel;
+  };
+  std::vector<Part> parts;
+  std::vector<std::int64_t> costs;
   for (int l = 0; l <= head; ++l) {
     const int k = sizes_[l], n = sizes_[l + 1];
     packed.weight.push_back(packed.net);
@@ -102,19 +143,24 @@ typename StackedMlp<T>::Packed StackedMlp<T>::pack(Layers<T> layers, bool forwar
     packed.net += l == head ? n * padded(k) : forward ? k * padded(n) : padded(n) * padded(k);
     packed.bias.push_back(packed.net);
     packed.net += padded(n);
-    first_panel.push_back(first_panel.back() + (l == head ? 1 : panels(n)));
+  }
+  for (int e = 0; e < nets_; ++e) {
+    for (int l = 0; l <= head; ++l) {
+      if (l == 0 && !forward && !input_gradient) continue;
+      for (int p = 0; p < (l == head ? 1 : panels(sizes_[l + 1])); ++p) {
+        parts.push_back({e, l, p});
+        costs.push_back(std::int64_t(sizes_[l]) * std::min(P, sizes_[l + 1]));
+      }
+    }
   }
   packed.values = std::make_unique<Buffer<T>>(nets_ * packed.net, Contents::kAny);
-  share_out_(nets_ * first_panel.back(), [&](Range range) {
+  share_by_cost(costs, [&](Range range) {
     Buffer<T> panel(forward ? 0 : *std::max_element(sizes_.begin(), sizes_.end()) * P,
                     Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
-      const std::int64_t e = i / first_panel.back(), place = i % first_panel.back();
-      const int l =
-          static_cast<int>(std::upper_bound(first_panel.begin(), first_panel.end(), place) -
-                           first_panel.begin() - 1);
-      const int p = static_cast<int>(place - first_panel[l]), k = sizes_[l], n = sizes_[l + 1];
-      const T* weight = layers.weight[l] + e * k * n;
+      const auto [e, l, p] = parts[i];
+      const int k = sizes_[l], n = sizes_[l + 1];
+      const T* weight = layers.weight[l] + std::int64_t(e) * k * n;
       T* to = packed.values->data() + e * packed.net + packed.weight[l];
       if (forward && p == 0) {
         T* bias = packed.values->data() + e * packed.net + packed.bias[l];
@@ -129,12 +175,11 @@ typename StackedMlp<T>::Packed StackedMlp<T>::pack(Layers<T> layers, bool forwar
         }
         continue;
       }
-      if (!forward && l == 0 && !input_gradient) continue;
       T* into = forward ? to + std::size_t(p) * k * P : panel.data();
       const int width = std::min(P, n - p * P);
       for (int r = 0; r < k; ++r) {
-        std::memcpy(into + r * P, weight + std::int64_t(r) * n + p * P, width * sizeof(T));
-        std::fill(into + r * P + width, into + (r + 1) * P, T(0));
+        copy(weight + std::int64_t(r) * n + p * P, width, into + r * P);
+        if (width < P) std::fill(into + r * P + width, into + (r + 1) * P, T(0));
       }
       if (!forward) kernels_.transpose_panel(into, k, p, n, to);
     }
@@ -153,7 +198,8 @@ template <class T>
 void StackedMlp<T>::layer_forward(const T* weight, const T* bias, Rows<const T> in, int m, int k,
                                   int n, bool after_relu, Lists<T> lists, T* sums,
                                   Rows<T> out) const {
-  if (after_relu && sparse(kernels_.list_rows(in, m, k, lists), std::int64_t(m) * k)) {
+  if (after_relu && kernels_.sparse(in, m, k)) {
+    kernels_.list_rows(in, m, k, lists);
     kernels_.forward_lists(lists, m, k, weight, bias, n, sums, out);
   } else {
     kernels_.dense.forward(in, m, k, weight, bias, n, nullptr, out);
@@ -275,14 +321,14 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
       const auto pass = [&](int l, Rows<const T> in, Rows<T> d_in) {
         const Rows<T> d = gradient(l);
         const int k = sizes_[l], n = sizes_[l + 1];
-        const Lists<T> nonzero = lists.in_pieces(kernels_.pieces_of(n));
-        if (sparse(kernels_.list_rows({d.data, d.panel_stride}, m, n, nonzero),
-                   std::int64_t(m) * n)) {
+        const Rows<const T> d_out{d.data, d.panel_stride};
+        if (kernels_.sparse(d_out, m, n)) {
+          const Lists<T> nonzero = lists.in_pieces(kernels_.pieces_of(n));
+          kernels_.list_rows(d_out, m, n, nonzero);
           kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), sums.data(),
                                   d_in);
         } else {
-          kernels_.dense.backward({d.data, d.panel_stride}, m, n, packed.weights_of(e, l), in, k,
-                                  T(1), nullptr, d_in);
+          kernels_.dense.backward(d_out, m, n, packed.weights_of(e, l), in, k, T(1), nullptr, d_in);
         }
       };
       kernels_.head_backward(d_out + (e * rows_ + row) * outputs, m, outputs,
@@ -293,9 +339,12 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
         pass(l, in, gradient(l - 1));
         if (chunk.columns.empty()) continue;
         // Listed here, while they are in the cache.
-        const Lists<T> columns = chunk.columns[e * head + l]->in_pieces(chunk.blocks);
-        chunk.listed[(e * head + l) * chunk.blocks + block] = sparse(
-            kernels_.list_columns(in, m, sizes_[l], columns, block), std::int64_t(m) * sizes_[l]);
+        char& listed = chunk.listed[(e * head + l) * chunk.blocks + block];
+        listed = kernels_.sparse(in, m, sizes_[l]);
+        if (listed) {
+          kernels_.list_columns(in, m, sizes_[l],
+                                chunk.columns[e * head + l]->in_pieces(chunk.blocks), block);
+        }
       }
       if (d_x != nullptr) {
         pass(0, {everywhere.data(), block_stride}, {d_input.data(), block_stride});
@@ -315,28 +364,41 @@ template <class T>
 void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, const Chunk& chunk,
                                     T* const* d_weight, T* const* d_bias) const {
   const int P = kernels_.panel, head = hidden_layers(), outputs = sizes_.back();
-  const int m = static_cast<int>(chunk.rows), together = kernels_.panels_together;
+  const int m = static_cast<int>(chunk.rows);
   const bool add = chunk.begin > 0;
   std::vector<int> piece_rows;
   for (int block = 0; block < chunk.blocks; ++block) piece_rows.push_back(block * chunk.block);
-  std::vector<int> first_group{0};  // of each hidden layer's panels, `together` a group; the head
-  std::size_t largest = outputs * (padded(sizes_[head]) + 1);
-  for (int l = 0; l < head; ++l) {
-    first_group.push_back(first_group.back() +
-                          static_cast<int>(ceiling(panels(sizes_[l + 1]), together)));
-    largest = std::max(largest, std::size_t(sizes_[l]) * P * together);
-  }
-  const int groups = first_group.back() + 1;
-  const auto give = [add](const T* from, int count, T* to) {
-    for (int i = 0; i < count; ++i) to[i] = add ? to[i] + from[i] : from[i];
+
+  struct Part {
+    int net, layer, panel, panels;
+    bool listed;
   };
-  share_out_(std::int64_t(nets_) * groups, [&](Range range) {
+  std::vector<Part> parts;
+  std::vector<std::int64_t> costs;
+  std::size_t largest = outputs * (padded(sizes_[head]) + 1);
+  for (int e = 0; e < nets_; ++e) {
+    for (int l = 0; l < head; ++l) {
+      const char* block = chunk.listed.data() + std::size_t(e * head + l) * chunk.blocks;
+      const bool listed =
+          l > 0 && std::all_of(block, block + chunk.blocks, [](char b) { return b != 0; });
+      const int all = panels(sizes_[l + 1]), together = listed ? kernels_.panels_together : 1;
+      for (int p = 0; p < all; p += together) {
+        parts.push_back({e, l, p, std::min(together, all - p), listed});
+        costs.push_back(std::int64_t(sizes_[l]) * P * parts.back().panels);
+        largest = std::max(largest, std::size_t(costs.back()));
+      }
+    }
+    parts.push_back({e, head, 0, 0, false});
+    costs.push_back(std::int64_t(sizes_[head]) * outputs);
+  }
+  const auto give = [add](const T* from, int count, T* to) {
+    if (!add) return copy(from, count, to);
+    for (int i = 0; i < count; ++i) to[i] += from[i];
+  };
+  share_by_cost(costs, [&](Range range) {
     Buffer<T> gradient(largest, Contents::kAny), bias(std::max(P, outputs), Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
-      const int e = static_cast<int>(i / groups), group = static_cast<int>(i % groups);
-      const int l =
-          static_cast<int>(std::upper_bound(first_group.begin(), first_group.end(), group) -
-                           first_group.begin() - 1);
+      const auto [e, l, p, count, listed] = parts[i];
       const int k = sizes_[l], n = sizes_[l + 1];
       T* d_w = d_weight[l] + std::int64_t(e) * k * n;
       T* d_b = d_bias[l] + std::int64_t(e) * n;
@@ -354,12 +416,10 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
         give(bias.data(), n, d_b);
         continue;
       }
-      const int p = (group - first_group[l]) * together, count = std::min(together, panels(n) - p);
       const std::size_t panel_size = std::size_t(k) * P;
       const Rows<T> all = chunk.gradient_rows(l, e, 0, P);
       const Rows<const T> d{all.data + p * all.panel_stride, all.panel_stride};
-      const char* listed = chunk.listed.data() + std::size_t(e * head + l) * chunk.blocks;
-      if (l > 0 && std::all_of(listed, listed + chunk.blocks, [](char b) { return b != 0; })) {
+      if (listed) {
         kernels_.weight_gradient_lists(chunk.columns[e * head + l]->in_pieces(chunk.blocks),
                                        piece_rows.data(), k, d, count, gradient.data());
       } else {

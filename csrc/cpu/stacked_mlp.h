@@ -54,8 +54,9 @@ class StackedMlp {
   std::size_t padded(int columns) const;
   int panels(int columns) const { return static_cast<int>(padded(columns)) / kernels_.panel; }
   int block_rows(std::int64_t rows) const;
-  bool sparse(std::size_t nonzero, std::int64_t elements) const;
 
+  void share_by_cost(const std::vector<std::int64_t>& costs,
+                     const std::function<void(Range)>& body) const;
   Packed pack(Layers<T> layers, bool forward, bool input_gradient) const;
   Rows<const T> hidden_rows(const T* const* hidden, int layer, int net, std::int64_t row) const;
   void layer_forward(const T* weight, const T* bias, Rows<const T> in, int m, int k, int n,

@@ -45,14 +45,14 @@ void Passes<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weights,
   }
 }
 
-// Lists the nonzero elements of a matrix's rows; returns whether there are few enough for its
-// products to go by lists. Where no product does, there are no lists.
+// Lists the nonzero elements of a matrix's rows, where there are few enough for its products to go
+// by lists; returns whether there are.
 template <class T, class Operand>
 bool Passes<T, Operand>::list_rows(Rows<const Operand> matrix, int rows, int columns,
                                    cpu::Lists<Operand> lists) const {
-  if (setup_.kernels.list_density == 0) return false;
-  const std::size_t nonzero = setup_.kernels.list_rows(matrix, rows, columns, lists);
-  return double(nonzero) <= setup_.kernels.list_density * rows * columns;
+  if (!setup_.kernels.sparse(matrix, rows, columns)) return false;
+  setup_.kernels.list_rows(matrix, rows, columns, lists);
+  return true;
 }
 
 template <class T, class Operand>

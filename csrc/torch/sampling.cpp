@@ -9,6 +9,9 @@
 namespace iql::ops {
 namespace {
 
+// Rows of a dataset lie anywhere in memory: so many are on their way while others are copied.
+constexpr std::int64_t kRowsAhead = 32;
+
 void check_state(const Tensor& state, std::int64_t n, std::int64_t rows) {
   TORCH_CHECK(state.scalar_type() == at::kLong && state.dim() == 1 && state.sym_size(0) == 2,
               "batch_rows_: the state must be an int64 tensor [seed, step]");
@@ -102,6 +105,11 @@ std::vector<Tensor> gather_rows_cpu(TensorList columns, const Tensor& rows) {
     const std::int64_t bytes_each = std::max<std::int64_t>(1, static_cast<std::int64_t>(bytes));
     share_out(n, std::max<std::int64_t>(1, 4 * kGrain / bytes_each), [&](cpu::Range range) {
       for (std::int64_t i = range.begin; i < range.end; ++i) {
+        if (bytes > 0 && i + kRowsAhead < range.end) {
+          const char* ahead = from + row[i + kRowsAhead] * bytes;
+          __builtin_prefetch(ahead);
+          __builtin_prefetch(ahead + bytes - 1);
+        }
         std::memcpy(to + i * bytes, from + row[i] * bytes, bytes);
       }
     });

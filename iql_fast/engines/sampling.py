@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from iql_fast.data.dataset import Transitions
 from iql_fast.formulas import philox
@@ -35,30 +36,48 @@ class Batches:
     def __init__(
         self, data: Transitions, seeds: Sequence[int], size: int, dtype: torch.dtype, native: bool
     ) -> None:
+        from iql_fast import ops  # not above: where the extension is missing its import warns
+
         self._names = list(data.columns())
         self._columns = [torch.from_numpy(x) for x in data.columns().values()]
         self._seeds, self._size = torch.tensor(list(seeds)), size
         self._dtype, self._native = dtype, native
+        if native:
+            self._gather_rows = ops.native.operator("gather_rows")
+            self._batch_rows_ = ops.native.operator("batch_rows_")
         self._ahead = max(1, DRAWN_AT_ONCE // (len(seeds) * size))
         self._rows = torch.empty(0)
         self._from = -1
 
     def at(self, step: int) -> Batch:
         """The batch of a (0-based) step."""
-        begin = step - step % self._ahead
-        if begin != self._from:
-            steps = torch.arange(begin, begin + self._ahead)
-            count = len(self._columns[0])
-            self._rows = philox.batch_rows_of(self._seeds, steps, self._size, count)
-            self._from = begin
-        rows = self._rows[step - begin].flatten()
+        rows = self._rows_at(step)
         if self._native:
-            gathered = torch.ops.iql_fast.gather_rows(self._columns, rows)
+            gathered = self._gather_rows(self._columns, rows)
         else:
             gathered = [column[rows] for column in self._columns]
         lead = (len(self._seeds), self._size)
-        parts = [x.view(*lead, *x.shape[1:]).to(self._dtype) for x in gathered]
-        return Batch(**dict(zip(self._names, parts, strict=True)))
+        parts = {
+            name: x.view(*lead, *x.shape[1:]).to(self._dtype)
+            for name, x in zip(self._names, gathered, strict=True)
+        }
+        return Batch(**parts)
+
+    def _rows_at(self, step: int) -> Tensor:
+        """The dataset's rows of a step's batches, one seed's after the other, ``[S * B]``."""
+        count = len(self._columns[0])
+        if self._native:
+            drawn = [
+                self._batch_rows_(torch.tensor([seed, step]), self._size, count)
+                for seed in self._seeds.tolist()
+            ]
+            return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
+        begin = step - step % self._ahead
+        if begin != self._from:
+            steps = torch.arange(begin, begin + self._ahead)
+            self._rows = philox.batch_rows_of(self._seeds, steps, self._size, count)
+            self._from = begin
+        return self._rows[step - begin].flatten()
 
 
 def batch_statistics(batch: Batch, index: int) -> dict[str, float]:

@@ -69,7 +69,10 @@ class TorchStep:
             name: torch.tensor(method.per_seed(name, S), dtype=like.dtype, device=like.device)
             for name in method.per_seed_names()
         }
-        self._alike = {name: len(set(x.tolist())) == 1 for name, x in self._settings.items()}
+        # Of the settings that are the same for all seeds, their values.
+        self._shared = {
+            name: float(x[0]) for name, x in self._settings.items() if len(set(x.tolist())) == 1
+        }
         self._counts = {
             w.net.name: [torch.zeros((), dtype=torch.float32) for _ in w.leaves]
             for w in self.weights.values()
@@ -184,8 +187,8 @@ class TorchStep:
         with torch.no_grad():
             for name in nets:
                 to, of = self.targets[name], self.weights[name]
-                if self._alike["polyak"]:
-                    alpha = float(self._settings["polyak"][0])
+                if "polyak" in self._shared:
+                    alpha = self._shared["polyak"]
                     self._polyak_update_([to.flat], [of.flat], alpha, native=self.native)
                     continue
                 alpha_of = self._settings["polyak"]
@@ -202,33 +205,35 @@ class TorchStep:
 
     # Adam (Kingma and Ba, 2015).
 
-    def _rate(self, name: str, net: Net) -> Tensor:
-        rate = self._settings[net.rate]
-        if net.schedule:
-            progress = min(self.method.updates(name, self.index), net.schedule) / net.schedule
-            rate = rate * (0.5 * (1 + math.cos(math.pi * progress)))
-        return rate
+    def _left_of_rate(self, name: str, net: Net) -> float:
+        """What the schedule has left of a network's learning rate, as a share."""
+        if not net.schedule:
+            return 1.0
+        progress = min(self.method.updates(name, self.index), net.schedule) / net.schedule
+        return 0.5 * (1 + math.cos(math.pi * progress))
 
     def _move_net(self, name: str, weights: Weights, gradients: Sequence[Tensor]) -> None:
         net = weights.net
-        rate = self._rate(name, net)
+        left = self._left_of_rate(name, net)
         if net.decoupled_decay:
+            rate = self._settings[net.rate] * left
             for piece in weights.constant:
                 piece *= 1 - net.decoupled_decay * self._each(rate, piece)
-        if self.native and self._alike[net.rate]:
+        if self.native and net.rate in self._shared:
             self._adam_(
                 weights.constant,
                 [gradient.contiguous() for gradient in gradients],
                 *weights.moments,
                 self._counts[net.name],
                 [],
-                float(rate[0]),
+                self._shared[net.rate] * left,
                 *ADAM_BETAS,
                 ADAM_EPSILON,
                 net.decay,
                 0.0,
             )
             return
+        rate = self._settings[net.rate] * left
         count = self.method.updates(name, self.index) + 1
         for piece, gradient, m, v in zip(
             weights.constant, gradients, *weights.moments, strict=True
