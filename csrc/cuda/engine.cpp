@@ -277,8 +277,9 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
   d.failures = allocate_pinned(2 * S * sizeof(FailureRecord));
   d.parameters.resize(d.parameter_count());
 
-  const std::vector<const float*> from = Device::pointers(
-      data.observations, data.actions, data.rewards, data.masks, data.next_observations);
+  const std::vector<const float*> from =
+      Device::pointers(data.logged.observations, data.logged.actions, data.logged.rewards,
+                       data.logged.masks, data.logged.next_observations);
   const std::vector<std::size_t> widths = d.column_widths();
   std::vector<float*> at;
   for (std::size_t c = 0; c < from.size(); ++c) {

@@ -14,15 +14,16 @@ void Batches<T, Operand>::draw_rows(const Seed<T, Operand>& seed, std::int64_t s
     for (int i = 0; i < count; i += 16) __builtin_prefetch(from + i);
     __builtin_prefetch(from + count - 1);
   };
+  const std::int64_t size = setup_.data.size();
   for (int r = begin; r < end; ++r) {
-    const std::int64_t from = batch_row(seed.key, step, r, setup_.data.rows);
-    w.rows[r] = from;
-    fetch(setup_.data.observations + from * O, O);
-    fetch(setup_.data.actions + from * A, A);
-    if (parts.next_observation) fetch(setup_.data.next_observations + from * O, O);
+    w.rows[r] = batch_row(seed.key, step, r, size);
+    const auto [columns, row] = setup_.data.at(seed.index, w.rows[r]);
+    fetch(columns.observations + row * O, O);
+    fetch(columns.actions + row * A, A);
+    if (parts.next_observation) fetch(columns.next_observations + row * O, O);
     if (parts.reward_and_mask) {
-      fetch(setup_.data.rewards + from, 1);
-      fetch(setup_.data.masks + from, 1);
+      fetch(columns.rewards + row, 1);
+      fetch(columns.masks + row, 1);
     }
   }
 }
@@ -57,7 +58,8 @@ void Batches<T, Operand>::gather(int index, const GivenBatch<T>* given, Parts pa
     if (given != nullptr) {
       take(*given, index * B + r, r);
     } else {
-      take(setup_.data, w.rows[r], r);
+      const auto [columns, row] = setup_.data.at(index, w.rows[r]);
+      take(columns, row, r);
     }
   }
 }

@@ -1,6 +1,7 @@
 // What the engines are given and what they report.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -61,17 +62,42 @@ inline Moment moment(const std::vector<Stage>& stages, std::int64_t step) {
   }
 }
 
-// Columns that the caller keeps alive. `rows` may grow between runs, as a fine-tuning buffer does.
-struct Dataset {
+// Columns of transitions, which the caller keeps alive.
+struct Columns {
   const float* observations;       // [rows, obs_dim]
   const float* actions;            // [rows, act_dim]
   const float* rewards;            // [rows]
   const float* masks;              // [rows]
   const float* next_observations;  // [rows, obs_dim]
-  std::int64_t rows;
 };
 
-// One batch a seed, given by the caller: a leading axis S on the columns of Dataset.
+// What is trained on: logged transitions, which all seeds have in common, and those that each seed
+// has met since. Both together are a ring, first in, first out, whose first places the logged ones
+// have.
+struct Dataset {
+  Columns logged{};
+  std::int64_t rows = 0;
+
+  // Those of seed s from row s * slots on: number k of them in slot k % capacity.
+  Columns met{};
+  std::int64_t slots = 0, met_rows = 0;
+  std::int64_t capacity = 0;  // of the ring, where transitions are met; no fewer than `rows`
+
+  std::int64_t size() const { return met_rows == 0 ? rows : std::min(rows + met_rows, capacity); }
+
+  // Where a place of the ring is to be read: a row of some columns.
+  struct Source {
+    const Columns& columns;
+    std::int64_t row;
+  };
+  Source at(int seed_index, std::int64_t place) const {
+    const std::int64_t slot = place < rows ? place - rows + capacity : place - rows;
+    return met_rows > 0 && slot < met_rows ? Source{met, seed_index * slots + slot}
+                                           : Source{logged, place};
+  }
+};
+
+// One batch a seed, given by the caller: a leading axis S on the columns.
 template <class T>
 struct GivenBatch {
   const T *observations, *actions, *rewards, *masks, *next_observations;

@@ -56,7 +56,14 @@ class CpuEngine {
   std::int64_t run(std::int64_t steps, const std::function<bool()>& interrupted);
   void step_on(const GivenBatch<T>& batch);
 
-  void set_rows(std::int64_t rows) { setup_.data.rows = rows; }
+  // Transitions that are met while training goes on, as Dataset has them; the caller keeps and
+  // fills the columns. `met_rows` may grow between runs.
+  void meet(const Columns& met, std::int64_t slots, std::int64_t capacity) {
+    setup_.data.met = met;
+    setup_.data.slots = slots;
+    setup_.data.capacity = capacity;
+  }
+  void set_met_rows(std::int64_t rows) { setup_.data.met_rows = rows; }
 
   std::int64_t step() const { return step_; }
   void set_step(std::int64_t step) { step_ = step; }

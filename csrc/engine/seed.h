@@ -14,9 +14,10 @@ namespace iql::engine {
 
 template <class T, class Operand>
 struct Seed {
-  Seed(const Setup<T, Operand>& setup, std::size_t index)
-      : key(setup.config.seeds[index]),
-        hyper(setup.config.hyper[index]),
+  Seed(const Setup<T, Operand>& setup, std::size_t number)
+      : index(static_cast<int>(number)),
+        key(setup.config.seeds[number]),
+        hyper(setup.config.hyper[number]),
         clipped_log_std(setup.config.act_dim),
         inverse_std(setup.config.act_dim),
         free_log_std(setup.config.act_dim) {
@@ -27,6 +28,7 @@ struct Seed {
     }
   }
 
+  const int index;  // among the seeds
   const std::uint64_t key;
   const SeedHyperparameters hyper;
   std::vector<Network<T, Operand>> networks;  // NetworkId order: value, actor, critic 0, ...

@@ -47,7 +47,7 @@ struct Setup {
   }
 
   const Config config;
-  Dataset data;  // its rows may grow between runs
+  Dataset data;  // what was met may grow between runs
   const cpu::Kernels<T, Operand>& kernels;
   // Rows that go through all layers of a network together, at most: their activations stay in the
   // L2 cache from one layer to the next.

@@ -9,6 +9,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "engine/config.h"
 
@@ -120,6 +121,33 @@ class PyEngine {
 
   Engine& engine() { return engine_; }
 
+  // Columns [S, slots, ...] of transitions that are met while training goes on; they are kept, and
+  // read in place.
+  void meet(Array<float> observations, Array<float> actions, Array<float> rewards,
+            Array<float> masks, Array<float> next_observations, std::int64_t capacity) {
+    const auto S = static_cast<pybind11::ssize_t>(config_.seeds.size());
+    const pybind11::ssize_t N = columns_[2].size(), O = config_.obs_dim, A = config_.act_dim;
+    const pybind11::ssize_t slots = rewards.ndim() == 2 ? rewards.shape(1) : 0;
+    if (slots < 1 || slots > capacity || capacity < N || capacity >= std::int64_t{1} << 32) {
+      throw std::invalid_argument(
+          "the capacity must be from the dataset's rows to 2^32 - 1, and no less than the slots");
+    }
+    engine_.meet({checked(observations, {S, slots, O}, "observations"),
+                  checked(actions, {S, slots, A}, "actions"),
+                  checked(rewards, {S, slots}, "rewards"), checked(masks, {S, slots}, "masks"),
+                  checked(next_observations, {S, slots, O}, "next_observations")},
+                 slots, capacity);
+    met_ = {observations, actions, rewards, masks, next_observations};
+    capacity_ = capacity;
+  }
+
+  void set_met_rows(std::int64_t rows) {
+    const bool fits =
+        !met_.empty() && rows >= 0 && (rows <= met_[2].shape(1) || met_[2].shape(1) == capacity_);
+    if (!fits) throw std::invalid_argument("there are no slots for so many transitions");
+    engine_.set_met_rows(rows);
+  }
+
  private:
   std::size_t piece_size(int network, int piece) const {
     const int kind = network < engine::kCritic ? network : engine::kCritic;
@@ -136,15 +164,18 @@ class PyEngine {
     if (N < 1 || N >= pybind11::ssize_t{1} << 32) {
       throw std::invalid_argument("the dataset must have between 1 and 2^32 - 1 rows");
     }
-    return {checked(columns_[0], {N, O}, "observations"),
-            checked(columns_[1], {N, A}, "actions"),
-            checked(columns_[2], {N}, "rewards"),
-            checked(columns_[3], {N}, "masks"),
-            checked(columns_[4], {N, O}, "next_observations"),
-            N};
+    engine::Dataset data;
+    data.logged = {checked(columns_[0], {N, O}, "observations"),
+                   checked(columns_[1], {N, A}, "actions"), checked(columns_[2], {N}, "rewards"),
+                   checked(columns_[3], {N}, "masks"),
+                   checked(columns_[4], {N, O}, "next_observations")};
+    data.rows = N;
+    return data;
   }
 
   Array<float> columns_[5];
+  std::vector<Array<float>> met_;
+  std::int64_t capacity_ = 0;
   engine::Config config_;
   Engine engine_;
 };

@@ -41,6 +41,10 @@ class Transitions:
         """Those that it has, by name."""
         return {name: column for name, column in vars(self).items() if column is not None}
 
+    def gather(self, index: int, rows: NDArray[np.int64]) -> dict[str, FloatArray]:  # noqa: ARG002
+        """The columns at some rows ``[B]``, the same for each seed."""
+        return {name: column[rows] for name, column in self.columns().items()}
+
     def __len__(self) -> int:
         return int(self.rewards.shape[0])
 

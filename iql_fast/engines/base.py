@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iql_fast.data.dataset import FloatArray
+from iql_fast.data.replay import Replay
 from iql_fast.methods import ranges
 from iql_fast.methods.iql import IQL, TRAINED
 from iql_fast.policies.acting import Acting
@@ -150,3 +152,14 @@ class Engine(Protocol):
 
     def policy(self, index: int) -> Acting:
         """The policy of the ``index``-th seed, as plain arrays that evaluation can ship around."""
+
+
+class OnlineEngine(Engine, Protocol):
+    """An engine whose seeds can meet transitions of their own while they are trained."""
+
+    def meet(self, replay: Replay) -> None:
+        """Train on a replay of the dataset from now on; what it holds is read at each ``run``."""
+
+    def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
+        """Sampled actions ``[S, A]``, not clipped, for an observation of each seed ``[S, O]`` and
+        standard normal noise ``[S, A]``."""

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
+import torch
+
+from iql_fast.data.dataset import FloatArray, Transitions
+from iql_fast.data.replay import Replay
+from iql_fast.engines.base import Hyperparameters, Metrics, NetworkSpec, Precision
+from iql_fast.engines.exclusive import exclusive
 from iql_fast.engines.native import NativeEngine
+from iql_fast.formulas.distributions import gaussian_sample
+from iql_fast.policies.policy import LOG_STD_RANGE
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
@@ -50,6 +56,36 @@ class CpuEngine(NativeEngine):
             return kind(*arguments)
         except RuntimeError as error:  # a kernel set asked for that this machine cannot run
             raise UserError(str(error)) from None
+
+    @exclusive
+    def run(self, steps: int) -> Metrics:
+        if isinstance(self.data, Replay):
+            self._native.set_met_rows(self.data.met_rows)
+        return super().run(steps)
+
+    @exclusive
+    def meet(self, replay: Replay) -> None:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        self._native.meet(**replay.met, capacity=replay.capacity)
+        self.data = replay
+
+    @exclusive
+    def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        from iql_fast.ops import plain  # not above: where the extension is missing its import warns
+
+        of = [self._actor(index) for index in range(len(self.seeds))]
+        layers = (len(of[0]) - 1) // 2
+        weights, biases = (
+            [torch.stack([seed[2 * i + part] for seed in of]) for i in range(layers)]
+            for part in range(2)
+        )
+        weights = [weight.transpose(1, 2) for weight in weights]
+        seen, drawn = (torch.from_numpy(x[:, None]).to(self.dtype) for x in (observations, noise))
+        mean = torch.tanh(plain.stacked_mlp(seen, weights, biases))
+        log_std = torch.stack([seed[-1] for seed in of]).clamp(*LOG_STD_RANGE)[:, None]
+        actions: FloatArray = gaussian_sample(mean, log_std, drawn)[:, 0].float().numpy()
+        return actions
 
     @property
     def kernel_set(self) -> str:

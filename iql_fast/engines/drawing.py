@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from iql_fast.formulas import philox
@@ -46,8 +48,20 @@ def kept(
     words = generator.random_raw((count + 3) // 4).astype("<u8", copy=False).view("<i2")
     share = round(probability * 2**16) / 2**16
     threshold = round(share * 2**16) - 2**15
-    keep = torch.from_numpy(words[:count]) >= threshold
-    return torch.where(keep, torch.tensor(1 / (1 - share), dtype=dtype), 0.0)
+    # In numpy, which multiplies flags in half the time.
+    single = np.float32 if dtype == torch.float32 else np.float64
+    factors = np.multiply(words[:count] >= threshold, 1 / (1 - share), dtype=single)
+    return torch.from_numpy(factors)
+
+
+def explorations(seeds: Sequence[int], numbers: Sequence[int], act_dim: int) -> NDArray[np.float32]:
+    """Standard normal noise of the actions that were taken as those numbers, ``[K, S, A]``."""
+    index = torch.arange((act_dim + 3) // 4)
+    keys, steps = torch.tensor(list(seeds))[:, None], torch.tensor(list(numbers))[:, None, None]
+    words = philox.draw(keys, steps, philox.EXPLORATION, index)
+    flat = torch.stack(normals(words), -1).flatten(2)[..., :act_dim]
+    noise: NDArray[np.float32] = flat.float().numpy()
+    return noise
 
 
 def uniform(words: Tensor) -> Tensor:

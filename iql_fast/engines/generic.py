@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iql_fast.data.dataset import Transitions
+from iql_fast.data.dataset import FloatArray, Transitions
+from iql_fast.data.replay import Replay
 from iql_fast.engines.base import DTYPES, Metrics, Precision, check_steps
 from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.parameters import check_shapes
@@ -53,7 +54,8 @@ class GenericEngine(Exclusive):
         native: bool = False,
     ) -> None:
         super().__init__()
-        self.method, self.data, self.seeds = method, data, tuple(seeds)
+        self.method, self.seeds = method, tuple(seeds)
+        self.data: Transitions | Replay = data
         self.name = "graph" if native else "reference"
         self.dtype = DTYPES[precision]
         like = torch.zeros(0, dtype=self.dtype)
@@ -69,7 +71,9 @@ class GenericEngine(Exclusive):
         check_steps(steps)
         done: list[_Done] = []
         for count in range(1, steps + 1):
-            self._step(self._batches.at(self.step), done, given=False)
+            met = isinstance(self.data, Replay)
+            batch = self.batch_at(self.step) if met else self._batches.at(self.step)
+            self._step(batch, done, given=False)
             if count % LOOKED_AT == 0:
                 self._stop_if_not_finite(done[-LOOKED_AT:])
         self._stop_if_not_finite(done)
@@ -82,6 +86,17 @@ class GenericEngine(Exclusive):
         self._step(Batch(**columns), done, given=True)
         self._stop_if_not_finite(done)
         return self._metrics(done)
+
+    @exclusive
+    def meet(self, replay: Replay) -> None:
+        self.data = replay
+
+    @exclusive
+    @torch.no_grad()
+    def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
+        seen, drawn = (torch.from_numpy(x[:, None]).to(self.dtype) for x in (observations, noise))
+        actions: FloatArray = self.method.explore(self.on, seen, drawn)[:, 0].float().numpy()
+        return actions
 
     def batch_at(self, step: int) -> Batch:
         """The batch that ``run`` trains on at a (0-based) step."""

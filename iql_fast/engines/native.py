@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iql_fast.data.dataset import Transitions
+from iql_fast.data.replay import Replay
 from iql_fast.engines.base import (
     DTYPES,
     METRICS,
@@ -26,7 +27,7 @@ from iql_fast.engines.parameters import check_state, initial_state, parameter_sh
 from iql_fast.engines.sampling import batch_at, batch_statistics
 from iql_fast.methods.base import Batch
 from iql_fast.methods.iql import TRAINED
-from iql_fast.policies.policy import Policy, policy_from_state
+from iql_fast.policies.policy import Policy, policy_from_arrays
 from iql_fast.support import extension
 from iql_fast.support.errors import NonFiniteLoss
 
@@ -54,7 +55,7 @@ class NativeEngine(Exclusive):
         native: Any = extension.load()
         self.network = network
         self.hyper = hyper
-        self.data = data
+        self.data: Transitions | Replay = data
         self.seeds = tuple(seeds)
         self.precision = precision
         self.dtype = DTYPES[precision]
@@ -154,7 +155,17 @@ class NativeEngine(Exclusive):
 
     @exclusive
     def policy(self, index: int) -> Policy:
-        return policy_from_state(self.state_dict(), index)
+        names = [name for name, _ in parameter_shapes("actor", self.network, 1)]
+        arrays = zip(names, self._actor(index), strict=True)
+        return policy_from_arrays({name: tensor.float().numpy() for name, tensor in arrays})
+
+    def _actor(self, index: int) -> list[Tensor]:
+        """The policy's weights and biases, layer by layer, and its log standard deviation."""
+        shapes = [shape[1:] for _, shape in parameter_shapes("actor", self.network, 1)]
+        return [
+            torch.from_numpy(self._native.read(index, ACTOR, WEIGHTS, piece)).view(shape)
+            for piece, shape in enumerate(shapes)
+        ]
 
     def _pieces(self) -> Iterator[tuple[str, int, int, int, int, list[int]]]:
         """(state name, seed index, network, array, piece, shape) of every tensor of the engine, in

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iql_fast.data.dataset import Transitions
+from iql_fast.data.replay import Replay
 from iql_fast.formulas import philox
 from iql_fast.methods.base import Batch
 
@@ -17,12 +18,18 @@ DRAWN_AT_ONCE = 1 << 14
 
 
 def batch_at(
-    data: Transitions, seeds: Sequence[int], step: int, size: int, dtype: torch.dtype
+    data: Transitions | Replay, seeds: Sequence[int], step: int, size: int, dtype: torch.dtype
 ) -> Batch:
     """Each seed's batch at a (0-based) step of ``run``."""
-    rows = np.stack([philox.batch_rows(seed, step, size, len(data)) for seed in seeds])
+    columns = [
+        data.gather(index, philox.batch_rows(seed, step, size, len(data)))
+        for index, seed in enumerate(seeds)
+    ]
     return Batch(
-        **{name: torch.from_numpy(x[rows]).to(dtype) for name, x in data.columns().items()}
+        **{
+            name: torch.from_numpy(np.stack([of[name] for of in columns])).to(dtype)
+            for name in columns[0]
+        }
     )
 
 

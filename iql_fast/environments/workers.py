@@ -69,28 +69,41 @@ def worker_pool(workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     if getattr(current_process(), "_inheriting", False):  # while the main module is imported
         raise UserError(f"{MAIN_GUARD}.")
     size = workers or usable_cores()
-    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    settings["MUJOCO_GL"] = "disable"
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)  # the workers inherit it when they start
-    pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=_prepare)
+    with one_thread_each():
+        pool = ProcessPoolExecutor(size, mp_context=get_context("spawn"), initializer=prepare)
+        try:
+            # A process is started for each task that finds none idle: start them all now.
+            for future in [pool.submit(_wait_for_the_others) for _ in range(size)]:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     try:
-        # A process is started for each task that finds none idle: start them all now.
-        for future in [pool.submit(_wait_for_the_others) for _ in range(size)]:
-            future.result()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _prepare() -> None:
-    """In a worker before anything else: a parent that is killed must leave none behind, even while
-    they are being started."""
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Processes that are started in the block compute with one thread each."""
+    settings = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    settings["MUJOCO_GL"] = "disable"
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)  # they inherit it when they start
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def prepare() -> None:
+    """In such a process before anything else: a parent that is killed must leave none behind, even
+    while they are being started."""
     import signal
     import threading
 

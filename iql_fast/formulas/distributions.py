@@ -31,6 +31,15 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, of_mean: Tensor, of_log_std: Tens
     return (0.5 * (ratio + z**2 - 1) + of_log_std - log_std).sum(-1)
 
 
+def gaussian_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
+    """Actions ``[..., A]`` of a Gaussian, with gradients.
+
+    Args:
+        noise: of the standard normal distribution.
+    """
+    return mean + torch.exp(log_std) * noise
+
+
 def tanh_gaussian_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Actions ``[..., A]`` of a Gaussian squashed by tanh, and their log densities ``[...]``, with
     gradients through both (Haarnoja et al., 2018, appendix C).
@@ -38,7 +47,7 @@ def tanh_gaussian_sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[
     Args:
         noise: of the standard normal distribution.
     """
-    action = torch.tanh(mean + torch.exp(log_std) * noise)
+    action = torch.tanh(gaussian_sample(mean, log_std, noise))
     log_prob = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
     return action, (log_prob - _log_slope(action)).sum(-1)
 

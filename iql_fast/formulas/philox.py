@@ -24,6 +24,7 @@ FourWords = tuple[Words, Words, Words, Words]
 #: Streams: what a draw is for.
 BATCH = 0
 DROPOUT = 1  # + the number of the hidden layer
+EXPLORATION = 48
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from iql_fast.formulas.distributions import gaussian_sample
 from iql_fast.formulas.losses import gaussian_log_prob
 from iql_fast.methods.base import Draw, Method, Net, PerSeed, Step
 
@@ -34,6 +35,7 @@ class AWAC(Method):
 
     name: ClassVar[str] = "awac"
     title: ClassVar[str] = "AWAC"
+    explores: ClassVar[bool] = True
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {
         "q": "mean",
         "target_q": "mean",
@@ -88,12 +90,12 @@ class AWAC(Method):
         mean, log_std = torch.tanh(on.net("actor", s)), self._log_std(on)
         log_prob = gaussian_log_prob(a, mean, log_std)
         with torch.no_grad():
-            s_pi = torch.cat([s, mean + torch.exp(log_std) * on.draw("noise")], -1)
+            s_pi = torch.cat([s, gaussian_sample(mean, log_std, on.draw("noise"))], -1)
 
         # The critics: TD with an action of the policy, without its entropy.
         with torch.no_grad():
             mean_next = torch.tanh(on.net("actor", s_next))
-            a_next = mean_next + torch.exp(log_std) * on.draw("next_noise")
+            a_next = gaussian_sample(mean_next, log_std, on.draw("next_noise"))
             q_next = on.net("target", torch.cat([s_next, a_next], -1))[..., 0].amin(1)
             target = on.batch.rewards + on.setting("discount") * on.batch.masks * q_next
         qs = on.net("critic", sa)[..., 0]  # [S, 2, B]
@@ -114,6 +116,10 @@ class AWAC(Method):
             weight = self._weights(on, q - v)
             on.descend(actor=-(weight * log_prob).mean(-1))
         on.record(q=qs.mean((1, 2)), target_q=target.mean(-1), log_std=log_std.mean((1, 2)))
+
+    def explore(self, on: Step, observations: Tensor, noise: Tensor) -> Tensor:
+        mean = torch.tanh(on.net("actor", observations))
+        return gaussian_sample(mean, self._log_std(on), noise)
 
     def _log_std(self, on: Step) -> Tensor:
         """Of the policy, ``[S, 1, A]``."""

@@ -190,6 +190,8 @@ class Method:
     policy_parts: ClassVar[int] = 1
     #: What it records besides its losses, and what a row of a log has of it.
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {}
+    #: Whether it can be fine-tuned in the environment (``explore``).
+    explores: ClassVar[bool] = False
     #: The columns of a batch that not every method reads, and this one does.
     needs: ClassVar[frozenset[str]] = frozenset()
     #: Updates of a run whose user names none, and its evaluations: (episodes, interval), or None
@@ -263,6 +265,15 @@ class Method:
     def normalizes(self, family: str) -> bool:  # noqa: ARG002
         """Whether observations are scaled to mean 0 and deviation 1, on tasks of a family."""
         return False
+
+    def explore(self, on: Step, observations: Tensor, noise: Tensor) -> Tensor:
+        """Actions of the policy as it is sampled while it is fine-tuned, ``[S, B, O]`` and standard
+        normal noise ``[S, B, A]`` -> ``[S, B, A]``.
+
+        Raises:
+            NotImplementedError: the method is not fine-tuned.
+        """
+        raise NotImplementedError
 
     def policy(self) -> dict[str, Any]:
         """What acts; see ``iql_fast.policies.acting.from_arrays``."""

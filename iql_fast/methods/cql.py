@@ -38,6 +38,7 @@ class CQL(Method):
 
     name: ClassVar[str] = "cql"
     title: ClassVar[str] = "CQL"
+    explores: ClassVar[bool] = True
     antmaze_rewards: ClassVar[tuple[float, float]] = (4.0, -2.0)
     policy_parts: ClassVar[int] = 2
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {
@@ -144,6 +145,10 @@ class CQL(Method):
             temperature=temperature[:, 0],
             multiplier=multiplier[:, 0],
         )
+
+    def explore(self, on: Step, observations: Tensor, noise: Tensor) -> Tensor:
+        action, _ = tanh_gaussian_sample(*_heads(on.net("actor", observations)), noise)
+        return action
 
     def _sampled(
         self, on: Step, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from iql_fast.formulas.distributions import gaussian_sample
 from iql_fast.formulas.losses import awr_weights, expectile_loss, gaussian_log_prob
 from iql_fast.methods.base import Method, Net, PerSeed, Step
 from iql_fast.policies.policy import LOG_STD_RANGE
@@ -78,6 +79,7 @@ class IQL(Method):
     """
 
     name: ClassVar[str] = "iql"
+    explores: ClassVar[bool] = True
     title: ClassVar[str] = "IQL"
     records: ClassVar[Mapping[str, Literal["mean", "max"]]] = {
         "value": "mean",
@@ -176,8 +178,11 @@ class IQL(Method):
         mean = torch.tanh(on.net("actor", s))
         if self.deterministic_policy:
             return -((mean - a) ** 2).sum(-1)
-        log_std = on.vector("actor", "log_std").clamp(*LOG_STD_RANGE)[:, None]
-        return gaussian_log_prob(a, mean, log_std)
+        return gaussian_log_prob(a, mean, _log_std(on))
+
+    def explore(self, on: Step, observations: Tensor, noise: Tensor) -> Tensor:
+        mean = torch.tanh(on.net("actor", observations))
+        return gaussian_sample(mean, _log_std(on), noise)
 
     def measured(self, means: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
         variance = means.pop("advantage_square") - means["advantage"] ** 2
@@ -207,6 +212,11 @@ class IQL(Method):
             count += own if set(nets) & set(stage.trains) else 0
             steps -= own
         return count
+
+
+def _log_std(on: Step) -> Tensor:
+    """Of the policy, ``[S, 1, A]``."""
+    return on.vector("actor", "log_std").clamp(*LOG_STD_RANGE)[:, None]
 
 
 def _values(on: Step, s: Tensor, s_next: Tensor) -> tuple[Tensor, Tensor]:

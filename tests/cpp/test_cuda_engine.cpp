@@ -57,8 +57,11 @@ struct Columns {
     next_observations = noise.column(rows * obs);
   }
   Dataset dataset() const {
-    return {observations.data(), actions.data(),           rewards.data(),
-            masks.data(),        next_observations.data(), rows};
+    Dataset data;
+    data.logged = {observations.data(), actions.data(), rewards.data(), masks.data(),
+                   next_observations.data()};
+    data.rows = rows;
+    return data;
   }
 };
 

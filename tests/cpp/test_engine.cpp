@@ -44,8 +44,11 @@ struct Columns {
   }
 
   Dataset dataset() const {
-    return {observations.data(), actions.data(),           rewards.data(),
-            masks.data(),        next_observations.data(), kRows};
+    Dataset data;
+    data.logged = {observations.data(), actions.data(), rewards.data(), masks.data(),
+                   next_observations.data()};
+    data.rows = kRows;
+    return data;
   }
 };
 

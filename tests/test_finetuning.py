@@ -1,0 +1,320 @@
+"""Fine-tuning: the authors' loop, whatever is computed beside what; and a replay that is a ring."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from iql_fast import engines, methods
+from iql_fast.data.replay import Met, Replay
+from iql_fast.engines import Hyperparameters, NetworkSpec
+from iql_fast.engines.drawing import explorations
+from iql_fast.environments.stepping import Outcome
+from iql_fast.formulas import philox
+from iql_fast.methods.base import Batch
+from iql_fast.policies.units import Units
+from iql_fast.runs import met
+from iql_fast.runs.finetuning import FineTuning, joined
+from iql_fast.support import extension
+from iql_fast.support.errors import UserError
+
+from .conftest import random_transitions
+
+needs_engine = pytest.mark.skipif(
+    bool(extension.unavailable_reason()), reason=extension.unavailable_reason()
+)
+SEEDS = (3, 5)
+OBS, ACT, BATCH, HORIZON = 11, 3, 16, 7
+REWARD = (2.0, -1.0)
+
+
+class FixedRows:
+    """An environment that shows the same rows whatever is done in it."""
+
+    horizon = HORIZON
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.episode, self.at = seed, 0, 0
+
+    def reset(self, episode, actions=()):
+        self.episode, self.at = episode, len(actions)
+        return self._row()
+
+    def begin(self, action):
+        self.action = action
+        self.at += 1
+
+    def outcome(self):
+        terminal = self.at == 5 and self.episode % 3 == 0
+        reward = float(np.sin(self.seed + 10 * self.episode + self.at))
+        return Outcome(self._row(), reward, terminal, terminal or self.at == HORIZON)
+
+    def _row(self):
+        rng = np.random.default_rng([self.seed, self.episode, self.at])
+        return rng.standard_normal(OBS).astype(np.float32)
+
+
+def engine_of(name, data, precision="fp64"):
+    hyper = Hyperparameters(batch_size=BATCH, actor_dropout=0.1)
+    network = NetworkSpec(OBS, ACT, (24, 16))
+    return engines.create(name, network, hyper, data, SEEDS, precision=precision, threads=1)
+
+
+def fine_tuning(engine, data, capacity, most, begins=0, env_steps=1):
+    return FineTuning(
+        engine,
+        Replay(data, len(SEEDS), capacity, most),
+        [FixedRows(seed) for seed in SEEDS],
+        begins=begins,
+        env_steps=env_steps,
+        batch_size=BATCH,
+        reward=REWARD,
+        units=Units(),
+    )
+
+
+def authors_loop(engine, data, capacity, steps, env_steps=1):
+    """One row after the other into a ring, then a batch from it: nothing goes on at once."""
+    rings = [
+        [tuple(getattr(data, name)[i] for name in Met._fields) for i in range(len(data))]
+        for _ in SEEDS
+    ]
+    places = [len(data)] * len(SEEDS)
+    rows = [FixedRows(seed) for seed in SEEDS]
+    seen = [row.reset(0) for row in rows]
+    episode, acted = [0] * len(SEEDS), 0
+    for _ in range(steps):
+        for _ in range(env_steps):
+            noise = explorations(SEEDS, [acted], ACT)[0]
+            actions = np.clip(engine.explore(np.stack(seen), noise), -1, 1)
+            acted += 1
+            for s, row in enumerate(rows):
+                row.begin(actions[s])
+                outcome = row.outcome()
+                mask = 0.0 if outcome.terminal else 1.0
+                reward = np.float32(REWARD[0] * outcome.reward + REWARD[1])
+                new = (seen[s], actions[s], reward, np.float32(mask), outcome.observation)
+                if len(rings[s]) < capacity:
+                    rings[s].append(new)
+                else:
+                    rings[s][places[s] % capacity] = new
+                places[s] += 1
+                seen[s] = outcome.observation
+                if outcome.over:
+                    episode[s] += 1
+                    seen[s] = row.reset(episode[s])
+        drawn = [
+            [rings[s][i] for i in philox.batch_rows(seed, engine.step, BATCH, len(rings[s]))]
+            for s, seed in enumerate(SEEDS)
+        ]
+        columns = [
+            torch.tensor(np.array([[row[c] for row in of] for of in drawn]), dtype=torch.float64)
+            for c in range(5)
+        ]
+        engine.step_on(Batch(*columns))
+
+
+def largest_difference(one, other):
+    found = 0.0
+    for name, tensor in one.items():
+        if not name.startswith("online."):
+            scale = max(1.0, float(other[name].abs().max()))
+            found = max(found, float((tensor - other[name]).abs().max()) / scale)
+    return found
+
+
+@pytest.mark.parametrize("env_steps", [1, 3])
+@pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
+def test_the_authors_loop_to_the_last_row(name, env_steps):
+    """1,000 updates, in which the ring is gone through several times, and a batch now and then has
+    the row that is being made."""
+    data, capacity, updates = random_transitions(120, OBS, ACT), 200, 1000 // env_steps
+    tuned = fine_tuning(engine_of(name, data), data, capacity, updates * env_steps, 0, env_steps)
+    waited = []
+    draws_newest = tuned._draws_newest
+    tuned._draws_newest = lambda: waited.append(draws_newest()) or waited[-1]
+    tuned.run(updates)
+    reference = engine_of("reference", data)
+    authors_loop(reference, data, capacity, updates, env_steps)
+    assert largest_difference(tuned.state_dict(), reference.state_dict()) < 1e-9
+    assert 0 < sum(waited) < len(waited) / 2
+
+
+@pytest.mark.parametrize("method", ["awac", "cql"])
+def test_other_methods_take_the_same_way(method):
+    data, updates = random_transitions(60, OBS, ACT), 60
+    settings = {"hidden": (16, 16), "batch_size": BATCH}
+    settings |= {"bc_steps": 20} if method == "cql" else {}
+
+    def engine():
+        made = methods.get(method)(**settings)
+        return engines.for_method(made, data, SEEDS, name="reference", precision="fp64")
+
+    tuned = fine_tuning(engine(), data, 80, updates)
+    tuned.run(updates)
+    reference = engine()
+    authors_loop(reference, data, 80, updates)
+    assert largest_difference(tuned.state_dict(), reference.state_dict()) < 1e-9
+
+
+def test_before_it_begins_the_logged_rows_alone():
+    data = random_transitions(50, OBS, ACT)
+    tuned, alone = fine_tuning(engine_of("reference", data), data, 60, 5, begins=8), None
+    tuned.run(8)
+    alone = engine_of("reference", data)
+    alone.run(8)
+    assert largest_difference(tuned.state_dict(), alone.state_dict()) == 0
+    assert "online.met_rows" not in tuned.state_dict()
+    with pytest.raises(ValueError, match="lead past step"):
+        fine_tuning(engine_of("reference", data), data, 60, 5, begins=8).run(9)
+
+
+@pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
+@pytest.mark.parametrize("cut", [4, 30, 61])
+def test_taken_up_again_it_goes_on_bit_for_bit(name, cut, tmp_path):
+    data = random_transitions(40, OBS, ACT)
+
+    def made():
+        return fine_tuning(engine_of(name, data, "fp32"), data, 50, 90)
+
+    whole = made()
+    whole.run(90)
+    first = made()
+    first.run(cut - 2)
+    met.save(tmp_path, first.replay, first.replay.met_rows)
+    first.run(2)
+    met.save(tmp_path, first.replay, first.replay.met_rows)
+    state = {name: x.clone() for name, x in first.state_dict().items()}
+    first.run(3)  # what was met after the checkpoint is met again
+    met.save(tmp_path, first.replay, first.replay.met_rows)
+    second = made()
+    second.load_state_dict(state)
+    met.load(tmp_path, second.replay, second.replay.met_rows)
+    second.run(90 - cut)
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[key]), key
+
+
+def test_an_environment_that_comes_to_another_place_is_told():
+    data = random_transitions(40, OBS, ACT)
+    tuned = fine_tuning(engine_of("reference", data), data, 50, 9)
+    tuned.run(3)
+    state = tuned.state_dict()
+    other = fine_tuning(engine_of("reference", data), data, 50, 9)
+    other.environments[1].seed += 1
+    with pytest.raises(UserError, match="does not come to where it was"):
+        other.load_state_dict(state)
+
+
+# The ring.
+
+
+def test_places_of_a_ring():
+    data = random_transitions(10, OBS, ACT)
+    ring = Replay(data, 2, 13, 40)
+    naive = [[float(x) for x in data.rewards] for _ in range(2)]
+    for number in range(40):
+        values = np.array([100.0 + number, 200.0 + number])
+        ring.met_rows = number + 1
+        ring.write(
+            number, Met(np.zeros((2, OBS)), np.zeros((2, ACT)), values, values, np.zeros((2, OBS)))
+        )
+        for s in range(2):
+            if len(naive[s]) < 13:
+                naive[s].append(float(values[s]))
+            else:
+                naive[s][ring.place(number)] = float(values[s])
+            found = ring.gather(s, np.arange(len(ring)))["rewards"]
+            np.testing.assert_array_equal(found, np.array(naive[s], np.float32))
+
+
+def test_a_replay_that_cannot_be():
+    data = random_transitions(10, OBS, ACT)
+    with pytest.raises(ValueError, match="at least the 10 logged"):
+        Replay(data, 1, 9, 5)
+    with pytest.raises(ValueError, match="1 or more"):
+        Replay(data, 1, 20, 0)
+    with pytest.raises(UserError, match="GiB of memory"):
+        Replay(data, 1, 10**15, 10**15)
+
+
+def test_the_data_are_not_copied():
+    data = random_transitions(10, OBS, ACT)
+    ring = Replay(data, 1, 20, 5)
+    assert ring.logged is data
+    assert all(x.shape[1] == 5 for x in ring.met.values())
+
+
+def test_files_of_what_was_met(tmp_path):
+    data = random_transitions(10, OBS, ACT)
+    ring = Replay(data, 2, 20, 9)
+    for x in ring.met.values():
+        x[:] = np.random.default_rng(0).standard_normal(x.shape)
+    met.save(tmp_path / "met", ring, 4)
+    met.save(tmp_path / "met", ring, 4)
+    met.save(tmp_path / "met", ring, 9)
+    assert len(list((tmp_path / "met").iterdir())) == 2
+    other = Replay(data, 2, 20, 9)
+    met.load(tmp_path / "met", other, 9)
+    for name, x in ring.met.items():
+        np.testing.assert_array_equal(x, other.met[name])
+    met.load(tmp_path / "met", other, 4)
+    (left,) = (tmp_path / "met").iterdir()
+    with pytest.raises(UserError, match="from number 4 to 9"):
+        met.load(tmp_path / "met", other, 9)
+    left.write_bytes(left.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="damaged"):
+        met.load(tmp_path / "met", other, 4)
+
+
+# What is measured.
+
+
+def test_steps_are_joined_as_one_call_measures_them():
+    data = random_transitions(300, OBS, ACT)
+    one, many = engine_of("reference", data), engine_of("reference", data)
+    whole = one.run(6)
+    steps = joined([many.run(1) for _ in range(6)])
+    assert whole.keys() == steps.keys()
+    for name, values in whole.items():
+        np.testing.assert_allclose(steps[name], values, rtol=1e-9, err_msg=name)
+
+
+def test_a_quantity_that_some_steps_do_not_measure():
+    steps = [{"x": np.array([1.0, np.nan])}, {"x": np.array([3.0, np.nan])}]
+    found = joined([*steps, {"x": np.array([np.nan, np.nan])}])["x"]
+    assert found[0] == 2
+    assert np.isnan(found[1])
+
+
+def test_noise_is_each_seeds_own_and_each_numbers():
+    noise = explorations(SEEDS, range(4), ACT)
+    assert noise.shape == (4, 2, ACT)
+    assert len(np.unique(noise)) == noise.size
+    np.testing.assert_array_equal(explorations(SEEDS[1:], [2], ACT)[0, 0], noise[2, 1])
+    many = explorations((0,), range(4000), 5)
+    assert abs(many.mean()) < 0.03
+    assert abs(many.std() - 1) < 0.03
+
+
+@needs_engine
+def test_arrays_that_do_not_fit_are_refused():
+    data = random_transitions(20, OBS, ACT)
+    engine = engine_of("cpu", data)
+    ring = Replay(data, len(SEEDS), 30, 5)
+    with pytest.raises(ValueError, match="capacity"):
+        engine._native.meet(**ring.met, capacity=19)
+    with pytest.raises(ValueError, match="actions must have shape"):
+        engine._native.meet(**ring.met | {"actions": ring.met["observations"]}, capacity=30)
+    engine.meet(ring)
+    ring.met_rows = 6
+    with pytest.raises(ValueError, match="no slots for so many"):
+        engine.run(1)
+
+
+def test_hyperparameters_are_the_engines_own():
+    assert replace(Hyperparameters(), batch_size=BATCH).explores
+    assert not methods.get("td3_bc").explores
