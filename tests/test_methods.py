@@ -78,7 +78,7 @@ def test_a_method_trains_resumes_and_is_read(dataset, tmp_path, method):
     assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
 
     if method == "dt":
-        return  # whose policy is a function of more than an observation: tests/test_methods_dt.py
+        return  # whose policy is a function of more than an observation: tests/test_dt_runs.py
     policy = acting.from_state(ends[0], 1, trained.acting(record))
     policy = acting.with_units(policy, units.from_record(record))
     rows = np.random.default_rng(0).standard_normal((5, 11)).astype(np.float32)

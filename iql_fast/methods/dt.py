@@ -79,17 +79,17 @@ class DT(Method):
     Attributes:
         context: steps that it reads.
         layers: blocks of the transformer.
-        heads: of attention in each.
-        width: of a token.
+        heads: attention heads of a block, a divisor of the width.
+        width: numbers that a token consists of.
         weight_decay: share of every parameter that a step of rate 1 takes off.
-        warmup_steps: over which the rate rises to its value.
-        clip_norm: the largest norm of a gradient.
-        longest: times since an episode's start that are told apart; later ones count as the last.
-        return_scale: what returns are divided by (default: 1000 for hopper, halfcheetah and
-            walker2d, the largest return of the data in size for others).
-        target_return: return that the policy is asked for, in the environment's rewards (default:
-            3600 for hopper, 6000 for halfcheetah, for which the authors tried 12000 too, 5000 for
-            walker2d, the largest return of the data for others).
+        warmup_steps: steps over which the learning rate rises to its value.
+        clip_norm: the largest norm of a gradient, which is scaled down to it.
+        longest: steps since an episode's start that are told apart; later ones count as the last.
+        return_scale: what returns are divided by; where none is given, 1000 for hopper, halfcheetah
+            and walker2d, and the size of the data's largest return for others.
+        target_return: return that the policy is asked for, in the environment's rewards; where none
+            is given, 3600 for hopper, 6000 for halfcheetah (for which the authors tried 12000 too),
+            5000 for walker2d, and the data's largest return for others.
     """
 
     name: ClassVar[str] = "dt"
@@ -217,16 +217,18 @@ class DT(Method):
         return (error * steps).sum() / (steps.sum() * error.shape[-1])
 
     def predicted(self, p: Parameters, windows: Windows, kept: Iterator[Tensor] | None) -> Tensor:
-        """Actions ``[B, K, A]``."""
+        """Actions ``[B, K, A]``. Tokens are rows ``[B * L, width]`` but where they are attended to,
+        so that layers are products of matrices."""
 
         def drop(x: Tensor) -> Tensor:
             return x if kept is None else x * next(kept).view(x.shape)
 
+        rows = len(windows.masks)
         time = functional.embedding(windows.times, p["time.weight"])
         asked = _linear(p, "return", windows.returns_to_go[..., None]) + time
         state = _linear(p, "state", windows.observations) + time
         action = _linear(p, "action", windows.actions) + time
-        x = torch.stack([asked, state, action], 2).flatten(1, 2)[:, : self.tokens]
+        x = torch.stack([asked, state, action], 2).flatten(1, 2)[:, : self.tokens].flatten(0, 1)
         x = drop(_norm(p, "embedded", x))
         barred = _barred(windows.masks)
         for i in range(self.layers):
@@ -234,24 +236,32 @@ class DT(Method):
             at = STATE if i == self.layers - 1 else slice(None)
             block = f"blocks.{i}"
             read = _norm(p, f"{block}.attended", x)
-            q = _linear(p, f"{block}.query", read[:, at])
+            q = _linear(p, f"{block}.query", _at(read, rows, at))
             k, v = _linear(p, f"{block}.key_value", read).chunk(2, -1)
-            q, k, v = (self._by_head(part) for part in (q, k, v))
+            q, k, v = (self._by_head(part, rows) for part in (q, k, v))
             of_heads = barred[:, None, at].expand(-1, self.heads, -1, -1).flatten(0, 1)
             scores = torch.baddbmm(of_heads, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
-            mixed = torch.bmm(drop(functional.softmax(scores, -1)), v)
-            x = x[:, at] + drop(_linear(p, f"{block}.mixed", self._joined(mixed)))
+            mixed = self._joined(torch.bmm(drop(functional.softmax(scores, -1)), v))
+            x = _at(x, rows, at) + drop(_linear(p, f"{block}.mixed", mixed))
             hidden = _linear(p, f"{block}.expand", _norm(p, f"{block}.thought", x)).relu_()
             x = x + drop(_linear(p, f"{block}.contract", hidden))
-        return torch.tanh(_linear(p, "head", _norm(p, "final", x)))
+        actions = torch.tanh(_linear(p, "head", _norm(p, "final", x)))
+        return actions.view(rows, self.context, -1)
 
-    def _by_head(self, x: Tensor) -> Tensor:
-        """``[B, L, width]`` -> ``[B * heads, L, width / heads]``."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)  # type: ignore[no-untyped-call,no-any-return]
+    def _by_head(self, x: Tensor, rows: int) -> Tensor:
+        """``[B * L, width]`` -> ``[B * heads, L, width / heads]``."""
+        each = x.view(rows, -1, self.heads, self.width // self.heads)
+        return each.transpose(1, 2).flatten(0, 1)
 
     def _joined(self, x: Tensor) -> Tensor:
         """The inverse of ``_by_head``."""
-        return x.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)  # type: ignore[no-untyped-call,no-any-return]
+        each = x.view(-1, self.heads, *x.shape[1:])
+        return each.transpose(1, 2).reshape(-1, self.width)
+
+
+def _at(x: Tensor, rows: int, tokens: slice) -> Tensor:
+    """Those tokens of each row, ``[B * L, width]``."""
+    return x.view(rows, -1, x.shape[-1])[:, tokens].flatten(0, 1)
 
 
 def _linear(p: Parameters, name: str, x: Tensor) -> Tensor:

@@ -122,7 +122,10 @@ def _own_settings_class() -> type:
         for f in own_settings(cls) if name != "iql" else ():
             per_seed = _is_per_seed(name, f.name)
             kind = tuple[float, ...] if per_seed else hints[f.name]
-            told = tyro.conf.arg(help=f"{cls.title}: {_described(cls, f.name)}")
+            told = tyro.conf.arg(
+                help=f"{cls.title}: {_described(cls, f.name)}",
+                help_behavior_hint="(default: as said)" if f.default is None else None,
+            )
             default = _plain(f.default, per_seed)
             found.append((option_of(name, f.name), Annotated[kind, told], field(default=default)))
     made = make_dataclass("OwnSettings", found, frozen=True)
