@@ -39,6 +39,7 @@ __all__ = [
     "available",
     "available_for",
     "check",
+    "check_online",
     "choose",
     "choose_for",
     "create",
@@ -155,6 +156,18 @@ def available_for(method: Method, precision: Precision = "fp32") -> dict[str, st
     other = "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
     missing = extension.unavailable_reason()
     return {"cuda": only, "graph": other or missing, "cpu": only, "reference": other}
+
+
+def check_online(name: str) -> None:
+    """Raise a ``UserError`` where an engine of that name cannot meet transitions while it trains.
+
+    IQL's own engines of that kind are ``cpu`` and ``reference``; those of any method all are.
+    """
+    if name in ("cuda", "graph"):
+        raise UserError(
+            f"The engine {name!r} trains on a dataset that stays as it is. Fine-tune with --engine "
+            "cpu or reference."
+        )
 
 
 def choose_for(method: Method, name: str, precision: Precision = "fp32") -> tuple[str, str]:

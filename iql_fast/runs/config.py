@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-import msgspec
 import tyro
 
 from iql_fast import data, methods
@@ -28,6 +27,7 @@ from iql_fast.runs.method_options import (
     per_seed_options,
     values_by_method,
 )
+from iql_fast.runs.option_values import typed
 from iql_fast.support.errors import UserError
 from iql_fast.tasks import catalogue, presets
 from iql_fast.tasks.catalogue import Physics
@@ -126,6 +126,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Online:
+    """Fine-tuning in the environment, which follows on the training with the dataset: of IQL, AWAC
+    and CQL. Its loop is the authors': a step in the environment, with an action sampled from the
+    policy, an update, and so on; see `python -m iql_fast.finetune --help`."""
+
+    online_steps: int = 0
+    """updates after those of --steps, in the environment; 0: none"""
+    capacity: int = 2_000_000
+    """transitions that are kept of the dataset and the environment, first in, first out"""
+    env_steps_per_update: int = 1
+    """steps in the environment for one update"""
+
+
+@dataclass(frozen=True)
 class Records:
     """What is written, and how often."""
 
@@ -196,6 +210,7 @@ class TrainConfig:
     departures: Departures = field(default_factory=Departures)
     rewards: Rewards = field(default_factory=Rewards)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    online: Online = field(default_factory=Online)
     records: Records = field(default_factory=Records)
 
     @property
@@ -240,7 +255,12 @@ class TrainConfig:
     @property
     def total_steps(self) -> int:
         """Training steps of all stages."""
-        return self.updates * len(self.stages)
+        return self.updates * len(self.stages) + self.online.online_steps
+
+    @property
+    def seam(self) -> int | None:
+        """The step after which training goes on in the environment; None where it does not."""
+        return self.updates if self.online.online_steps else None
 
     @property
     def schedule_steps(self) -> int:
@@ -286,7 +306,7 @@ class TrainConfig:
 
 
 #: The groups of TrainConfig, whose options carry no prefix.
-GROUPS = ("algorithm", "own", "departures", "rewards", "evaluation", "records")
+GROUPS = ("algorithm", "own", "departures", "rewards", "evaluation", "online", "records")
 #: Options that do not change what a run computes, so a resumed run may change them.
 FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline")
 
@@ -330,7 +350,7 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
     for group in (*GROUPS, None):
         part: Any = config if group is None else getattr(config, group)
         changes = {
-            name: _typed(name, options[name], hint, where)
+            name: typed(name, options[name], hint, where)
             for name, hint in get_type_hints(type(part)).items()
             if name in options
         }
@@ -339,64 +359,12 @@ def with_options(config: TrainConfig, options: dict[str, Any], where: str) -> Tr
     return config
 
 
-def _typed(name: str, value: Any, hint: Any, where: str) -> Any:
-    """A value from YAML, JSON or Python as the type that the option is annotated with: exact,
-    though a whole number may stand as 1e6, and one number in place of several."""
-    kinds = (hint, *get_args(hint), *(part for kind in get_args(hint) for part in get_args(kind)))
-    several = any(get_origin(kind) is tuple for kind in kinds) and isinstance(
-        value, int | float | str
-    )
-    try:
-        if isinstance(value, set | frozenset) or any(map(_is_huge, _numbers(value))):
-            raise TypeError  # the first has no order; the second neither engine nor JSON can hold
-        if isinstance(value, str) and Path not in kinds:
-            value.encode()  # half a character, which only names of files may hold
-        return msgspec.convert(
-            [value] if several else value,
-            hint,
-            strict=not {int, float} & set(kinds),  # 1e6 is text in YAML and a float in JSON
-            dec_hook=lambda kind, text: kind(text),  # paths
-        )
-    except (msgspec.ValidationError, TypeError, ValueError):
-        raise UserError(
-            f"{where}: {name} is {_shown(value)}; expected {_expected(hint)}."
-        ) from None
-
-
-def _numbers(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _is_huge(value: Any) -> bool:
-    """Whether a number has more digits than Python prints, 4,300."""
-    return isinstance(value, int) and value.bit_length() > 14_000
-
-
-def _shown(value: Any) -> str:
-    """A value in a message, as far as it can be printed: Python refuses to print a number of
-    thousands of digits, which YAML can hold."""
-    try:
-        return ascii(value) if isinstance(value, str) else repr(value)
-    except ValueError:
-        return "a number of thousands of digits"
-
-
-def _expected(hint: Any) -> str:
-    """What a value of that type is called."""
-    origin, parts = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(parts)}"
-    if origin is tuple:
-        count = "" if ... in parts else f"{len(parts)} "
-        return f"{count}whole numbers" if parts[0] is int else f"{count}numbers"
-    if parts:  # an option that may be left out
-        return _expected(parts[0])
-    return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(
-        hint, "text"
-    )
-
-
-def parse(arguments: Sequence[str], base: TrainConfig | None = None) -> TrainConfig:
+def parse(
+    arguments: Sequence[str],
+    base: TrainConfig | None = None,
+    program: str = "python -m iql_fast.train",
+    description: str | None = None,
+) -> TrainConfig:
     """The command line's options over those of ``base`` and of --config FILE."""
     base = base or TrainConfig()
     file = _value_of("--config", arguments)
@@ -406,7 +374,8 @@ def parse(arguments: Sequence[str], base: TrainConfig | None = None) -> TrainCon
         TrainConfig,
         args=list(arguments),
         default=base,
-        prog="python -m iql_fast.train",
+        prog=program,
+        description=description,
         config=(tyro.conf.OmitArgPrefixes,),
     )
 
@@ -566,6 +535,11 @@ def _check(config: TrainConfig) -> None:
             f"--method {config.method} has no policy yet after --steps {config.updates}: it is "
             "first trained later than that. Take more steps, or let the policy begin earlier."
         )
+    require(values["online_steps"] >= 0, "online_steps", "a number of at least 0")
+    for name in ("capacity", "env_steps_per_update"):
+        require(values[name] >= 1, name, "a positive number")
+    if config.online.online_steps:
+        _check_online(config)
     for name in ("reward_scale", "reward_shift"):
         require(values[name] is None or math.isfinite(values[name]), name, "a finite number")
     require(
@@ -578,6 +552,25 @@ def _check(config: TrainConfig) -> None:
     for name in ("eval_interval", "checkpoint_interval"):
         multiple = values[name] >= 1 and values[name] % config.records.log_interval == 0
         require(multiple, name, f"a multiple of --log-interval ({config.records.log_interval})")
+
+
+def _check_online(config: TrainConfig) -> None:
+    """Raise a ``UserError`` where what is asked for cannot be fine-tuned."""
+    if not methods.get(config.method).explores:
+        able = ", ".join(name for name in methods.NAMES if methods.get(name).explores)
+        raise UserError(
+            f"--online-steps: --method {config.method} is not fine-tuned; these are: {able}."
+        )
+    if config.method == "iql" and config.algorithm.actor_schedule != "constant":
+        raise UserError(
+            "--online-steps: the policy's learning rate would have fallen to 0 before they begin. "
+            "Add --actor-schedule constant, as the authors do."
+        )
+    if config.departures.extraction != "joint" or config.departures.deterministic_policy:
+        raise UserError(
+            "--online-steps: leave out --extraction after and --deterministic-policy. Fine-tuning "
+            "trains all networks in every step, and samples actions from the policy."
+        )
 
 
 def check_same(

@@ -72,10 +72,12 @@ def draw(
     reference_lines: Mapping[str, float],
     score_label: str,
     method: str = "IQL",
+    seam: int | None = None,
 ) -> None:
     """Write a run's curves: scores, losses, and what else the method measures.
 
     Args:
+        seam: the step after which training went on in the environment, a line in every panel.
         method: what it is called.
         reference_lines: label -> score, each a dashed line (the paper's, the behaviour policy's).
     """
@@ -91,6 +93,8 @@ def draw(
         if axes.get_subplotspec() is not None and axes.get_label() != "twin":
             steps_axis(axes)
             axes.grid(alpha=0.3)
+            if seam is not None:
+                axes.axvline(seam, color="0.4", linewidth=1, linestyle=":")
     with written_beside(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
 

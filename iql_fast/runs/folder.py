@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iql_fast.policies import formats
-from iql_fast.runs import checkpoint
+from iql_fast.runs import checkpoint, met
 from iql_fast.runs.record import fault
 from iql_fast.support import digest
 from iql_fast.support.errors import UserError
@@ -58,6 +58,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoint"
+
+    @property
+    def met(self) -> Path:
+        """The transitions that a run in the environment has met."""
+        return self.path / "met"
 
     @property
     def tensorboard(self) -> Path:
@@ -182,6 +187,7 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     _prepare(path, overwrite, needed_bytes)
     folder = RunFolder(path)
     checkpoint.remove_all(folder.checkpoints)
+    met.remove_all(folder.met)
     for events in folder.tensorboard.glob("events.out.tfevents.*"):
         events.unlink()
     with suppress(OSError):  # what else lies there is not ours

@@ -8,51 +8,58 @@ New runs and resumed ones take the same steps; ``iql_fast.runs.place`` says wher
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from rich.console import Console
 
 from iql_fast import data, engines, methods
 from iql_fast.data import LoadedData
 from iql_fast.data.dataset import Transitions
+from iql_fast.data.replay import Replay
 from iql_fast.data.transform import normalised
 from iql_fast.engines import Engine, resources
+from iql_fast.engines.base import OnlineEngine
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
+from iql_fast.environments.stepping import Stepping
 from iql_fast.methods.base import Method
 from iql_fast.methods.iql import IQL
 from iql_fast.policies.units import Units
-from iql_fast.runs import checkpoint, completeness, config, machine, progress
+from iql_fast.runs import checkpoint, completeness, config, machine, met, progress
+from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
+from iql_fast.runs.finetuning import FineTuning
 from iql_fast.runs.folder import RunFolder, settled
 from iql_fast.runs.loop import Loop
-from iql_fast.runs.place import NewRun, Place, ResumedRun, default_folder
+from iql_fast.runs.place import GrownRun, NewRun, Place, ResumedRun, default_folder
 from iql_fast.support import digest, output
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import NonFiniteLoss, UserError
 from iql_fast.tasks import catalogue, published
 
 
-def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, Any]:
+def launch(
+    options: TrainConfig,
+    resumed: RunFolder | None = None,
+    goes_on_from: RunFolder | None = None,
+) -> dict[str, Any]:
     """Do one run; returns its summary.
 
     Args:
         options: completed (``config.completed``).
         resumed: the run to go on with; None begins a new one.
+        goes_on_from: another run, whose steps are the first of the new one.
 
     Raises:
         UserError: something is wrong with the options, the data, the engine or the folder; nothing
             was overwritten.
     """
     console = output.console()
-    place: Place = (
-        NewRun(options.out or default_folder(_name(options)), options.overwrite)
-        if resumed is None
-        else ResumedRun(resumed)
-    )
+    place = _place(options, resumed, goes_on_from)
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
     check_learner(options, engine_name)
@@ -86,14 +93,23 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
         console.print(f"engine  {chosen.engine.name} ({chosen.because})")
         if chosen.engine.data_on_host:
             console.print("data    in the host's memory, which is slower than the device's")
+        tuning = _fine_tuning(loaded, options, prepared, chosen.engine, console)
+        if tuning is not None:
+            for environment in tuning.environments:
+                stack.enter_context(environment)
+            chosen = chosen._replace(engine=tuning)
         evaluator, beside = _evaluator(loaded.scoring, options, chosen.engine.name, console)
         if evaluator is not None:
             stack.enter_context(evaluator)
             _check_sizes(evaluator, loaded)
         record = _record(options, loaded, prepared, chosen)
         folder, spent = place.open(chosen.engine, record, options)  # touched from here on
+        if tuning is not None:
+            met.load(folder.met, tuning.replay, tuning.replay.met_rows)
         if resumed is not None:
             console.print(f"resumed from step {chosen.engine.step:,}")
+        elif goes_on_from is not None:
+            console.print(f"goes on from step {chosen.engine.step:,} of {goes_on_from.path}")
         console.print(f"run     {folder.path}")
         loop = Loop(
             options,
@@ -106,6 +122,7 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
             beside,
             identity=folder.read_config().get("options_sha256"),
             spent=spent,
+            keep=_keeper(folder, tuning),
         )
         if resumed is not None:
             for table in (completeness.metrics, completeness.scores):
@@ -115,6 +132,17 @@ def launch(options: TrainConfig, resumed: RunFolder | None = None) -> dict[str, 
         summary = _until_the_end(loop, console)
     progress.print_summary(summary, console)
     return summary
+
+
+def _place(
+    options: TrainConfig, resumed: RunFolder | None, goes_on_from: RunFolder | None
+) -> Place:
+    if resumed is not None:
+        return ResumedRun(resumed)
+    path = options.out or default_folder(_name(options))
+    if goes_on_from is not None:
+        return GrownRun(path, options.overwrite, goes_on_from)
+    return NewRun(path, options.overwrite)
 
 
 def check_learner(options: TrainConfig, engine: str) -> None:
@@ -208,6 +236,11 @@ def _choose_engine(
         because: why it is asked for, where that is not the user's wish.
     """
     transitions, hyper = prepared.transitions, prepared.learner
+    if options.online.online_steps and isinstance(hyper, IQL):
+        if name == "auto":
+            name = "reference" if engines.available(options.precision)["cpu"] else "cpu"
+            because = because or "it can meet transitions while it trains"
+        engines.check_online(name)
     if not isinstance(hyper, IQL):
         name, why = engines.choose_for(hyper, name, options.precision)
         made = engines.for_method(
@@ -231,6 +264,52 @@ def _choose_engine(
         threads=options.threads,
     )
     return _Chosen(engine, because or why)
+
+
+def _fine_tuning(
+    loaded: LoadedData, options: TrainConfig, prepared: _Prepared, engine: Engine, console: Console
+) -> FineTuning | None:
+    """The engine as one that goes on in the environment; None where that is not asked for.
+
+    Raises:
+        UserError: there is no environment, the dataset does not fit into the replay, or that not
+            into the memory.
+    """
+    asked = options.online
+    if not asked.online_steps:
+        return None
+    scoring, data = loaded.scoring, prepared.transitions
+    if scoring.environment is None:
+        raise UserError(f"--online-steps: there is no environment to act in: {scoring.note}")
+    if asked.capacity < len(data):
+        raise UserError(
+            f"--capacity is {asked.capacity:,}; the dataset alone has {len(data):,} transitions."
+        )
+    most = asked.online_steps * asked.env_steps_per_update
+    console.print(
+        f"online  {asked.online_steps:,} updates from step {options.seam:,} on, "
+        f"{asked.env_steps_per_update} step(s) of each seed in {scoring.environment} for one"
+    )
+    return FineTuning(
+        cast(OnlineEngine, engine),
+        Replay(data, options.seeds, asked.capacity, most),
+        [Stepping(scoring.environment, scoring.horizon, seed) for seed in options.seed_list],
+        begins=options.updates,
+        env_steps=asked.env_steps_per_update,
+        batch_size=prepared.learner.batch_size,
+        reward=(loaded.record["reward_scale"], loaded.record["reward_shift"]),
+        units=prepared.units,
+    )
+
+
+def _keeper(folder: RunFolder, tuning: FineTuning | None) -> Callable[[Checkpoint], None]:
+    """What brings to the disk what a checkpoint relies on."""
+
+    def keep(of: Checkpoint) -> None:
+        if tuning is not None and "online.met_rows" in of.state:
+            met.save(folder.met, tuning.replay, int(of.state["online.met_rows"]))
+
+    return keep
 
 
 def _evaluator(

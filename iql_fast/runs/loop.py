@@ -51,6 +51,10 @@ def _ignore(_step: int, _rate: float, _text: str) -> None:
     pass
 
 
+def _relies_on_nothing(_of: Checkpoint) -> None:
+    pass
+
+
 @dataclass(eq=False)
 class _Reached:
     """The end of an interval whose records are not complete yet."""
@@ -80,6 +84,8 @@ class Loop:
     """told of progress: step, steps/s (over all seeds), what to show"""
     identity: str | None = None
     """SHA-256 of the options that the run began with"""
+    keep: Callable[[Checkpoint], None] = _relies_on_nothing
+    """brings to the disk what a checkpoint relies on, before it is written"""
     spent: Mapping[str, float] = field(default_factory=dict)
     """seconds that a resumed run has taken so far, by what on"""
 
@@ -140,7 +146,7 @@ class Loop:
             # a resumed run falls into the same rhythm.
             saved = checkpoint.steps(self.folder.checkpoints)
             if not saved or saved[-1] < self.whole.step:
-                checkpoint.save(self.folder.checkpoints, self.whole)
+                self._save()
             if isinstance(stop, NonFiniteLoss):
                 write_json(self.folder.failure, vars(stop))
             if isinstance(stop, EvaluationFailed):
@@ -202,9 +208,13 @@ class Loop:
             self.whole = replace(first.checkpoint, seconds=seconds)
             if first.save:
                 with self._timed("records"):
-                    checkpoint.save(self.folder.checkpoints, self.whole)
+                    self._save()
             self.reached.popleft()
         return text
+
+    def _save(self) -> None:
+        self.keep(self.whole)
+        checkpoint.save(self.folder.checkpoints, self.whole)
 
     @contextmanager
     def _timed(self, what: str) -> Iterator[Callable[[], float]]:
@@ -293,6 +303,7 @@ class Loop:
             lines,
             self.data.scoring.unit,
             title,
+            self.config.seam,
         )
         self.curves_drawn = time.monotonic()
 
@@ -319,4 +330,11 @@ class Loop:
         }
         if scores.rows:
             summary["scores"] = summarise(scores.rows, scores.due)
+        at_seam = [row for row in scores.rows if int(row["step"]) == self.config.seam]
+        if at_seam:
+            summary["online"] = {
+                "steps": self.config.online.online_steps,
+                "before": summarise(at_seam, 1)["last"],
+                "after": summary["scores"]["last"],
+            }
         return summary

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import numpy as safetensors
 
-from iql_fast.data.replay import Replay
 from iql_fast.support import digest
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
+
+if TYPE_CHECKING:  # a policy is read where nothing else of a run is
+    from iql_fast.data.replay import Replay
 
 _NAME = re.compile(r"(\d{12})-(\d{12})-([0-9a-f]{64})\.safetensors")
 
@@ -27,6 +30,8 @@ def save(folder: Path, replay: Replay, upto: int) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    from safetensors import numpy as safetensors
+
     begin = max((end for _, end, _ in _files(folder)), default=0)
     if upto <= begin:
         return
@@ -44,6 +49,8 @@ def load(folder: Path, replay: Replay, upto: int) -> None:
     Raises:
         UserError: a file is missing or damaged.
     """
+    from safetensors import numpy as safetensors
+
     reached = 0
     for begin, end, path in _files(folder):
         if begin >= upto:
@@ -61,6 +68,14 @@ def load(folder: Path, replay: Replay, upto: int) -> None:
             f"{folder} lacks the transitions that the run met from number {reached:,} to {upto:,}. "
             "Bring back its files, or go on from an earlier checkpoint."
         )
+
+
+def remove_all(folder: Path) -> None:
+    """Remove the files, and the folder where nothing else is in it."""
+    for *_, path in _files(folder):
+        path.unlink()
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _whole(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +13,13 @@ from typing_extensions import Self
 
 from iql_fast.engines import Engine
 from iql_fast.runs import checkpoint, completeness, folder
+from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.rows import last_step
 from iql_fast.runs.schedule import Schedule
 from iql_fast.support.errors import UserError
-from iql_fast.support.files import write_json
+from iql_fast.support.files import write_json, written_beside
 
 Seconds = dict[str, float]  # spent so far, by what on
 
@@ -90,6 +92,34 @@ class NewRun:
         return run, {}
 
 
+class GrownRun(NewRun):
+    """See ``Place``. A new run that has the first steps of another, whose folder stays as it is."""
+
+    def __init__(self, path: Path, overwrite: bool, before: RunFolder) -> None:
+        super().__init__(path, overwrite)
+        self.before = before
+
+    def open(
+        self, engine: Engine, record: dict[str, Any], options: TrainConfig
+    ) -> tuple[RunFolder, Seconds]:
+        before = self.before.read_config()
+        check_data(self.before.path, before["data"], record["data"])
+        check_actions(self.before.path, before.get("action_bounds"), record["action_bounds"])
+        last = checkpoint.load(self.before.checkpoints, options.updates)
+        checkpoint.require_run(last.run, before, self.before.checkpoints, last.step)
+        take_over(engine, last, self.before.checkpoints)
+        run, _ = super().open(engine, record, options)
+        for table in ("metrics", "scores"):
+            copied: Path = getattr(self.before, table)
+            if copied.exists():
+                with written_beside(getattr(run, table)) as partial:
+                    partial.write_bytes(copied.read_bytes())
+        # A run killed before its first checkpoint would begin without those steps.
+        own = Checkpoint(last.step, engine.state_dict(), last.seconds, record["options_sha256"])
+        checkpoint.save(run.checkpoints, own)
+        return run, last.seconds
+
+
 class ResumedRun:
     """See ``Place``. A run killed before its first checkpoint begins anew."""
 
@@ -114,21 +144,15 @@ class ResumedRun:
     def open(
         self, engine: Engine, record: dict[str, Any], options: TrainConfig
     ) -> tuple[RunFolder, Seconds]:  # fmt: skip
-        self._check_data(record["data"])
-        self._check_actions(record["action_bounds"])
+        check_data(self.run.path, self.before["data"], record["data"])
+        check_actions(self.run.path, self.before.get("action_bounds"), record["action_bounds"])
         if not checkpoint.steps(self.run.checkpoints):
             self._check_rows(0, options)
             return self.run, {}
         last = checkpoint.load(self.run.checkpoints)
         checkpoint.require_run(last.run, self.before, self.run.checkpoints, last.step)
         self._check_rows(last.step, options)
-        try:
-            engine.load_state_dict(last.state)
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"The checkpoint of step {last.step} in {self.run.checkpoints} does not fit the "
-                f"run's options ({error}). Bring back the run's own files."
-            ) from None
+        take_over(engine, last, self.run.checkpoints)
         return self.run, last.seconds
 
     def _check_rows(self, step: int, options: TrainConfig) -> None:
@@ -163,24 +187,40 @@ class ResumedRun:
                     f"{notes[0]}. Its summary.json was left as it is. Bring back the rows."
                 )
 
-    def _check_data(self, found: dict[str, Any]) -> None:
-        before = self.before["data"]
-        for name in ("title", "rows", "return_mean", "sha256"):
-            # A record may be older than a digest.
-            if name in before and found[name] != before[name]:
-                raise UserError(
-                    f"The run {self.run.path} began on data whose {name} is {before[name]}, but "
-                    f"the data found now have {found[name]}. Bring back "
-                    f"{before.get('path', 'the data')}."
-                )
 
-    def _check_actions(self, found: Any) -> None:
-        before = self.before.get("action_bounds")
-        if found != before:
+def take_over(engine: Engine, last: Checkpoint, checkpoints: Path) -> None:
+    """Bring an engine to where a checkpoint is.
+
+    Raises:
+        UserError: it is of another engine's shape.
+    """
+    try:
+        engine.load_state_dict(last.state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The checkpoint of step {last.step} in {checkpoints} does not fit the run's options "
+            f"({error}). Bring back the run's own files."
+        ) from None
+
+
+def check_data(run: Path, before: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raise a ``UserError`` where a run goes on with other data than it began with."""
+    for name in ("title", "rows", "return_mean", "sha256"):
+        # A record may be older than a digest.
+        if name in before and found[name] != before[name]:
             raise UserError(
-                f"The run {self.run.path} began with actions scaled by {before or '-1 and 1'}, but "
-                f"those of the data found now are scaled by {found or '-1 and 1'}. Start a new run."
+                f"The run {run} began on data whose {name} is {before[name]}, but the data found "
+                f"now have {found[name]}. Bring back {before.get('path', 'the data')}."
             )
+
+
+def check_actions(run: Path, before: Any, found: Any) -> None:
+    """Raise a ``UserError`` where a run goes on with other bounds of its actions."""
+    if found != before:
+        raise UserError(
+            f"The run {run} began with actions scaled by {before or '-1 and 1'}, but those of the "
+            f"data found now are scaled by {found or '-1 and 1'}. Start a new run."
+        )
 
 
 def default_folder(task: str) -> Path:

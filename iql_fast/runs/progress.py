@@ -66,6 +66,13 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         f"this run, mean of the last {final['evaluations']}{of} evaluation(s)",
         f"{final['mean']:.1f} +- {final['std']:.1f}",
     )
+    if "online" in summary:
+        before, after = summary["online"]["before"], summary["online"]["after"]
+        table.add_row(
+            f"before -> after {summary['online']['steps']:,} steps in the environment",
+            f"{before['mean']:.1f} +- {before['std']:.1f} -> "
+            f"{after['mean']:.1f} +- {after['std']:.1f}",
+        )
     table.add_row("this run, best evaluation", f"{best['mean']:.1f} +- {best['std']:.1f}")
     if summary["behaviour_score"] is not None:
         table.add_row("mean return of the data", f"{summary['behaviour_score']:.1f}")

@@ -12,7 +12,8 @@ from iql_fast.runs.config import TrainConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """The grid of a run: intervals end at multiples of ``log_interval`` and at ends of stages.
+    """The grid of a run: intervals end at multiples of ``log_interval`` and at ends of stages, of
+    which fine-tuning is one.
 
     Args:
         scored: whether the run has an environment to score policies in.
@@ -24,7 +25,9 @@ class Schedule:
     def interval(self, step: int) -> int:
         """Steps from a step to the end of its interval."""
         log, stage = self.options.records.log_interval, self.options.updates
-        return min(log - step % log, stage - step % stage)
+        online = self.options.seam is not None and step >= self.options.seam
+        left = self.options.total_steps - step if online else stage - step % stage
+        return min(log - step % log, left)
 
     def saves(self, step: int) -> bool:
         """Whether a checkpoint is due after ``step`` steps."""
@@ -47,7 +50,9 @@ class Schedule:
             step += self.interval(step)
 
     def _due(self, step: int, interval: int | None) -> bool:
-        return step == self.options.total_steps or (bool(interval) and step % (interval or 1) == 0)
+        if step in (self.options.total_steps, self.options.seam):
+            return True
+        return bool(interval) and step % (interval or 1) == 0
 
     @cached_property
     def _learner(self) -> Method:

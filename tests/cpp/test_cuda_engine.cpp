@@ -57,11 +57,9 @@ struct Columns {
     next_observations = noise.column(rows * obs);
   }
   Dataset dataset() const {
-    Dataset data;
-    data.logged = {observations.data(), actions.data(), rewards.data(), masks.data(),
-                   next_observations.data()};
-    data.rows = rows;
-    return data;
+    return {{observations.data(), actions.data(), rewards.data(), masks.data(),
+             next_observations.data()},
+            rows};
   }
 };
 

@@ -44,11 +44,9 @@ struct Columns {
   }
 
   Dataset dataset() const {
-    Dataset data;
-    data.logged = {observations.data(), actions.data(), rewards.data(), masks.data(),
-                   next_observations.data()};
-    data.rows = kRows;
-    return data;
+    return {{observations.data(), actions.data(), rewards.data(), masks.data(),
+             next_observations.data()},
+            kRows};
   }
 };
 
