@@ -9,6 +9,7 @@ import pytest
 from iql_fast import finetune
 from iql_fast.runs import checkpoint
 from iql_fast.runs.rows import read_rows
+from iql_fast.runs.schedule import Schedule
 from iql_fast.support.errors import UserError
 
 from .test_train import SMALL, finished
@@ -35,6 +36,23 @@ def test_the_authors_settings():
         ["--task=hopper-medium-v2", "--offline-steps=5000", "--online-steps", "7000"]
     )
     assert (asked.seam, asked.total_steps) == (5000, 12_000)
+
+
+@pytest.mark.parametrize(("offline", "online"), [(230, 170), (200, 200), (50, 7), (30, 990)])
+def test_intervals_end_at_the_seam_and_at_the_end(offline, online):
+    asked, _ = finetune.asked_for(
+        [
+            *("--task=hopper-medium-v2", "--log-interval=50", "--eval-interval=100"),
+            *("--checkpoint-interval=100", f"--offline-steps={offline}"),
+            f"--online-steps={online}",
+        ]
+    )
+    total, schedule = offline + online, Schedule(asked, True)
+    expected = sorted({*range(50, total, 50), offline, total})
+    assert list(schedule.ends(total)) == expected
+    assert [step for step in expected if schedule.evaluates(step)] == sorted(
+        {*range(100, total, 100), offline, total}
+    )
 
 
 def test_what_cannot_be_fine_tuned():
@@ -106,7 +124,10 @@ def test_both_stages_in_one_folder(command, finished, tmp_path):
     assert last.state["online.met_rows"] == 340
     assert sum(int(p.name[13:25]) - int(p.name[:12]) for p in (out / "met").iterdir()) == 340
     assert (out / "curves.png").exists()
-    for what in (["evaluate", "--run", out, "--episodes", 1], ["export", out, "--to", "npz"]):
+    for what in (
+        ["evaluate", "--run", out, "--episodes", 1],
+        ["export", out, "--to", "safetensors"],
+    ):
         result = command(*what)
         assert result.returncode == 0, result.stderr
 

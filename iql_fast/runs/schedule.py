@@ -47,6 +47,8 @@ class Schedule:
         step = self.interval(0)
         while step <= last:
             yield step
+            if step == self.options.total_steps:
+                return
             step += self.interval(step)
 
     def _due(self, step: int, interval: int | None) -> bool:
