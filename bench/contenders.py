@@ -269,11 +269,17 @@ def method_of(contender: Contender) -> Method:
 
 
 def any_method(contender: Contender) -> Runner:
-    """A method over the operators, in the engine of any."""
-    from iql_fast.engines.generic import GenericEngine
-
-    data, seeds = contender.workload.transitions(), range(contender.seeds)
-    engine = GenericEngine(method_of(contender), data, seeds, contender.precision, native=True)
+    """A method in the engine of any, or DT in its own, over operators."""
+    method, workload = method_of(contender), contender.workload
+    data = workload.trajectories() if "times" in method.needs else workload.transitions()
+    engine = engines.for_method(
+        method,
+        data,
+        range(contender.seeds),
+        name="graph",
+        precision=contender.precision,
+        threads=contender.threads,
+    )
     return Runner(engine.run, worth=contender.seeds)
 
 

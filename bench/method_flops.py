@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from iql_fast.methods.base import Method
+from iql_fast.methods.dt import DT, EXPANSION
 
 
 class Products:
@@ -84,9 +85,28 @@ _NEEDED: dict[str, Callable[[Products, Any], float]] = {
     "bcq": _bcq,
 }
 #: Methods whose arithmetic is stated here.
-NAMES = tuple(_NEEDED)
+NAMES = (*_NEEDED, "dt")
 
 
 def needed(method: Method, obs_dim: int, act_dim: int) -> float:
     """Floating-point operations of a step, a multiplication and an addition counted as two."""
+    if isinstance(method, DT):
+        return _dt(method, obs_dim, act_dim)
     return _NEEDED[method.name](Products(method, obs_dim, act_dim), method)
+
+
+def _dt(m: DT, obs_dim: int, act_dim: int) -> float:
+    """Of its layers by what they read, and of attention; forward, and back to weights and inputs,
+    or to the weights alone where the inputs are the data."""
+
+    def trained(tokens: int, inputs: int, outputs: int, passes: int = 3) -> float:
+        return passes * 2 * m.batch_size * tokens * inputs * outputs
+
+    total = sum(trained(m.context, inputs, m.width, 2) for inputs in (1, obs_dim, act_dim))
+    for block in range(m.layers):
+        read = m.context if block == m.layers - 1 else m.tokens  # of the last, the states alone
+        total += trained(m.tokens, m.width, 2 * m.width)  # keys and values
+        total += 2 * trained(read, m.width, m.width)  # queries, and what heads are mixed by
+        total += 2 * trained(read, m.tokens, m.width)  # scores, and sums of values
+        total += 2 * trained(read, m.width, EXPANSION * m.width)
+    return total + trained(m.context, m.width, act_dim)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import Hyperparameters, NetworkSpec
+
+#: Rows of its trajectories, where they are read as such.
+TRAJECTORY = 1000
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,18 @@ class Workload:
             masks=(rng.random(self.rows) > 2e-3).astype(np.float32),
             next_observations=next_observations,
         )
+
+    def trajectories(self) -> Transitions:
+        """The same as trajectories of ``TRAJECTORY`` rows, for methods that read such."""
+        data = self.transitions()
+        times = np.arange(self.rows) % TRAJECTORY
+        togo = np.concatenate(
+            [
+                np.cumsum(data.rewards[begin : begin + TRAJECTORY][::-1])[::-1]
+                for begin in range(0, self.rows, TRAJECTORY)
+            ]
+        )
+        return replace(data, returns_to_go=togo.astype(np.float32), times=times.astype(np.float32))
 
 
 def flops_a_step(workload: Workload) -> int:

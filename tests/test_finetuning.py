@@ -279,7 +279,7 @@ def test_steps_are_joined_as_one_call_measures_them():
     whole = one.run(6)
     steps = joined([many.run(1) for _ in range(6)])
     assert whole.keys() == steps.keys()
-    for name, values in whole.items():
+    for name, values in whole.items():  # sums in another order
         np.testing.assert_allclose(steps[name], values, rtol=1e-9, err_msg=name)
 
 

@@ -12,7 +12,7 @@ from iql_fast.engines.generic import GenericEngine
 from .conftest import random_transitions
 
 
-@pytest.mark.parametrize("name", method_flops.NAMES)
+@pytest.mark.parametrize("name", [name for name in method_flops.NAMES if name != "dt"])
 def test_a_step_does_what_it_needs(name):
     """Counted by torch over two steps, since TD3+BC's policy is trained in every other one."""
     settings = {"bc_steps": 0} if name == "cql" else {}

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.workload import TRAJECTORY
 from iql_fast.data.dataset import Transitions
 
 #: The variable that names the checkout's folder.
@@ -183,9 +184,9 @@ class _Environment:
 
 def _columns(data: Transitions) -> dict[str, np.ndarray]:
     """The data as ``d4rl.qlearning_dataset`` names them, and as ``get_dataset`` does: in episodes
-    of 1,000 rows at most."""
+    of ``TRAJECTORY`` rows."""
     timeouts = np.zeros(len(data), bool)
-    timeouts[999::1000] = timeouts[-1] = True
+    timeouts[TRAJECTORY - 1 :: TRAJECTORY] = timeouts[-1] = True
     return {
         "observations": data.observations,
         "actions": data.actions,

@@ -55,8 +55,10 @@ class Replay:
         slots = min(most, capacity)
         columns = {name: getattr(logged, name) for name in Met._fields}
         shapes = {name: (seeds, slots, *x.shape[1:]) for name, x in columns.items()}
-        needed = sum(4 * int(np.prod(shape)) for shape in shapes.values())
-        memory.require(needed, f"{slots:,} transitions to be met by each of {seeds} seeds")
+        self._bytes_each = sum(4 * int(np.prod(shape[2:])) for shape in shapes.values()) * seeds
+        memory.require(
+            slots * self._bytes_each, f"{slots:,} transitions to be met by each of {seeds} seeds"
+        )
         # Not touched, and so not taken, before it is filled.
         self.met = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
         self.met_rows = 0
@@ -64,6 +66,11 @@ class Replay:
     def __len__(self) -> int:
         """Transitions in the ring of a seed."""
         return min(len(self.logged) + self.met_rows, self.capacity)
+
+    @property
+    def bytes_to_come(self) -> int:
+        """Of all transitions that will be met, in a file."""
+        return self.most * self._bytes_each
 
     @property
     def obs_dim(self) -> int:

@@ -33,11 +33,42 @@ def batch_at(
     )
 
 
-class Batches:
-    """The batches of ``batch_at``, whose rows are drawn for many steps at once.
+class Rows:
+    """The dataset's rows of each seed's batch (``philox.batch_rows``).
 
     Args:
-        native: whether the extension's operator gathers the rows.
+        count: rows of the dataset.
+        native: whether the extension's operator draws them; else they are drawn for many steps at
+            once.
+    """
+
+    def __init__(self, seeds: Sequence[int], size: int, count: int, native: bool) -> None:
+        from iql_fast import ops  # not above: where the extension is missing its import warns
+
+        self._seeds, self._size, self._count = list(seeds), size, count
+        self._draw_ = ops.native.operator("batch_rows_") if native else None
+        self._ahead = max(1, DRAWN_AT_ONCE // (len(seeds) * size))
+        self._drawn = torch.empty(0)
+        self._from = -1
+
+    def at(self, step: int) -> Tensor:
+        """Those of a (0-based) step, ``[S, B]``."""
+        if self._draw_ is not None:
+            states = [torch.tensor([seed, step]) for seed in self._seeds]
+            return torch.stack([self._draw_(state, self._size, self._count) for state in states])
+        begin = step - step % self._ahead
+        if begin != self._from:
+            seeds, steps = torch.tensor(self._seeds), torch.arange(begin, begin + self._ahead)
+            self._drawn = philox.batch_rows_of(seeds, steps, self._size, self._count)
+            self._from = begin
+        return self._drawn[step - begin]
+
+
+class Batches:
+    """The batches of ``batch_at``.
+
+    Args:
+        native: whether the extension's operators draw and gather the rows.
     """
 
     def __init__(
@@ -47,44 +78,19 @@ class Batches:
 
         self._names = list(data.columns())
         self._columns = [torch.from_numpy(x) for x in data.columns().values()]
-        self._seeds, self._size = torch.tensor(list(seeds)), size
-        self._dtype, self._native = dtype, native
-        if native:
-            self._gather_rows = ops.native.operator("gather_rows")
-            self._batch_rows_ = ops.native.operator("batch_rows_")
-        self._ahead = max(1, DRAWN_AT_ONCE // (len(seeds) * size))
-        self._rows = torch.empty(0)
-        self._from = -1
+        self._dtype = dtype
+        self._rows = Rows(seeds, size, len(data), native)
+        self._gather_rows = ops.native.operator("gather_rows") if native else ops.plain.gather_rows
 
     def at(self, step: int) -> Batch:
         """The batch of a (0-based) step."""
-        rows = self._rows_at(step)
-        if self._native:
-            gathered = self._gather_rows(self._columns, rows)
-        else:
-            gathered = [column[rows] for column in self._columns]
-        lead = (len(self._seeds), self._size)
+        rows = self._rows.at(step)
+        gathered = self._gather_rows(self._columns, rows.flatten())
         parts = {
-            name: x.view(*lead, *x.shape[1:]).to(self._dtype)
+            name: x.view(*rows.shape, *x.shape[1:]).to(self._dtype)
             for name, x in zip(self._names, gathered, strict=True)
         }
         return Batch(**parts)
-
-    def _rows_at(self, step: int) -> Tensor:
-        """The dataset's rows of a step's batches, one seed's after the other, ``[S * B]``."""
-        count = len(self._columns[0])
-        if self._native:
-            drawn = [
-                self._batch_rows_(torch.tensor([seed, step]), self._size, count)
-                for seed in self._seeds.tolist()
-            ]
-            return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
-        begin = step - step % self._ahead
-        if begin != self._from:
-            steps = torch.arange(begin, begin + self._ahead)
-            self._rows = philox.batch_rows_of(self._seeds, steps, self._size, count)
-            self._from = begin
-        return self._rows[step - begin].flatten()
 
 
 def batch_statistics(batch: Batch, index: int) -> dict[str, float]:

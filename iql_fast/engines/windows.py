@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.sampling import DRAWN_AT_ONCE
-from iql_fast.formulas import philox
+from iql_fast.engines.sampling import Rows
 from iql_fast.methods.dt import DT, NO_ACTION, Windows
 
 
@@ -26,12 +25,8 @@ class WindowBatches:
     ) -> None:
         if data.returns_to_go is None or data.times is None:
             raise ValueError(f"{method.name} needs the data's returns_to_go and times")
-        self._size, self._context, self._last = (
-            method.batch_size,
-            method.context,
-            method.longest - 1,
-        )
-        self._seeds, self._dtype = torch.tensor(list(seeds)), dtype
+        self._context, self._last = method.context, method.longest - 1
+        self._dtype = dtype
         self._observations, self._actions = map(torch.from_numpy, (data.observations, data.actions))
         self._togo = torch.from_numpy(data.returns_to_go) / float(method.return_scale or 1.0)
         self._times = torch.from_numpy(data.times).long()
@@ -40,18 +35,11 @@ class WindowBatches:
         ends = torch.from_numpy(np.repeat(starts[1:], np.diff(starts)))
         #: Rows of the trajectory from each one on.
         self._left = ends - torch.arange(rows)
-        self._ahead = max(1, DRAWN_AT_ONCE // (len(seeds) * self._size))
-        self._rows = torch.empty(0)
-        self._from = -1
+        self._rows = Rows(seeds, method.batch_size, rows, native=False)
 
     def at(self, step: int) -> Windows:
         """Those of a (0-based) step, ``[S, B, K, ...]``."""
-        begin = step - step % self._ahead
-        if begin != self._from:
-            steps = torch.arange(begin, begin + self._ahead)
-            self._rows = philox.batch_rows_of(self._seeds, steps, self._size, len(self._times))
-            self._from = begin
-        return self.beginning_at(self._rows[step - begin])
+        return self.beginning_at(self._rows.at(step))
 
     def beginning_at(self, rows: Tensor) -> Windows:
         """Those that begin at rows ``[S, B]`` of the data."""

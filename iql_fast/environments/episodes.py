@@ -28,7 +28,7 @@ SIDE_BY_SIDE = 5
 
 
 class EvaluationFailed(UserError):
-    """A worker process was lost in the middle of an evaluation, or its environment failed."""
+    """A process that runs episodes was lost in the middle of one, or its environment failed."""
 
 
 def arrangement(

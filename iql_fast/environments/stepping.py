@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from iql_fast.environments import simulator, workers
-from iql_fast.support.errors import UserError
+from iql_fast.environments.episodes import EvaluationFailed
 
 FloatArray = NDArray[np.float32]
 
@@ -51,8 +51,11 @@ class Stepping:
         horizon: steps after which an episode is cut.
         seed: of the training.
 
+    Attributes:
+        process: after entering.
+
     Raises:
-        UserError: from any method, where the environment fails or its process dies.
+        EvaluationFailed: from any method, where the environment fails or its process dies.
     """
 
     def __init__(self, environment: str, horizon: int, seed: int) -> None:
@@ -63,14 +66,14 @@ class Stepping:
     def __enter__(self) -> Self:
         own, other = get_context("spawn").Pipe()
         with workers.one_thread_each():
-            process = get_context("spawn").Process(
+            self.process = get_context("spawn").Process(
                 target=_serve, args=(other, self.environment, self.horizon, self.seed), daemon=True
             )
-            process.start()
+            self.process.start()
         other.close()
         self._connection: Connection = own
         self._stack.callback(own.close)
-        self._stack.callback(process.kill)
+        self._stack.callback(self.process.kill)
         return self
 
     def __exit__(
@@ -107,11 +110,11 @@ class Stepping:
         except (EOFError, OSError):
             raise self._lost() from None
         if kind == "error":
-            raise UserError(f"An episode of {self._label} failed ({content}).")
+            raise EvaluationFailed(f"An episode of {self._label} failed ({content}).")
         return content
 
-    def _lost(self) -> UserError:
-        return UserError(
+    def _lost(self) -> EvaluationFailed:
+        return EvaluationFailed(
             f"The process that acted in {self._label} died (killed from outside, or for want of "
             "memory)."
         )

@@ -163,7 +163,7 @@ class FineTuning:
         before = self.units.read(self._seen)
         sampled = self.engine.explore(before, self._noise_of(self.replay.met_rows))
         actions = np.clip(sampled, -1, 1)
-        taken = self.units.act(actions.copy())
+        taken = self.units.act(actions)
         for s, environment in enumerate(self.environments):
             environment.begin(taken[s])
             self._actions[s, self._length[s]] = taken[s]

@@ -103,6 +103,8 @@ def launch(
             stack.enter_context(evaluator)
             _check_sizes(evaluator, loaded)
         record = _record(options, loaded, prepared, chosen)
+        if tuning is not None:
+            record["met_bytes"] = tuning.replay.bytes_to_come
         folder, spent = place.open(chosen.engine, record, options)  # touched from here on
         if tuning is not None:
             met.load(folder.met, tuning.replay, tuning.replay.met_rows)
@@ -152,6 +154,8 @@ def check_learner(options: TrainConfig, engine: str) -> None:
         engines.choose_for(learner, engine, options.precision)
         resources.check_method_memory(learner, 1, 1, options.seeds, options.precision)
         return
+    if options.online.online_steps:
+        engines.check_online(engine)
     engines.check(engine, options.precision, hyper=learner)
     resources.check_memory(options.network(1, 1), learner, options.seeds, options.precision)
 
@@ -236,11 +240,9 @@ def _choose_engine(
         because: why it is asked for, where that is not the user's wish.
     """
     transitions, hyper = prepared.transitions, prepared.learner
-    if options.online.online_steps and isinstance(hyper, IQL):
-        if name == "auto":
-            name = "reference" if engines.available(options.precision)["cpu"] else "cpu"
-            because = because or "it can meet transitions while it trains"
-        engines.check_online(name)
+    if options.online.online_steps and isinstance(hyper, IQL) and name == "auto":
+        name = "reference" if engines.available(options.precision)["cpu"] else "cpu"
+        because = because or "it can meet transitions while it trains"
     if not isinstance(hyper, IQL):
         name, why = engines.choose_for(hyper, name, options.precision)
         made = engines.for_method(

@@ -85,7 +85,8 @@ class NewRun:
         self, engine: Engine, record: dict[str, Any], options: TrainConfig
     ) -> tuple[RunFolder, Seconds]:
         state_bytes = sum(t.numel() * t.element_size() for t in engine.state_dict().values())
-        run = folder.create(self.path, self.overwrite, _needed_bytes(state_bytes, options))
+        needed = _needed_bytes(state_bytes, options) + record.get("met_bytes", 0)
+        run = folder.create(self.path, self.overwrite, needed)
         if self._unlocked:
             self._stack.enter_context(folder.lock(self.path))
         write_json(run.config, record)
@@ -108,6 +109,7 @@ class GrownRun(NewRun):
         last = checkpoint.load(self.before.checkpoints, options.updates)
         checkpoint.require_run(last.run, before, self.before.checkpoints, last.step)
         take_over(engine, last, self.before.checkpoints)
+        record["goes_on_from"] = {"path": str(self.before.path.absolute()), "step": last.step}
         run, _ = super().open(engine, record, options)
         for table in ("metrics", "scores"):
             copied: Path = getattr(self.before, table)
