@@ -64,6 +64,10 @@ def steps_axis(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
+#: How the line looks where training goes on in the environment.
+SEAM: dict[str, Any] = {"color": "0.4", "linewidth": 1, "linestyle": ":"}
+
+
 def draw(
     path: Path,
     title: str,
@@ -88,13 +92,13 @@ def draw(
         figure = _of_any_method(title, metric_rows, measured)
     else:
         figure = _of_iql(title, metric_rows)
-    _draw_scores(figure.axes[0], score_rows, reference_lines, score_label, method)
+    _draw_scores(figure.axes[0], score_rows, reference_lines, score_label, method, seam)
     for axes in figure.axes:
         if axes.get_subplotspec() is not None and axes.get_label() != "twin":
             steps_axis(axes)
             axes.grid(alpha=0.3)
-            if seam is not None:
-                axes.axvline(seam, color="0.4", linewidth=1, linestyle=":")
+            if seam is not None and axes is not figure.axes[0]:
+                axes.axvline(seam, **SEAM)
     with written_beside(path) as partial:
         figure.savefig(partial, format="png", dpi=110)
 
@@ -105,10 +109,13 @@ def _draw_scores(
     reference_lines: Mapping[str, float],
     score_label: str,
     method: str,
+    seam: int | None,
 ) -> None:
     if score_rows:
         label = f"{method}, mean and range over seeds"
         plot_spread(score_axes, score_rows, "score", label, marker=".")
+        if seam is not None:
+            score_axes.axvline(seam, **SEAM, label="the environment joins in")
         for i, (label, score) in enumerate(reference_lines.items()):
             score_axes.axhline(score, linestyle="--", color=f"C{i + 1}", label=label)
         _legend(score_axes, columns=1)
