@@ -24,8 +24,13 @@ from iql_fast.runs.config import Algorithm, Online, TrainConfig
 from iql_fast.runs.folder import RunFolder
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
+from iql_fast.tasks import presets
 
 USUAL_STEPS = 1_000_000
+#: What a run of both stages has that none on a dataset alone has.
+DEFAULTS = TrainConfig(
+    algorithm=Algorithm(actor_schedule="constant"), online=Online(online_steps=USUAL_STEPS)
+)
 PROGRAM = "python -m iql_fast.finetune"
 #: What is fine-tuned may differ in these from the run that it goes on from.
 CHANGES = (
@@ -35,8 +40,9 @@ CHANGES = (
 HELP = """Train on a dataset, then go on in the environment (the paper's second table).
 
 Begin with --run RUN, an offline run that has ended, whose options are taken over; or with --task
-and --offline-steps (as --steps), which trains offline first. Each update then follows on a step of
-each seed's policy in the environment (--env-steps-per-update), with an action that is sampled from
+and --offline-steps (as --steps; default: a million, on the binary hands 25,000), which trains
+offline first. Each update then follows on a step of each seed's policy in the environment
+(--env-steps-per-update), with an action that is sampled from
 the policy as the last update left it; batches are drawn from the dataset and what was met since
 (--capacity). Rewards are transformed as the dataset's are. Everything goes to one folder; a run
 that was stopped goes on with --resume."""
@@ -63,12 +69,8 @@ def asked_for(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder | None]:
     path, rest = _taken_out("--run", list(arguments))
     steps, rest = _taken_out("--offline-steps", rest)
     rest += [] if steps is None else ["--steps", steps]
-    online = Online(online_steps=USUAL_STEPS)
     if path is None:
-        base = TrainConfig(algorithm=Algorithm(actor_schedule="constant"), online=online)
-        asked = config.parse(rest, base, PROGRAM, HELP)
-        _require_steps(asked)
-        return config.completed(asked), None
+        return completed(config.parse(rest, DEFAULTS, PROGRAM, HELP)), None
     run = RunFolder(Path(path))
     stored = config.of_record(run.read_config()["options"])
     run.read_summary()
@@ -78,7 +80,7 @@ def asked_for(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder | None]:
     base = replace(
         before,
         algorithm=replace(before.algorithm, actor_schedule="constant"),
-        online=online,
+        online=DEFAULTS.online,
         out=run.path.with_name(f"{run.path.name}-online"),
         overwrite=False,
         resume=None,
@@ -86,9 +88,23 @@ def asked_for(arguments: Sequence[str]) -> tuple[TrainConfig, RunFolder | None]:
     )
     asked = config.parse(rest, base, PROGRAM, HELP)
     _require_steps(asked)
-    completed = config.completed(asked)
-    config.check_same(config.flat(completed), stored, CHANGES)
-    return completed, run
+    whole = config.completed(asked)
+    config.check_same(config.flat(whole), stored, CHANGES)
+    return whole, run
+
+
+def completed(asked: TrainConfig) -> TrainConfig:
+    """A run of both stages from its beginning, complete and checked: ``config.completed``, with the
+    paper's number of steps on the dataset where none is given.
+
+    Raises:
+        UserError: a value is out of its range.
+    """
+    _require_steps(asked)
+    if asked.steps is None:
+        steps = presets.OFFLINE_STEPS.get(asked.chosen_preset.family)
+        asked = replace(asked, steps=steps)
+    return config.completed(asked)
 
 
 def _require_steps(asked: TrainConfig) -> None:

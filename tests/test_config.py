@@ -21,6 +21,7 @@ def complete(*arguments):
         ("antmaze-large-play-v0", (0.9, 10.0, 0.0, 100, 100_000)),
         ("kitchen-mixed-v0", (0.7, 0.5, 0.1, 10, 5_000)),
         ("pen-human-v1", (0.7, 0.5, 0.1, 10, 5_000)),
+        ("pen-binary-v0", (0.8, 3.0, 0.0, 10, 5_000)),
     ],
 )
 def test_the_authors_values_fill_what_is_left_out(task, expected):

@@ -440,4 +440,4 @@ def test_presets_are_chosen_and_shown(command, tmp_path):
     options = json.loads((tmp_path / "run" / "config.json").read_text())["options"]
     assert (options["expectile"], options["temperature"]) == ([0.9], [10.0])
     shown = " ".join(command("train", "--help").stdout.replace("│", " ").split())
-    assert "0.9 for antmaze, 0.7 for the others" in shown
+    assert "0.9 for antmaze, 0.8 for adroit-binary, 0.7 for the others" in shown

@@ -30,7 +30,8 @@ class List:
         can_make = set(regenerate.available())
         for name in catalogue.names():
             task = catalogue.get(name)
-            original = "cached" if resolve.downloaded_path(task).exists() else "-"
+            here = resolve.downloaded_path(task).exists()
+            original = "cached" if here else "-" if task.d4rl_file else "to bring"
             made = "possible" if name in can_make else "-"
             if resolve.regenerated_path(task, 0).exists():
                 made = "cached"
@@ -43,6 +44,7 @@ class List:
             "Besides: Minari's ids (`minari list remote`), OGBench's single tasks by name, and "
             "files of your own (--dataset FILE)."
         )
+        console.print("What is to bring, and how: `python -m iql_fast.data fetch NAME`.")
 
 
 @dataclass
@@ -76,6 +78,8 @@ class Info:
             resolve.regenerated_path(task, self.seed, self.physics),
         )
         if self.dataset is None and not any(place.exists() for place in places):
+            if not task.d4rl_file:
+                raise UserError(resolve.missing(task))
             made = f", `... make {task.name}` regenerates it"
             raise UserError(
                 f"{task.name} is not in the cache {resolve.cache_folder()}. `python -m "
@@ -141,6 +145,8 @@ class Fetch:
         task = catalogue.get(self.name)
         path = resolve.downloaded_path(task)
         if not path.exists():
+            if not task.d4rl_file:
+                raise UserError(resolve.missing(task))
             download.download(task.d4rl_file, path)
         print(path)
 

@@ -44,12 +44,15 @@ def read(
     obs_dim: int | None = None,
     act_dim: int | None = None,
     horizon: int | None = None,
+    endless: bool = False,
 ) -> Read:
     """Read and check a file of logged steps.
 
     Args:
         obs_dim, act_dim: that the data must have; None where they say themselves.
         horizon: steps after which an episode is cut; None where nobody knows.
+        endless: whether episodes are cut and never end of themselves: what is flagged terminal is
+            the last row of a trajectory then, and its s' is worth as much as any.
 
     Raises:
         UserError: naming the file, the key and the row, and what to do.
@@ -60,8 +63,26 @@ def read(
     logged.check_sizes(found, where, obs_dim, act_dim)
     numbers = ("observations", "actions", "rewards", "next_observations")
     logged.check_finite({name: found[name] for name in numbers if name in found}, where)
+    said: list[str] = []
+    if endless:
+        found, said = _never_terminal(found)
     transitions, notes = _transitions(found, where, horizon)
-    return Read(transitions, len(found["rewards"]), (*notes, *_oddities(transitions, horizon)))
+    notes = [*said, *notes, *_oddities(transitions, horizon)]
+    return Read(transitions, len(found["rewards"]), tuple(notes))
+
+
+def _never_terminal(found: Columns) -> tuple[Columns, list[str]]:
+    """The columns with what was flagged terminal cut there instead, and what to say of it."""
+    terminals = found["terminals"]
+    ends = terminals | found.get("timeouts", np.zeros_like(terminals))
+    columns = {name: column for name, column in found.items() if name != "masks"}
+    columns["terminals"] = np.zeros_like(terminals)
+    if ends.any() or "timeouts" in found or "next_observations" in found:
+        columns["timeouts"] = ends  # else all that is known of ends is the horizon
+    count = int(terminals.sum())
+    if not count:
+        return columns, []
+    return columns, [f"{count:,} terminal row(s) end a trajectory, but no episode: all masks are 1"]
 
 
 def _transitions(

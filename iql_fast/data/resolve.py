@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from iql_fast.data import columns, d4rl, download, minari, ogbench, own, regenerate
+from iql_fast.data import (
+    binary_hands,
+    columns,
+    d4rl,
+    download,
+    minari,
+    ogbench,
+    own,
+    regenerate,
+)
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.logged import LoggedTransitions
 from iql_fast.data.transform import (
@@ -93,8 +102,9 @@ def cache_folder() -> Path:
 
 
 def downloaded_path(task: Task) -> Path:
-    """Where D4RL's own file of a task lies once it is downloaded."""
-    return cache_folder() / task.d4rl_file
+    """Where D4RL's own file of a task lies once it is downloaded; where D4RL has none, the user's
+    once it was brought."""
+    return cache_folder() / (task.d4rl_file or f"brought/{task.name}.npz")
 
 
 def regenerated_path(task: Task, seed: int, physics: Physics = "d4rl") -> Path:
@@ -110,6 +120,8 @@ def missing(task: Task, offline: bool = False) -> str:
     them or, tried now, by downloading them."""
     if downloaded_path(task).exists() or task.name in regenerate.available():
         return ""
+    if not task.d4rl_file:
+        return binary_hands.missing(task, downloaded_path(task))
     if offline:
         return "D4RL's file is not in the cache, and downloads were switched off"
     try:
@@ -331,7 +343,10 @@ def _of_task(task: Task, search: Search) -> Found:
     where = scoring.of_task(task, search.physics)
     path, source, record, notes = _file(task, search)
     environment = task.environment
-    if search.dataset is None or download.is_d4rls_own(path):
+    if environment.binary:
+        read = binary_hands.read(path, task)
+        rows, logged, notes = read.rows, read.transitions, (*notes, *read.notes)
+    elif search.dataset is None or download.is_d4rls_own(path):
         steps = d4rl.read(path, environment.obs_dim, environment.act_dim)
         rows, logged = len(steps.rewards), d4rl.transitions(steps, environment.horizon)
     else:
@@ -350,7 +365,9 @@ def _file(task: Task, search: Search) -> tuple[Path, str, dict[str, Any], tuple[
         return search.dataset, "file", {"origin": "file"}, ()
     original, made = downloaded_path(task), regenerated_path(task, search.seed, search.physics)
     if original.exists():
-        return original, "cache", {"origin": "d4rl"}, ()
+        return original, "cache", {"origin": "d4rl" if task.d4rl_file else "file"}, ()
+    if not task.d4rl_file:
+        raise UserError(binary_hands.missing(task, original))
     can_make = search.regenerate_ok and task.name in regenerate.available()
     regenerated: dict[str, Any] = {
         "origin": "regenerated",

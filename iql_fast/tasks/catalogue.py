@@ -21,7 +21,9 @@ Physics = Literal["d4rl", "gymnasium"]
 class Environment:
     """What the tasks on one environment share.
 
-    ``min_score`` and ``max_score`` are D4RL's reference returns (a random and an expert policy).
+    ``min_score`` and ``max_score`` are D4RL's reference returns (a random and an expert policy), or
+    of a binary task the least and the largest that there can be. ``binary``: the reward is 0 where
+    the goal is met and -1 elsewhere, and episodes end at the horizon alone.
     """
 
     obs_dim: int
@@ -29,6 +31,7 @@ class Environment:
     horizon: int
     min_score: float
     max_score: float
+    binary: bool = False
 
 
 ENVIRONMENTS = {
@@ -43,12 +46,19 @@ ENVIRONMENTS = {
     "hammer": Environment(46, 26, 200, -274.856578, 12794.134825156867),
     "door": Environment(39, 28, 200, -56.512833, 2880.5693087298737),
     "relocate": Environment(39, 30, 200, -6.425911, 4233.877797728884),
+    "pen-binary": Environment(45, 24, 100, -100.0, 0.0, binary=True),
+    "door-binary": Environment(39, 28, 200, -200.0, 0.0, binary=True),
+    "relocate-binary": Environment(39, 30, 200, -200.0, 0.0, binary=True),
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """A dataset of the paper and the environment that scores it."""
+    """A dataset of the paper and the environment that scores it.
+
+    ``d4rl_file`` is its place among D4RL's files; ``""`` where D4RL has none, and only a user can
+    bring the data.
+    """
 
     name: str
     family: Family
@@ -135,6 +145,9 @@ def _tasks() -> dict[str, Task]:
         for kind in ("human", "cloned", "expert"):
             file = f"hand_dapg_v1/{env}-{kind}-v1.hdf5"
             add(f"{env}-{kind}-v1", "adroit", env, file, d4rl=gym_id)
+    for hand in ("pen", "door", "relocate"):
+        name = f"{hand}-binary-v0"
+        add(name, "adroit-binary", f"{hand}-binary", "", d4rl=f"iql_fast/{name}")
     return tasks
 
 
