@@ -1,20 +1,21 @@
-"""``python -m iql_fast.table``: table 1 of the paper, trained here, beside what was published."""
+"""``python -m iql_fast.table``: a table of the paper, trained here, beside what was published."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
-from iql_fast import methods
+from iql_fast import finetune, methods
 from iql_fast.data import resolve
 from iql_fast.engines import Precision
-from iql_fast.runs import config, ensure, table1
+from iql_fast.runs import config, ensure, table1, table2
 from iql_fast.runs.config import Evaluation, Records, TrainConfig
 from iql_fast.runs.launch import check_learner
+from iql_fast.runs.tables import PaperTable
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json, written_beside
@@ -28,20 +29,28 @@ Runs = Mapping[tuple[str, str], TrainConfig]
 
 @dataclass
 class Options:
-    """Train every task of table 1 whose data can be had, and set the scores beside those that
-    were published. What is in --out already is kept and what was begun is gone on with, so the same
-    command finishes a table that was interrupted at any moment."""
+    """Train every task of table 1 whose data can be had, or with --fine-tuning of table 2, and set
+    the scores beside those that were published. What is in --out already is kept and what was begun
+    is gone on with, so the same command finishes a table that was interrupted at any moment."""
 
+    fine_tuning: bool = False
+    """table 2: training on the dataset, then in the environment, scored before and after"""
+    published: bool = False
+    """print the table as it was published, and train nothing"""
     tasks: tuple[str, ...] = ()
-    """tasks (default: those of table 1 whose data can be had)"""
+    """tasks (default: those of the table); one whose data cannot be had is named and left out"""
     methods: tuple[Literal[(*methods.NAMES, "all")], ...] = ("iql",)  # type: ignore[valid-type]
-    """columns of ours: methods of table 1, or all"""
+    """columns of ours: methods of the table, or all; with --fine-tuning iql, awac and cql"""
     seeds: int = 10
     """seeds of each task, trained at once"""
     steps: int | None = None
-    """training steps (default: each method's own, a million but for DT's)"""
-    out: Path = Path("runs/table1")
-    """folder of the runs, one a task, and of table.md, table.csv, table.json and table.png"""
+    """training steps on the dataset (default: each method's own, a million but for DT's; with
+    --fine-tuning 25,000 on the binary hands)"""
+    online_steps: int | None = None
+    """steps in the environment, with --fine-tuning (default: a million)"""
+    out: Path | None = None
+    """folder of the runs, one a task, and of table.md, table.csv, table.json and table.png
+    (default: runs/table1, or runs/table2 with --fine-tuning)"""
     seed: int = 0
     """the first seed; the others count up from it"""
     eval_episodes: int | None = None
@@ -67,47 +76,88 @@ class Options:
     physics: Physics = "d4rl"
     """mechanics that policies are scored in and data regenerated in (gymnasium: locomotion only)"""
 
+    @property
+    def table(self) -> PaperTable:
+        """The one that is asked for."""
+        if self.fine_tuning:
+            return table2
+        return table1
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / ("table2" if self.fine_tuning else "table1")
+
+    @property
+    def asked_methods(self) -> tuple[str, ...]:
+        """Each once; all that the table can have, where all are asked for."""
+        able = (n for n in methods.NAMES if methods.get(n).explores or not self.fine_tuning)
+        return tuple(able if "all" in self.methods else dict.fromkeys(self.methods))
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line; check, train what is missing, print and write the table."""
     options = tyro.cli(Options, args=arguments, prog="python -m iql_fast.table")
-    chosen = options.tasks or obtainable(options.offline)
-    asked = methods.NAMES if "all" in options.methods else tuple(dict.fromkeys(options.methods))
-    runs = {
-        (name, method): options_of(name, method, options)
-        for name in dict.fromkeys(chosen)
-        for method in asked
-    }
-    out = Output(options.out, "table")
-    for key, run in runs.items():  # every error that can be seen now, before hours of training
+    if options.published:
+        title = f"Table {2 if options.fine_tuning else 1} as it was published"
+        note = f"Normalised scores {options.table.PUBLISHED}."
+        print(options.table.markdown({}, title, note))
+        return
+    asked = runs_of(options)
+    out = Output(options.folder, "table")
+    for key, run in asked.items():  # every error that can be seen now, before hours of training
         check_learner(run, run.engine)
-        ensure.check(run, options.out / folder_of(*key))
-    ours: dict[str, list[table1.Row]] = {}
+        ensure.check(run, options.folder / folder_of(*key))
+    runs = with_data(asked, options)
+    ours: dict[str, list[Any]] = {}
     for done, (key, run) in enumerate(runs.items()):
         name, method = key
         title = methods.get(method).title
         print(f"{name}, {title}: {done + 1} of {len(runs)}", flush=True)
-        summary = ensure.finished(run, options.out / folder_of(*key))
-        ours.setdefault(title, []).append(table1.row(name, summary))
+        summary = ensure.finished(run, options.folder / folder_of(*key))
+        ours.setdefault(title, []).append(options.table.line(name, summary))
         # After each run: what there is, is in the table.
         report(out, ours, options, done + 1, runs)
     print()
-    print((options.out / "table.md").read_text())
+    print((options.folder / "table.md").read_text())
     for kind in ("md", "csv", "json", "png"):
-        print(options.out / f"table.{kind}")
+        print(options.folder / f"table.{kind}")
 
 
-def obtainable(offline: bool) -> tuple[str, ...]:
-    """The tasks of table 1 whose data are here, can be made here or can be downloaded now; says
-    which are left out, and why."""
-    found = []
-    for name in (task for group in table1.GROUPS.values() for task in group):
-        reason = resolve.missing(catalogue.get(name), offline)
-        if reason:
-            print(f"{name} is left out: {reason}")
-        else:
-            found.append(name)
-    return tuple(found)
+def runs_of(options: Options) -> Runs:
+    """The runs of a table, in its order.
+
+    Raises:
+        UserError: there is no such task, or an option is out of range.
+    """
+    of_table = [task for group in options.table.GROUPS.values() for task in group]
+    return {
+        (name, method): options_of(name, method, options)
+        for name in dict.fromkeys(options.tasks or of_table)
+        for method in options.asked_methods
+    }
+
+
+def with_data(asked: Runs, options: Options) -> Runs:
+    """The runs that have ended, or whose data are here, can be made here or can be downloaded now;
+    says which tasks are left out, and why.
+
+    Raises:
+        UserError: there are none.
+    """
+    wanting = {
+        key[0]
+        for key, run in asked.items()
+        if ensure.check(run, options.folder / folder_of(*key)) != "finished"
+    }
+    without = set()
+    for name in dict.fromkeys(name for name, _ in asked):
+        if name in wanting and (why := resolve.missing(catalogue.get(name), options.offline)):
+            print(f"{name} is left out: {why}", flush=True)
+            without.add(name)
+    found = {key: run for key, run in asked.items() if key[0] not in without}
+    if not found:
+        raise UserError("There are no data for any of the tasks; what is printed above says why.")
+    return found
 
 
 def folder_of(name: str, method: str) -> str:
@@ -123,53 +173,49 @@ def options_of(name: str, method: str, options: Options) -> TrainConfig:
     """
     if options.eval_episodes == 0:
         raise UserError("--eval-episodes is 0; a table of scores needs at least 1.")
-    return config.completed(
-        TrainConfig(
-            task=name,
-            method=method,
-            steps=options.steps,
-            seeds=options.seeds,
-            seed=options.seed,
-            engine=options.engine,
-            precision=options.precision,
-            threads=options.threads,
-            offline=options.offline,
-            data_seed=options.data_seed,
-            physics=options.physics,
-            evaluation=Evaluation(
-                options.eval_episodes, options.eval_interval, options.eval_workers
-            ),
-            records=Records(options.log_interval, options.checkpoint_interval),
-        )
+    run = TrainConfig(
+        task=name,
+        method=method,
+        steps=options.steps,
+        seeds=options.seeds,
+        seed=options.seed,
+        engine=options.engine,
+        precision=options.precision,
+        threads=options.threads,
+        offline=options.offline,
+        data_seed=options.data_seed,
+        physics=options.physics,
+        evaluation=Evaluation(options.eval_episodes, options.eval_interval, options.eval_workers),
+        records=Records(options.log_interval, options.checkpoint_interval),
     )
+    given = options.online_steps
+    if options.fine_tuning:
+        own = finetune.DEFAULTS
+        online = own.online if given is None else replace(own.online, online_steps=given)
+        return finetune.completed(replace(run, algorithm=own.algorithm, online=online))
+    if given is not None:
+        raise UserError("--online-steps is of table 2: add --fine-tuning.")
+    return config.completed(run)
 
 
-def report(out: Output, ours: table1.Ours, options: Options, done: int, runs: Runs) -> None:
+def report(
+    out: Output, ours: Mapping[str, Sequence[Any]], options: Options, done: int, runs: Runs
+) -> None:
     """Write the table of the runs that are done."""
-    steps = " or ".join(f"{steps:,}" for steps in sorted({run.updates for run in runs.values()}))
-    title = f"Table 1: {steps} steps, {options.seeds} seed(s)"
+    title = options.table.about(runs.values())
+    note = (
+        f"Normalised scores; ours: {options.table.OURS}. Published scores are "
+        f"{options.table.PUBLISHED}"
+    )
     if done < len(runs):
         title += f" ({done} of {len(runs)} runs so far)"
-    note = (
-        "Normalised scores; ours: mean of the last ten evaluations (or of as many as there were), "
-        "+- standard deviation over seeds. Published scores are of a million steps on D4RL's own "
-        "data"
-    )
-    if any(row.regenerated for rows in ours.values() for row in rows):
+    if any(line.regenerated for lines in ours.values() for line in lines):
         note += "; a score marked (regenerated) is on other data and does not compare with them"
-    text = table1.markdown(ours, title, note + ".")
-    with written_beside(options.out / "table.md") as partial:
-        partial.write_text(text)
-    table1.write_csv(options.out / "table.csv", ours)
-    numbers = {
-        method: {
-            "rows": [vars(row) for row in rows],
-            "interquartile_mean": table1.aggregate(rows),
-        }
-        for method, rows in ours.items()
-    }
-    write_json(out.numbers, {"title": title, "methods": numbers})
-    table1.draw(out.picture, ours, title)
+    with written_beside(options.folder / "table.md") as partial:
+        partial.write_text(options.table.markdown(ours, title, f"{note}."))
+    options.table.write_csv(options.folder / "table.csv", ours)
+    write_json(out.numbers, {"title": title, "methods": options.table.numbers(ours)})
+    options.table.draw(out.picture, ours, title)
 
 
 if __name__ == "__main__":

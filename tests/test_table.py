@@ -173,11 +173,51 @@ def test_every_group_has_its_total():
     assert [r.label for r in table1.totals(rows[:3])] == ["total of 3"]
 
 
-def test_tasks_without_data_are_left_out_and_named(cached, capsys):
-    names = table.obtainable(offline=True)
+def kept(tmp_path, **given):
+    """The tasks of a table that are trained."""
+    asked = table.Options(out=tmp_path / "table", offline=True, **given)
+    return [name for name, _ in table.with_data(table.runs_of(asked), asked)]
+
+
+def test_tasks_without_data_are_left_out_and_named(cached, tmp_path, capsys):
+    names = kept(tmp_path)
     assert "hopper-medium-v2" in names
     assert "pen-human-v0" not in names
-    assert "pen-human-v0 is left out: D4RL's file is not in the cache" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pen-human-v0 is left out: D4RL's file is not in the cache" in said
+    # Those that are asked for by name as well.
+    assert kept(tmp_path, tasks=("door-human-v0", "hopper-medium-v2")) == ["hopper-medium-v2"]
+    with pytest.raises(UserError, match="no data for any of the tasks"):
+        kept(tmp_path, tasks=("door-human-v0",))
+
+
+def test_a_finished_run_needs_no_data(cached, tmp_path, capsys):
+    wanted = ("hopper-medium-v2", "pen-human-v0")
+    run = tmp_path / "table" / "pen-human-v0"
+    run.mkdir(parents=True)
+    asked = table.Options(out=tmp_path / "table", offline=True, tasks=wanted)
+    options = config.flat(table.runs_of(asked)["pen-human-v0", "iql"])
+    record = {"options": options, "engine": "cpu", "scoring": {"environment": None}}
+    record["scoring"]["reference"] = None
+    record["data"] = {"title": "pen", "origin": "d4rl", "return_mean": 1.0}
+    (run / "config.json").write_text(json.dumps(record))
+    assert kept(tmp_path, tasks=wanted) == ["hopper-medium-v2"]
+    (run / "summary.json").write_text("{}")
+    capsys.readouterr()
+    assert kept(tmp_path, tasks=wanted) == list(wanted)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_published_table_alone(command, tmp_path):
+    result = command("table", "--published")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[4].startswith("| | BC (paper) | 10%BC (paper) |")
+    assert "| hopper-medium-v2 | 52.9 | 56.9 |" in result.stdout
+    assert "| locomotion-v2 total | 466.7 |" in result.stdout
+    assert "| runtime minutes | 10 | 10 | - | 960 |" in result.stdout
+    assert len({line.count("|") for line in lines[4:] if line}) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -187,6 +227,7 @@ def test_tasks_without_data_are_left_out_and_named(cached, capsys):
         (["--steps", 0], "--steps is 0"),
         (["--eval-episodes", 0], "--eval-episodes is 0"),
         (["--engine", "cuda"], "cannot be used here"),
+        (["--online-steps", 5], "--online-steps is of table 2: add --fine-tuning"),
         (["--out", "/proc/here"], "/proc/here"),
     ],
 )

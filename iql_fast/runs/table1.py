@@ -1,75 +1,49 @@
-"""Table 1 of the paper with columns of our own: as Markdown, CSV and a picture.
+"""Table 1 of the paper with columns of our own: training on a dataset alone.
 
 ``Ours`` is what was trained: the rows of each method, by its title in the table.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from iql_fast.runs.statistics import interquartile_mean, interval
-from iql_fast.support import output
-from iql_fast.support.files import written_beside
+from iql_fast.runs import tables
+from iql_fast.runs.config import TrainConfig
+from iql_fast.runs.tables import Groups, Row
 from iql_fast.tasks import published
-
-#: Marks everything that was not trained on D4RL's own data.
-REGENERATED = " (regenerated)"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One task, or one total, of one method.
-
-    Attributes:
-        task: its name in table 1.
-        label: what it is called, the origin of the data included.
-        scores: our final score of each seed, in the order of the seeds.
-        minutes: wall-clock minutes of training and of evaluation, all seeds together.
-        published: column -> number, on D4RL's own data.
-    """
-
-    task: str
-    label: str
-    scores: tuple[float, ...]
-    minutes: tuple[float, float]
-    published: Mapping[str, float]
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.scores))
-
-    @property
-    def std(self) -> float:
-        """Over seeds."""
-        return float(np.std(self.scores))
-
-    @property
-    def regenerated(self) -> bool:
-        return self.label.endswith(REGENERATED)
-
 
 #: Title of a method -> its rows.
 Ours = Mapping[str, Sequence[Row]]
 
+OURS = (
+    "mean of the last ten evaluations (or of as many as there were), +- standard deviation over "
+    "seeds"
+)
+PUBLISHED = "of a million steps on D4RL's own data"
 
-def row(task: str, summary: Mapping[str, Any]) -> Row:
+
+def about(runs: Iterable[TrainConfig]) -> str:
+    """The title of a table of these runs."""
+    runs = list(runs)
+    steps = " or ".join(f"{steps:,}" for steps in sorted({run.updates for run in runs}))
+    return f"Table 1: {steps} steps, {runs[0].seeds} seed(s)"
+
+
+def line(task: str, summary: Mapping[str, Any]) -> Row:
     """The row of a finished run.
 
     Args:
         summary: ``summary.json`` of the run.
     """
-    seconds = summary["seconds"]
     return Row(
         task,
         summary["title"],
         tuple(summary["scores"]["final"]["per_seed"].values()),
-        (seconds["training"] / 60, seconds["evaluation"] / 60),
+        tables.minutes(summary),
         published_for(task),
     )
 
@@ -92,33 +66,8 @@ def published_for(task: str) -> dict[str, float]:
 
 
 def totals(rows: Sequence[Row]) -> list[Row]:
-    """The totals of table 1 all of whose tasks are there; the total of all rows where there is none
-    of those."""
-    by_task = {r.task: r for r in rows}
-    whole = [
-        _sum(name, [by_task[task] for task in group])
-        for name, group in GROUPS.items()
-        if set(group) <= set(by_task)
-    ]
-    return whole or [_sum(f"total of {len(rows)}", rows)]
-
-
-def _sum(name: str, rows: Sequence[Row]) -> Row:
-    """Rows of the same seeds, added up. The standard deviation is that of the sums of each seed; a
-    column adds up where it has a number for every row."""
-    mark = REGENERATED if any(r.regenerated for r in rows) else ""
-    return Row(
-        name,
-        name + mark,
-        tuple(float(x) for x in np.sum([r.scores for r in rows], axis=0)),
-        (sum(r.minutes[0] for r in rows), sum(r.minutes[1] for r in rows)),
-        {
-            column: sum(r.published[column] for r in rows)
-            for column in columns()
-            if all(column in r.published for r in rows)
-        }
-        or published_for(name),
-    )
+    """The totals of table 1 all of whose tasks are there, or that of all rows."""
+    return tables.totals(rows, GROUPS, published_for)
 
 
 def _groups() -> dict[str, tuple[str, ...]]:
@@ -145,90 +94,67 @@ def _groups() -> dict[str, tuple[str, ...]]:
 
 
 #: Total of table 1 -> its tasks, in the order of the table.
-GROUPS = _groups()
-
-
-def heading(method: str, ours: Ours) -> str:
-    """What our column of a method is called."""
-    return "iql_fast" if list(ours) == ["IQL"] else f"{method} (iql_fast)"
+GROUPS: Groups = _groups()
 
 
 def markdown(ours: Ours, title: str, note: str) -> str:
     """The table, with the totals, the rows of table 1 that were not trained, what the scores of
     each method come to, and the runtime."""
-    lines = [f"# {title}", "", note, ""]
-    headings = [heading(method, ours) for method in ours]
-    lines.append("| | " + " | ".join([*headings, *columns()]) + " |")
-    lines.append("|---" * (1 + len(headings) + len(columns())) + "|")
-    found = lines_of(ours)
+    lines = []
+    found = tables.lines_of(ours, totals)
     for label, by_method in found.items():
-        cells = [_cell(by_method.get(method)) for method in ours]
-        any_row = next(iter(by_method.values()))
-        lines.append(_line(label, cells, any_row.published))
+        cells = [tables.spread(by_method[m]) if m in by_method else "-" for m in ours]
+        lines.append((label, cells + _numbers(next(iter(by_method.values())).published)))
     trained = {row.task for by_method in found.values() for row in by_method.values()}
     for task in published.table1():
         if task not in trained | {published.RUNTIME}:
-            lines.append(_line(task, ["-"] * len(ours), published_for(task)))
-    middle = [
-        "{mean:.1f} ({low:.1f} to {high:.1f})".format(**aggregate(rows)) for rows in ours.values()
-    ]
-    lines.append(_line("interquartile mean (95% interval)", middle, {}))
-    minutes = [
-        f"{np.mean([sum(r.minutes) for r in rows]):.1f} "
-        f"({np.mean([r.minutes[0] for r in rows]):.1f})"
-        for rows in ours.values()
-    ]
-    label = "minutes a task, all seeds (training alone)"
-    lines.append(_line(label, minutes, published_for(published.RUNTIME), 0))
-    return "\n".join(lines) + "\n"
+            lines.append((task, ["-"] * len(ours) + _numbers(published_for(task))))
+    if ours:
+        middle = [tables.interquartile(rows) for rows in ours.values()]
+        lines.append((tables.INTERQUARTILE, middle + _numbers({})))
+    minutes = [tables.mean_minutes(rows) for rows in ours.values()]
+    label = tables.MINUTES if ours else published.RUNTIME
+    lines.append((label, minutes + _numbers(published_for(published.RUNTIME), 0)))
+    return tables.markdown(title, note, ours, columns(), lines)
 
 
-def lines_of(ours: Ours) -> dict[str, dict[str, Row]]:
-    """Label of a line -> method -> row: the tasks in the order in which they come, then totals."""
-    found: dict[str, dict[str, Row]] = {}
-    for kind in (list[Row], totals):
-        for method, rows in ours.items():
-            for row in kind(rows):
-                found.setdefault(row.label, {})[method] = row
-    return found
-
-
-def aggregate(rows: Sequence[Row]) -> dict[str, float]:
-    """Interquartile mean of all scores of a method, and the ends of its interval."""
-    low, high = interval([r.scores for r in rows])
-    mean = interquartile_mean([score for r in rows for score in r.scores])
-    return {"mean": float(mean), "low": low, "high": high}
-
-
-def _cell(row: Row | None) -> str:
-    return "-" if row is None else f"{row.mean:.1f} +- {row.std:.1f}"
-
-
-def _line(label: str, ours: Sequence[str], scores: Mapping[str, float], digits: int = 1) -> str:
-    numbers = [f"{scores[c]:.{digits}f}" if c in scores else "-" for c in columns()]
-    return "| " + " | ".join([label, *ours, *numbers]) + " |"
+def _numbers(scores: Mapping[str, float], digits: int = 1) -> list[str]:
+    """The cells of the published columns."""
+    return [tables.number(scores, column, digits) for column in columns()]
 
 
 def write_csv(path: Path, ours: Ours) -> None:
     """One line a task and method, and one a total and method."""
-    with written_beside(path) as partial, open(partial, "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        numbers = ("mean", "std", "seeds", "regenerated", "training_minutes", "evaluation_minutes")
-        writer.writerow(["task", *numbers, "method", *columns()])
-        for label, by_method in lines_of(ours).items():
-            for method, r in by_method.items():
-                own = [f"{r.mean:.3f}", f"{r.std:.3f}", len(r.scores), int(r.regenerated)]
-                minutes = [f"{m:.3f}" for m in r.minutes]
-                others = [r.published.get(c, "") for c in columns()]
-                writer.writerow([label, *own, *minutes, method, *others])
+    names = ("mean", "std", "seeds", "regenerated", "training_minutes", "evaluation_minutes")
+    lines = [
+        [
+            *(label, f"{r.mean:.3f}", f"{r.std:.3f}", len(r.scores), int(r.regenerated)),
+            *(f"{m:.3f}" for m in r.minutes),
+            method,
+            *(r.published.get(column, "") for column in columns()),
+        ]
+        for label, by_method in tables.lines_of(ours, totals).items()
+        for method, r in by_method.items()
+    ]
+    tables.write_csv(path, ["task", *names, "method", *columns()], lines)
+
+
+def numbers(ours: Ours) -> dict[str, Any]:
+    """The rows of each method, and what they come to."""
+    return {
+        method: {
+            "rows": [vars(row) for row in rows],
+            "interquartile_mean": tables.aggregate(rows),
+        }
+        for method, rows in ours.items()
+    }
 
 
 def draw(path: Path, ours: Ours, title: str) -> None:
     """Every task a line: the published scores as dots, ours with its spread over seeds."""
     labels = {row.label: row for rows in ours.values() for row in rows}
     rows = list(labels.values())
-    figure = output.new_figure(11, 2.2 + 0.55 * len(rows))
-    axes = figure.subplots()
+    figure, axes = tables.new_picture(list(labels), title)
     places = np.arange(len(rows))[::-1]
     others = [c for c in columns() if c.endswith("(paper)") and c != "IQL (paper)"]
     styles: list[tuple[list[str], str, dict[str, Any]]] = [
@@ -256,10 +182,6 @@ def draw(path: Path, ours: Ours, title: str) -> None:
             markersize=6 if len(ours) == 1 else 4,
             color=f"C{i if i != 1 else 9}",  # C1 is others' implementations
             capsize=4 if len(ours) == 1 else 2,
-            label=f"{heading(method, ours)}, mean +- std over seeds",
+            label=f"{tables.heading(method, ours)}, mean +- std over seeds",
         )
-    axes.set_yticks(places, [r.label for r in rows])
-    axes.set(title=title, xlabel="normalised score", ylim=(-0.6, len(rows) - 0.4))
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    output.save(figure, path)
+    tables.save_picture(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 from importlib import resources
+from typing import Literal
 
 #: Row name -> column name -> number; what was not published is left out.
 Table = dict[str, dict[str, float]]
@@ -17,6 +18,20 @@ RUNTIME = "runtime minutes"
 def table1() -> Table:
     """Table 1 of the paper: tasks, totals (``locomotion-v2 total``), and ``RUNTIME``, by method."""
     return _read("paper_table1.csv")
+
+
+@functools.cache
+def table2(when: Literal["before", "after"]) -> Table:
+    """Table 2 of the paper: tasks, by method, before or after fine-tuning."""
+    ending = f" {when}"
+    return {
+        row: {
+            column.removesuffix(ending): score
+            for column, score in scores.items()
+            if column.endswith(ending)
+        }
+        for row, scores in _read("paper_table2.csv").items()
+    }
 
 
 @functools.cache
