@@ -140,6 +140,12 @@ def test_trajectories_end_where_states_do_not_follow(tmp_path):
     loaded = data.load("pen-binary-v0", dataset=path)
     assert loaded.record["trajectories"] == 13
     assert loaded.transitions.masks.min() == 1
+    # Demonstrations may go on for longer than an episode that is scored.
+    columns = hand_columns(episodes=8)
+    columns["observations"][1:] = columns["next_observations"][:-1]
+    columns["terminals"][:] = False
+    path = written(tmp_path / "c.npz", columns)
+    assert data.load("pen-binary-v0", dataset=path).record["trajectories"] == 1
 
 
 def test_masks_of_a_file_are_not_believed(tmp_path):

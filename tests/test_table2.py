@@ -106,6 +106,23 @@ def test_files_of_a_table(tmp_path):
     assert (tmp_path / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_line_is_of_the_seam_and_of_the_end():
+    summary = {
+        "title": "pen-binary-v0 (p.npz)",
+        "seconds": {"training": 120.0, "evaluation": 30.0, "records": 1.0},
+        "scores": {"final": {"per_seed": {"0": 3.0, "1": 4.0}}},
+        "online": {
+            "before": {"per_seed": {"0": 1.0, "1": 2.0}},
+            "after": {"per_seed": {"0": 5.0, "1": 6.0}},
+        },
+    }
+    found = table2.line("pen-binary-v0", summary)
+    assert (found.task, found.label) == ("pen-binary-v0", "pen-binary-v0 (p.npz)")
+    assert (found.before.scores, found.after.scores) == ((1.0, 2.0), (5.0, 6.0))
+    assert found.minutes == (2.0, 0.5)
+    assert found.after.published["AWAC (paper)"] == 70.3
+
+
 def test_what_is_asked_of_each_task():
     asked = table.Options(fine_tuning=True, methods=("all",))
     runs = table.runs_of(asked)
