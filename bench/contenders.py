@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from bench import method_flops
+from bench import method_flops, tuning
 from bench.rivals import corl
 from bench.workload import Workload, flops_a_step
 from iql_fast import engines, methods
@@ -315,6 +315,51 @@ KINDS |= {
     )
     for name in method_flops.NAMES
 }
+
+
+def _task_of(contender: Contender) -> str:
+    """Of a contender whose kind is ``WHAT-TASK``."""
+    return contender.kind.rpartition("-")[2]
+
+
+def fine_tuning(contender: Contender) -> Runner:
+    """IQL's fine-tuning, one update for one step of the environment."""
+    return Runner(
+        tuning.fine_tuning(_task_of(contender), contender.workload, contender.threads).run
+    )
+
+
+def simulation(contender: Contender) -> Runner:
+    """The environment alone."""
+    return Runner(tuning.Simulation(_task_of(contender)).run)
+
+
+def corl_fine_tuning(contender: Contender) -> Runner:
+    """CORL's fine-tuning of IQL, in the same environment."""
+    from iql_fast.environments import workers
+
+    task, sizes = _task_of(contender), contender.workload
+    simulator = corl.Simulator(workers.environment(tuning.TASKS[task][0]), tuning.horizon(task))
+    return Runner(corl.CorlTrainer("tuning", sizes.transitions(), sizes.batch, simulator).run)
+
+
+for _task in tuning.TASKS:
+    KINDS |= {
+        f"tuning-{_task}": Kind(
+            "fine-tuning", "other", fine_tuning, lambda: engines.available()["cpu"], precisions=()
+        ),
+        f"update-{_task}": Kind(
+            "update", "other", iql_fast_cpu, lambda: engines.available()["cpu"], precisions=()
+        ),
+        f"simulator-{_task}": Kind("simulator", "other", simulation, precisions=()),
+        f"corl-tuning-{_task}": Kind(
+            "CORL fine-tuning",
+            "other",
+            corl_fine_tuning,
+            partial(corl.missing, "tuning"),
+            precisions=(),
+        ),
+    }
 
 
 def build(contender: Contender) -> Runner:

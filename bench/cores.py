@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from iql_fast.support.cores import usable_cores
@@ -21,6 +22,20 @@ def for_threads(threads: int) -> tuple[int, ...]:
     allowed = sorted(os.sched_getaffinity(0))
     first = [core for core in allowed if core == min(siblings(core) & set(allowed))]
     return tuple((first + [core for core in allowed if core not in first])[:threads])
+
+
+@contextmanager
+def unbound() -> Iterator[None]:
+    """Processes that are started meanwhile may use every core, whatever this one is bound to."""
+    if not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    bound = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, bound)
 
 
 def siblings(core: int) -> set[int]:

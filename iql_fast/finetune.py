@@ -35,7 +35,7 @@ PROGRAM = "python -m iql_fast.finetune"
 #: What is fine-tuned may differ in these from the run that it goes on from.
 CHANGES = (
     *config.FREE,
-    *("engine", "actor_schedule", "online_steps", "capacity", "env_steps_per_update"),
+    *("engine", "actor_schedule", "online_steps", "capacity", "env_steps_per_update", "envs"),
 )
 HELP = """Train on a dataset, then go on in the environment (the paper's second table).
 
@@ -44,8 +44,10 @@ and --offline-steps (as --steps; default: a million, on the binary hands 25,000)
 offline first. Each update then follows on a step of each seed's policy in the environment
 (--env-steps-per-update), with an action that is sampled from
 the policy as the last update left it; batches are drawn from the dataset and what was met since
-(--capacity). Rewards are transformed as the dataset's are. Everything goes to one folder; a run
-that was stopped goes on with --resume."""
+(--capacity). With --envs N each seed acts in N environments by turns, whose simulators have the
+time of N steps for one; a transition then joins the replay N - 1 steps after its action was chosen,
+by a policy that is as many steps older. Rewards are transformed as the dataset's are. Everything
+goes to one folder; a run that was stopped goes on with --resume."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

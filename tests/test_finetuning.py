@@ -17,7 +17,7 @@ from iql_fast.formulas import philox
 from iql_fast.methods.base import Batch
 from iql_fast.policies.units import Units
 from iql_fast.runs import met
-from iql_fast.runs.finetuning import FineTuning, joined
+from iql_fast.runs.finetuning import FineTuning
 from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
@@ -63,11 +63,11 @@ def engine_of(name, data, precision="fp64"):
     return engines.create(name, network, hyper, data, SEEDS, precision=precision, threads=1)
 
 
-def fine_tuning(engine, data, capacity, most, begins=0, env_steps=1):
+def fine_tuning(engine, data, capacity, most, begins=0, env_steps=1, envs=1):
     return FineTuning(
         engine,
         Replay(data, len(SEEDS), capacity, most),
-        [FixedRows(seed) for seed in SEEDS],
+        [[FixedRows(seed) for seed in SEEDS] for _ in range(envs)],
         begins=begins,
         env_steps=env_steps,
         batch_size=BATCH,
@@ -76,36 +76,43 @@ def fine_tuning(engine, data, capacity, most, begins=0, env_steps=1):
     )
 
 
-def authors_loop(engine, data, capacity, steps, env_steps=1):
-    """One row after the other into a ring, then a batch from it: nothing goes on at once."""
+def authors_loop(engine, data, capacity, steps, env_steps=1, envs=1):
+    """One row after the other into a ring, then a batch from it: nothing goes on at once.
+
+    With several environments each acts in turn, and its row waits for the others' turns."""
     rings = [
         [tuple(getattr(data, name)[i] for name in Met._fields) for i in range(len(data))]
         for _ in SEEDS
     ]
     places = [len(data)] * len(SEEDS)
-    rows = [FixedRows(seed) for seed in SEEDS]
-    seen = [row.reset(0) for row in rows]
-    episode, acted = [0] * len(SEEDS), 0
+    rows = [[FixedRows(seed) for seed in SEEDS] for _ in range(envs)]
+    seen = [[row.reset(n) for row in each] for n, each in enumerate(rows)]
+    episode = [[n] * len(SEEDS) for n in range(envs)]
+    acted, waiting = 0, []
     for _ in range(steps):
         for _ in range(env_steps):
+            turn = acted % envs
             noise = explorations(SEEDS, [acted], ACT)[0]
-            actions = np.clip(engine.explore(np.stack(seen), noise), -1, 1)
+            actions = np.clip(engine.explore(np.stack(seen[turn]), noise), -1, 1)
             acted += 1
-            for s, row in enumerate(rows):
+            for s, row in enumerate(rows[turn]):
                 row.begin(actions[s])
                 outcome = row.outcome()
                 mask = 0.0 if outcome.terminal else 1.0
                 reward = np.float32(REWARD[0] * outcome.reward + REWARD[1])
-                new = (seen[s], actions[s], reward, np.float32(mask), outcome.observation)
+                new = (seen[turn][s], actions[s], reward, np.float32(mask), outcome.observation)
+                waiting.append((acted, s, new))
+                seen[turn][s] = outcome.observation
+                if outcome.over:
+                    episode[turn][s] += envs
+                    seen[turn][s] = row.reset(episode[turn][s])
+            while waiting and waiting[0][0] <= acted - (envs - 1):
+                _, s, new = waiting.pop(0)
                 if len(rings[s]) < capacity:
                     rings[s].append(new)
                 else:
                     rings[s][places[s] % capacity] = new
                 places[s] += 1
-                seen[s] = outcome.observation
-                if outcome.over:
-                    episode[s] += 1
-                    seen[s] = row.reset(episode[s])
         drawn = [
             [rings[s][i] for i in philox.batch_rows(seed, engine.step, BATCH, len(rings[s]))]
             for s, seed in enumerate(SEEDS)
@@ -126,19 +133,20 @@ def largest_difference(one, other):
     return found
 
 
-@pytest.mark.parametrize("env_steps", [1, 3])
+@pytest.mark.parametrize(("env_steps", "envs"), [(1, 1), (3, 1), (1, 4), (3, 2)])
 @pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
-def test_the_authors_loop_to_the_last_row(name, env_steps):
+def test_the_authors_loop_to_the_last_row(name, env_steps, envs):
     """1,000 updates, in which the ring is gone through several times, and a batch now and then has
     the row that is being made."""
     data, capacity, updates = random_transitions(120, OBS, ACT), 200, 1000 // env_steps
-    tuned = fine_tuning(engine_of(name, data), data, capacity, updates * env_steps, 0, env_steps)
+    most = updates * env_steps
+    tuned = fine_tuning(engine_of(name, data), data, capacity, most, 0, env_steps, envs)
     waited = []
     draws_newest = tuned._draws_newest
     tuned._draws_newest = lambda: waited.append(draws_newest()) or waited[-1]
     tuned.run(updates)
     reference = engine_of("reference", data)
-    authors_loop(reference, data, capacity, updates, env_steps)
+    authors_loop(reference, data, capacity, updates, env_steps, envs)
     assert largest_difference(tuned.state_dict(), reference.state_dict()) < 1e-9
     assert 0 < sum(waited) < len(waited) / 2
 
@@ -173,12 +181,12 @@ def test_before_it_begins_the_logged_rows_alone():
 
 
 @pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
-@pytest.mark.parametrize("cut", [4, 30, 61])
-def test_taken_up_again_it_goes_on_bit_for_bit(name, cut, tmp_path):
+@pytest.mark.parametrize(("cut", "envs"), [(4, 1), (30, 1), (61, 1), (4, 3), (30, 3), (61, 8)])
+def test_taken_up_again_it_goes_on_bit_for_bit(name, cut, envs, tmp_path):
     data = random_transitions(40, OBS, ACT)
 
     def made():
-        return fine_tuning(engine_of(name, data, "fp32"), data, 50, 90)
+        return fine_tuning(engine_of(name, data, "fp32"), data, 50, 90, envs=envs)
 
     whole = made()
     whole.run(90)
@@ -204,7 +212,7 @@ def test_an_environment_that_comes_to_another_place_is_told():
     tuned.run(3)
     state = tuned.state_dict()
     other = fine_tuning(engine_of("reference", data), data, 50, 9)
-    other.environments[1].seed += 1
+    other.environments[0][1].seed += 1
     with pytest.raises(UserError, match="does not come to where it was"):
         other.load_state_dict(state)
 
@@ -273,21 +281,47 @@ def test_files_of_what_was_met(tmp_path):
 # What is measured.
 
 
-def test_steps_are_joined_as_one_call_measures_them():
+@pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
+def test_what_is_kept_is_measured_with_the_next_run(name):
     data = random_transitions(300, OBS, ACT)
-    one, many = engine_of("reference", data), engine_of("reference", data)
+    one, many = engine_of(name, data), engine_of(name, data)
     whole = one.run(6)
-    steps = joined([many.run(1) for _ in range(6)])
+    for _ in range(5):
+        many.advance(1)
+    steps = many.run(1)
     assert whole.keys() == steps.keys()
-    for name, values in whole.items():  # sums in another order
-        np.testing.assert_allclose(steps[name], values, rtol=1e-9, err_msg=name)
+    for metric, values in whole.items():
+        np.testing.assert_allclose(steps[metric], values, rtol=1e-12, err_msg=metric)
+    many.advance(3)
+    many.load_state_dict(one.state_dict())  # which they do not lead to
+    expected, found = one.run(2), many.run(2)
+    for metric, values in expected.items():
+        np.testing.assert_array_equal(found[metric], values, err_msg=metric)
 
 
-def test_a_quantity_that_some_steps_do_not_measure():
-    steps = [{"x": np.array([1.0, np.nan])}, {"x": np.array([3.0, np.nan])}]
-    found = joined([*steps, {"x": np.array([np.nan, np.nan])}])["x"]
-    assert found[0] == 2
-    assert np.isnan(found[1])
+# How actions are chosen.
+
+
+@needs_engine
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "mixed"])
+@pytest.mark.parametrize("hidden", [(7,), (24, 16), (300, 5, 129)])
+def test_actions_are_the_specifications(hidden, precision):
+    if reason := engines.available(precision)["cpu"]:
+        pytest.skip(reason)
+    data = random_transitions(40, OBS, ACT)
+    hyper, network = Hyperparameters(batch_size=BATCH), NetworkSpec(OBS, ACT, hidden)
+    native = engines.create("cpu", network, hyper, data, SEEDS, precision=precision, threads=2)
+    native.run(20)
+    plain = engines.create("reference", network, hyper, data, SEEDS, precision="fp64")
+    plain.load_state_dict(
+        {k: x.double() if x.is_floating_point() else x for k, x in native.state_dict().items()}
+    )
+    rng = np.random.default_rng(0)
+    seen, noise = (rng.standard_normal((2, n)).astype(np.float32) for n in (OBS, ACT))
+    tolerance = {"fp64": 1e-7, "fp32": 1e-5, "mixed": 2e-2}[precision]  # actions are fp32
+    np.testing.assert_allclose(
+        native.explore(seen, noise), plain.explore(seen, noise), atol=tolerance, rtol=tolerance
+    )
 
 
 def test_noise_is_each_seeds_own_and_each_numbers():

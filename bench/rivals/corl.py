@@ -16,7 +16,7 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,18 +25,22 @@ from iql_fast.data.dataset import Transitions
 
 #: The variable that names the checkout's folder.
 FOLDER = "CORL_FOLDER"
-#: Of each of our methods, its program and what differs from that program's own settings: the sizes
-#: that ours has in a benchmark, and the whole dataset.
+#: Of each of our methods, and of IQL's fine-tuning, its program and what differs from that
+#: program's own settings: the sizes that ours has in a benchmark, and the whole dataset.
 PROGRAMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bc": ("any_percent_bc", {"frac": 1.0}),
-    "td3_bc": ("td3_bc", {}),
-    "awac": ("awac", {}),
-    "cql": ("cql", {}),
-    "iql": ("iql", {}),
-    "dt": ("dt", {"target_returns": ()}),
+    "bc": ("offline/any_percent_bc", {"frac": 1.0}),
+    "td3_bc": ("offline/td3_bc", {}),
+    "awac": ("offline/awac", {}),
+    "cql": ("offline/cql", {}),
+    "iql": ("offline/iql", {}),
+    "dt": ("offline/dt", {"target_returns": ()}),
+    # A schedule of no steps is not one: the first is trained on the dataset alone.
+    "tuning": ("finetune/iql", {"offline_iterations": 1}),
 }
 #: More steps than anybody asks for: the loops have an end.
 ENDLESS = 10**9
+#: What its programs call the number of their steps.
+_LENGTHS = ("max_timesteps", "num_train_ops", "update_steps", "online_iterations")
 
 
 def missing(name: str) -> str:
@@ -53,22 +57,32 @@ def missing(name: str) -> str:
 
 def program(name: str) -> Path:
     """The file of a method's rival."""
-    return Path(os.environ[FOLDER], "algorithms", "offline", f"{PROGRAMS[name][0]}.py")
+    return Path(os.environ[FOLDER], "algorithms", f"{PROGRAMS[name][0]}.py")
+
+
+class Simulator(NamedTuple):
+    """A Gymnasium environment, and after how many steps its episodes are cut."""
+
+    environment: Any
+    horizon: int
 
 
 class CorlTrainer:
     """One of its programs under way.
 
     Args:
-        name: of our method.
+        name: a key of ``PROGRAMS``.
         data: what its environment returns as its dataset.
         batch: rows of a batch.
+        simulator: for a program that takes steps in its environment.
     """
 
-    def __init__(self, name: str, data: Transitions, batch: int) -> None:
+    def __init__(
+        self, name: str, data: Transitions, batch: int, simulator: Simulator | None = None
+    ) -> None:
         self._let_on, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._error: BaseException | None = None
-        module = _load(program(name), data, self._after_step)
+        module = _load(program(name), _Environment(data, simulator), self._after_step)
         config = module.TrainConfig(**_settings(module.TrainConfig, name, batch))
         self._thread = threading.Thread(target=self._train, args=(module, config), daemon=True)
         self._left = 0
@@ -108,16 +122,16 @@ def _settings(config: type, name: str, batch: int) -> dict[str, Any]:
         "batch_size": batch,
         "checkpoints_path": None,
         **dict.fromkeys(("eval_freq", "eval_frequency", "eval_every"), ENDLESS),
-        **dict.fromkeys(("max_timesteps", "num_train_ops", "update_steps"), ENDLESS - 1),
+        **dict.fromkeys(_LENGTHS, ENDLESS - 1),
         "num_workers": 0,
     }
     known = {field.name for field in dataclasses.fields(config)}
     return {k: v for k, v in wanted.items() if k in known} | PROGRAMS[name][1]
 
 
-def _load(path: Path, data: Transitions, after_step: Callable[[], None]) -> Any:
+def _load(path: Path, env: _Environment, after_step: Callable[[], None]) -> Any:
     """One of its programs as a module, whose logger calls ``after_step``."""
-    stand_ins = _stand_ins(data, after_step)
+    stand_ins = _stand_ins(env, after_step)
     former = {name: sys.modules.get(name) for name in stand_ins}
     sys.modules.update(stand_ins)
     try:
@@ -136,10 +150,7 @@ def _load(path: Path, data: Transitions, after_step: Callable[[], None]) -> Any:
     return module
 
 
-def _stand_ins(data: Transitions, after_step: Callable[[], None]) -> dict[str, types.ModuleType]:
-    columns = _columns(data)
-    env = _Environment(data, columns)
-
+def _stand_ins(env: _Environment, after_step: Callable[[], None]) -> dict[str, types.ModuleType]:
     def module(name: str, **members: Any) -> types.ModuleType:
         made = types.ModuleType(name)
         vars(made).update(members)
@@ -155,7 +166,7 @@ def _stand_ins(data: Transitions, after_step: Callable[[], None]) -> dict[str, t
             run=types.SimpleNamespace(save=lambda: None, id="0"),
             log=lambda *_, **__: after_step(),
         ),
-        "d4rl": module("d4rl", qlearning_dataset=lambda _: dict(columns)),
+        "d4rl": module("d4rl", qlearning_dataset=lambda _: env.get_dataset()),
         "pyrallis": module("pyrallis", wrap=lambda: lambda function: function),
         "gym": module(
             "gym",
@@ -167,17 +178,33 @@ def _stand_ins(data: Transitions, after_step: Callable[[], None]) -> dict[str, t
 
 
 class _Environment:
-    """What is asked of one outside its episodes."""
+    """As its programs know one: Gym's former interface, and D4RL's."""
 
-    _max_episode_steps = 1000
-
-    def __init__(self, data: Transitions, columns: dict[str, np.ndarray]) -> None:
+    def __init__(self, data: Transitions, simulator: Simulator | None) -> None:
         bound = np.ones(data.act_dim, np.float32)
         self.observation_space = types.SimpleNamespace(shape=(data.obs_dim,))
         self.action_space = types.SimpleNamespace(
             shape=(data.act_dim,), high=bound, low=-bound, seed=lambda _: None
         )
+        columns = _columns(data)
         self.get_dataset = lambda: dict(columns)
+        self._simulator = simulator or Simulator(None, TRAJECTORY)
+        self._max_episode_steps = self._left = self._simulator.horizon
+
+    def reset(self) -> np.ndarray:
+        if self._simulator.environment is None:
+            return np.zeros(self.observation_space.shape, np.float32)
+        self._left = self._max_episode_steps
+        seen: np.ndarray = self._simulator.environment.reset()[0]
+        return seen
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        seen, reward, terminal, _, told = self._simulator.environment.step(action)
+        self._left -= 1
+        return seen, reward, terminal or self._left == 0, told
+
+    def get_normalized_score(self, score: float) -> float:
+        return score
 
     def seed(self, _: int) -> None: ...
 

@@ -18,7 +18,8 @@ CpuEngine<T, Operand>::CpuEngine(Config config, Dataset data)
     : setup_(std::move(config), data),
       workers_(std::max(1, setup_.config.threads)),
       teams_(setup_.config, setup_.layouts, setup_.block_rows, setup_.kernels.panels_together,
-             workers_.size()) {
+             workers_.size()),
+      acting_(setup_) {
   for (std::size_t s = 0; s < setup_.config.seeds.size(); ++s) {
     seeds_.push_back(std::make_unique<Seed<T, Operand>>(setup_, s));
   }
@@ -54,6 +55,16 @@ std::int64_t CpuEngine<T, Operand>::run(std::int64_t steps,
 template <class T, class Operand>
 void CpuEngine<T, Operand>::step_on(const GivenBatch<T>& batch) {
   train(1, 1, &batch, [] { return false; });
+}
+
+template <class T, class Operand>
+void CpuEngine<T, Operand>::policy_heads(const T* observations, T* out) {
+  const cpu::FlushDenormals flush;
+  const Config& config = setup_.config;
+  for (std::size_t s = 0; s < seeds_.size(); ++s) {
+    acting_.head(seeds_[s]->networks[kActor], observations + s * config.obs_dim,
+                 out + s * config.act_dim);
+  }
 }
 
 // Does `steps` steps in rounds of round_steps, after each of which the calling thread asks whether

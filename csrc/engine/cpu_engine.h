@@ -23,6 +23,7 @@
 //   passes.h     phases 1 and 3: forward and backward
 //   losses.h     phases 1 and 3: the losses, and what a step reports of them
 //   optimizer.h  phases 2 and 4
+//   acting.h     the policy's network between two steps
 #pragma once
 
 #include <cstdint>
@@ -32,6 +33,7 @@
 #include <vector>
 
 #include "cpu/workers.h"
+#include "engine/acting.h"
 #include "engine/config.h"
 #include "engine/network.h"
 #include "engine/setup.h"
@@ -65,6 +67,9 @@ class CpuEngine {
   }
   void set_met_rows(std::int64_t rows) { setup_.data.met_rows = rows; }
 
+  // What the policies' networks put out, [S, A], for an observation of each seed, [S, O].
+  void policy_heads(const T* observations, T* out);
+
   std::int64_t step() const { return step_; }
   void set_step(std::int64_t step) { step_ = step; }
 
@@ -92,6 +97,7 @@ class CpuEngine {
   Setup<T, Operand> setup_;
   cpu::Workers workers_;
   Teams teams_;
+  Acting<T, Operand> acting_;
   std::vector<std::unique_ptr<Seed<T, Operand>>> seeds_;
   std::vector<std::unique_ptr<Workspace<T, Operand>>> workspaces_;  // one a thread
   std::int64_t step_ = 0;

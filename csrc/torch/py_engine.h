@@ -121,6 +121,14 @@ class PyEngine {
 
   Engine& engine() { return engine_; }
 
+  Array<T> policy_heads(const Array<T>& observations) {
+    const auto S = static_cast<pybind11::ssize_t>(config_.seeds.size());
+    const T* seen = checked(observations, {S, config_.obs_dim}, "observations");
+    Array<T> out({S, pybind11::ssize_t(config_.act_dim)});
+    engine_.policy_heads(seen, out.mutable_data());
+    return out;
+  }
+
   // Columns [S, slots, ...] of transitions that are met while training goes on; they are kept, and
   // read in place.
   void meet(Array<float> observations, Array<float> actions, Array<float> rewards,

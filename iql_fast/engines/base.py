@@ -160,6 +160,10 @@ class OnlineEngine(Engine, Protocol):
     def meet(self, replay: Replay) -> None:
         """Train on a replay of the dataset from now on; what it holds is read at each ``run``."""
 
+    def advance(self, steps: int) -> None:
+        """As ``run``, but what is measured is kept: the metrics of the next ``run`` are of these
+        steps, too."""
+
     def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
         """Sampled actions ``[S, A]``, not clipped, for an observation of each seed ``[S, O]`` and
         standard normal noise ``[S, A]``."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from iql_fast.data.dataset import FloatArray, Transitions
 from iql_fast.data.replay import Replay
-from iql_fast.engines.base import Hyperparameters, Metrics, NetworkSpec, Precision
+from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
 from iql_fast.engines.exclusive import exclusive
 from iql_fast.engines.native import NativeEngine
 from iql_fast.formulas.distributions import gaussian_sample
@@ -45,6 +46,7 @@ class CpuEngine(NativeEngine):
     ) -> None:
         self.threads = threads or usable_cores()
         super().__init__(network, hyper, data, seeds, precision, self.threads)
+        self._number = np.float64 if precision == "fp64" else np.float32
 
     def _create(self, native: Any, *arguments: Any) -> Any:
         kind = {
@@ -58,10 +60,10 @@ class CpuEngine(NativeEngine):
             raise UserError(str(error)) from None
 
     @exclusive
-    def run(self, steps: int) -> Metrics:
+    def advance(self, steps: int) -> None:
         if isinstance(self.data, Replay):
             self._native.set_met_rows(self.data.met_rows)
-        return super().run(steps)
+        super().advance(steps)
 
     @exclusive
     def meet(self, replay: Replay) -> None:
@@ -72,20 +74,13 @@ class CpuEngine(NativeEngine):
     @exclusive
     def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
         """See ``iql_fast.engines.base.OnlineEngine``."""
-        from iql_fast.ops import plain  # not above: where the extension is missing its import warns
-
-        of = [self._actor(index) for index in range(len(self.seeds))]
-        layers = (len(of[0]) - 1) // 2
-        weights, biases = (
-            [torch.stack([seed[2 * i + part] for seed in of]) for i in range(layers)]
-            for part in range(2)
-        )
-        weights = [weight.transpose(1, 2) for weight in weights]
-        seen, drawn = (torch.from_numpy(x[:, None]).to(self.dtype) for x in (observations, noise))
-        mean = torch.tanh(plain.stacked_mlp(seen, weights, biases))
-        log_std = torch.stack([seed[-1] for seed in of]).clamp(*LOG_STD_RANGE)[:, None]
-        actions: FloatArray = gaussian_sample(mean, log_std, drawn)[:, 0].float().numpy()
-        return actions
+        heads = self._native.policy_heads(observations.astype(self._number))
+        mean = torch.tanh(torch.from_numpy(heads))
+        log_std = torch.stack([self._log_std(index) for index in range(len(self.seeds))])
+        drawn = torch.from_numpy(noise).to(self.dtype)
+        actions = gaussian_sample(mean, log_std.clamp(*LOG_STD_RANGE), drawn)
+        found: FloatArray = actions.float().numpy()
+        return found
 
     @property
     def kernel_set(self) -> str:

@@ -63,21 +63,28 @@ class GenericEngine(Exclusive):
         self._recorded = recorded(method, data.obs_dim, data.act_dim)
         self.metrics = tuple(method.measured(dict.fromkeys(self._recorded, np.zeros(1))))
         self._batches = Batches(data, self.seeds, method.batch_size, self.dtype, native)
+        self._unmeasured: list[_Done] = []
         self.step = 0
         self._start()
 
     @exclusive
     def run(self, steps: int) -> Metrics:
+        self.advance(steps)
+        done, self._unmeasured = self._unmeasured, []
+        return self._metrics(done)
+
+    @exclusive
+    def advance(self, steps: int) -> None:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
         check_steps(steps)
-        done: list[_Done] = []
+        done = self._unmeasured
         for count in range(1, steps + 1):
             met = isinstance(self.data, Replay)
             batch = self.batch_at(self.step) if met else self._batches.at(self.step)
             self._step(batch, done, given=False)
             if count % LOOKED_AT == 0:
                 self._stop_if_not_finite(done[-LOOKED_AT:])
-        self._stop_if_not_finite(done)
-        return self._metrics(done)
+        self._stop_if_not_finite(done[-(steps % LOOKED_AT) :] if steps % LOOKED_AT else [])
 
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:
@@ -114,6 +121,7 @@ class GenericEngine(Exclusive):
         for name, tensor in own.items():
             tensor.copy_(state[name])
         self.step = int(state["step"])
+        self._unmeasured = []
         self.on.counted(self.step)
 
     @exclusive

@@ -103,15 +103,22 @@ class NativeEngine(Exclusive):
 
     @exclusive
     def run(self, steps: int) -> Metrics:
+        self.advance(steps)
+        return self._metrics()
+
+    @exclusive
+    def advance(self, steps: int) -> None:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
         check_steps(steps)
         self._native.run(steps)
-        return self._metrics()
+        self._stop_if_not_finite()
 
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:
         self._native.step_on(
             *(x.to(self.dtype).contiguous().numpy() for x in batch.columns().values())
         )
+        self._stop_if_not_finite()
         return self._metrics()
 
     def batch_at(self, step: int) -> Batch:
@@ -152,6 +159,7 @@ class NativeEngine(Exclusive):
             self._native.write(seed, network, array, piece, values)
         self._native.step = int(state["step"])
         self._native.refresh()
+        self._native.take_metrics()  # of steps that this state does not come from
 
     @exclusive
     def policy(self, index: int) -> Policy:
@@ -183,12 +191,19 @@ class NativeEngine(Exclusive):
                         target = name.replace("critic", "target", 1)
                         yield target, s, network, TARGET, piece, shape
 
-    def _metrics(self) -> Metrics:
-        seeds, steps = self._native.take_metrics()
+    def _log_std(self, index: int) -> Tensor:
+        """The policy's log standard deviation ``[A]``, as it is trained."""
+        piece = 2 * (len(self.network.hidden) + 1)
+        return torch.from_numpy(self._native.read(index, ACTOR, WEIGHTS, piece))
+
+    def _stop_if_not_finite(self) -> None:
         if (failure := self._native.failure()) is not None:
             step, index, network, statistics = failure
             columns = batch_statistics(self.batch_at(step - 1), index)
             raise NonFiniteLoss(step, self.seeds[index], network, columns | statistics)
+
+    def _metrics(self) -> Metrics:
+        seeds, steps = self._native.take_metrics()
         sums = {
             name: np.array([seed.get(name, np.nan) for seed in seeds], dtype=np.float64)
             for name in METRICS

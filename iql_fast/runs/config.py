@@ -137,6 +137,9 @@ class Online:
     """transitions that are kept of the dataset and the environment, first in, first out"""
     env_steps_per_update: int = 1
     """steps in the environment for one update"""
+    envs: int = 1
+    """environments of each seed, which take its steps in turn; with N of them a transition joins
+    the replay N - 1 steps after its action was chosen (1: at once, the authors' loop)"""
 
 
 @dataclass(frozen=True)
@@ -536,7 +539,7 @@ def _check(config: TrainConfig) -> None:
             "first trained later than that. Take more steps, or let the policy begin earlier."
         )
     require(values["online_steps"] >= 0, "online_steps", "a number of at least 0")
-    for name in ("capacity", "env_steps_per_update"):
+    for name in ("capacity", "env_steps_per_update", "envs"):
         require(values[name] >= 1, name, "a positive number")
     if config.online.online_steps:
         _check_online(config)

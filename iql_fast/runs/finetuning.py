@@ -9,8 +9,9 @@ is being made: the result is the authors' loop's, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,19 +19,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iql_fast.data.replay import Met, Replay
-from iql_fast.engines import Metrics
+from iql_fast.engines import Metrics, sampling
 from iql_fast.engines.base import OnlineEngine
 from iql_fast.engines.drawing import explorations
 from iql_fast.environments.stepping import Stepping
 from iql_fast.formulas import philox
 from iql_fast.policies.acting import Acting
 from iql_fast.policies.units import Units
+from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
 FloatArray = NDArray[np.float32]
+Result = TypeVar("Result")
 
 #: Steps for which the noise of actions is drawn at once.
 DRAWN_AT_ONCE = 256
+
+
+class _Begun(NamedTuple):
+    """A step that was begun in an environment of every seed, in the networks' units: observations
+    ``[S, O]`` and actions ``[S, A]``."""
+
+    before: FloatArray
+    actions: FloatArray
 
 
 class FineTuning:
@@ -40,7 +51,7 @@ class FineTuning:
     Args:
         engine: that trains.
         replay: that it is to train on from there on.
-        environments: one a seed.
+        environments: N times one a seed.
         begins: the step.
         env_steps: in the environment for one update.
         batch_size: of an update.
@@ -54,7 +65,7 @@ class FineTuning:
         self,
         engine: OnlineEngine,
         replay: Replay,
-        environments: Sequence[Stepping],
+        environments: Sequence[Sequence[Stepping]],
         *,
         begins: int,
         env_steps: int,
@@ -66,13 +77,18 @@ class FineTuning:
         self.begins, self.env_steps, self.batch_size = begins, env_steps, batch_size
         self.reward, self.units = reward, units
         self.name, self.seeds, self.metrics = engine.name, engine.seeds, engine.metrics
-        seeds, longest = len(engine.seeds), max(e.horizon for e in environments)
-        self._episode = np.zeros(seeds, np.int64)
-        self._length = np.zeros(seeds, np.int64)
-        self._actions = np.zeros((seeds, longest, replay.act_dim), np.float32)
-        self._seen: FloatArray | None = None  # in the environment's units; None: not begun
+        many, seeds = len(environments), len(engine.seeds)
+        longest = max(one.horizon for each in environments for one in each)
+        # An environment's first episode has its own number, and each that follows is N further.
+        self._episode = np.repeat(np.arange(many)[:, None], seeds, 1)  # [N, S]
+        self._length = np.zeros((many, seeds), np.int64)
+        self._actions = np.zeros((many, seeds, longest, replay.act_dim), np.float32)
+        self._seen: FloatArray | None = None  # [N, S, O], the environment's units; None: not begun
+        self._begun = 0  # steps; the last of them may be under way
+        self._under_way: deque[_Begun] = deque()
         self._noise = np.empty(0, np.float32)
         self._noise_from = -1
+        self._drawn_natively = not extension.unavailable_reason()
         engine.meet(replay)
 
     @property
@@ -86,7 +102,9 @@ class FineTuning:
         if self.step < self.begins:
             raise ValueError(f"{steps} steps from {self.step} on lead past step {self.begins}")
         self._enter()
-        return joined([self._update() for _ in range(steps)])
+        for _ in range(steps - 1):
+            self._update(self.engine.advance)
+        return self._update(self.engine.run)
 
     def step_on(self, batch: Any) -> Metrics:
         return self.engine.step_on(batch)
@@ -95,17 +113,21 @@ class FineTuning:
         return self.engine.policy(index)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The engine's; and of each seed's episode its number, the actions that were taken in it,
-        and what was seen last. What was met is not in it but in files of its own
-        (``iql_fast.runs.met``)."""
+        """The engine's; and of each environment its episode's number, the actions that were taken
+        in it, what was seen last, and the step that is under way. What was met is not in it but in
+        files of its own (``iql_fast.runs.met``)."""
         state = self.engine.state_dict()
         if self._seen is None:
             return state
+        under_way = [step.actions for step in self._under_way]  # [P, S, A]
+        shape = (len(under_way), len(self.seeds), self.replay.act_dim)
         told = {
+            "begun": np.int64(self._begun),
             "met_rows": np.int64(self.replay.met_rows),
             "episode": self._episode,
             "length": self._length,
             "actions": self._actions,
+            "under_way": np.array(under_way, np.float32).reshape(shape),
             "seen": self._seen,
         }
         return state | {f"online.{name}": torch.tensor(x) for name, x in told.items()}
@@ -123,58 +145,83 @@ class FineTuning:
             return
         self._episode, self._length = own["episode"].numpy().copy(), own["length"].numpy().copy()
         self._actions = own["actions"].numpy().copy()
-        self.replay.met_rows = int(own["met_rows"])
+        self._begun, self.replay.met_rows = int(own["begun"]), int(own["met_rows"])
+        under_way = own["under_way"].numpy().copy()
+        turns = [self._turn(self._begun - len(under_way) + i) for i in range(len(under_way))]
+        whole = self._length.copy()
+        whole[turns] -= 1
         seen = [
-            environment.reset(int(episode), actions[:length])
-            for environment, episode, length, actions in zip(
-                self.environments, self._episode, self._length, self._actions, strict=True
-            )
+            [
+                one.reset(int(self._episode[n, s]), self._actions[n, s, : whole[n, s]])
+                for s, one in enumerate(each)
+            ]
+            for n, each in enumerate(self.environments)
         ]
-        self._seen = np.stack(seen)
+        self._seen = np.array(seen)
         if not np.array_equal(self._seen, own["seen"].numpy(), equal_nan=True):
             raise UserError(
                 "The environment does not come to where it was when its episode's actions are "
                 "taken once more: it is another, or draws from something that its seed does not "
                 "set. Bring back the simulator that the run began with, or begin anew."
             )
+        self._under_way.clear()
+        for n, actions in zip(turns, under_way, strict=True):
+            for s, one in enumerate(self.environments[n]):
+                one.begin(self._actions[n, s, whole[n, s]])
+            self._under_way.append(_Begun(self.units.read(self._seen[n]), actions))
 
     def _enter(self) -> None:
         if self._seen is None:
-            self._seen = np.stack([environment.reset(0) for environment in self.environments])
+            first = zip(self.environments, self._episode, strict=True)
+            self._seen = np.array(
+                [
+                    [one.reset(int(k)) for one, k in zip(each, numbers, strict=True)]
+                    for each, numbers in first
+                ]
+            )
 
-    def _update(self) -> Metrics:
+    def _update(self, train: Callable[[int], Result]) -> Result:
         for _ in range(self.env_steps - 1):
-            self._finish(*self._begin())
-        before, actions = self._begin()
+            self._begin()
+            self._finish()
+        self._begin()
         if self._draws_newest():
-            self._finish(before, actions)
-            return self.engine.run(1)
-        metrics = self.engine.run(1)  # while the simulator computes
-        self._finish(before, actions)
-        return metrics
+            self._finish()
+            return train(1)
+        result = train(1)  # while the simulators compute
+        self._finish()
+        return result
 
-    def _begin(self) -> tuple[FloatArray, FloatArray]:
-        """Begin a step in every environment. Its transition counts from now on.
+    def _turn(self, number: int) -> int:
+        """Which of a seed's environments takes the step of that number."""
+        return number % len(self.environments)
 
-        Returns:
-            Observations ``[S, O]`` and actions ``[S, A]``, in the networks' units.
-        """
+    def _begin(self) -> None:
+        """Begin a step. The transition of the step N - 1 before it counts from now on."""
         assert self._seen is not None
-        before = self.units.read(self._seen)
-        sampled = self.engine.explore(before, self._noise_of(self.replay.met_rows))
+        turn = self._turn(self._begun)
+        before = self.units.read(self._seen[turn])
+        sampled = self.engine.explore(before, self._noise_of(self._begun))
         actions = np.clip(sampled, -1, 1)
         taken = self.units.act(actions)
-        for s, environment in enumerate(self.environments):
+        for s, environment in enumerate(self.environments[turn]):
             environment.begin(taken[s])
-            self._actions[s, self._length[s]] = taken[s]
-        self._length += 1
-        self.replay.met_rows += 1
-        return before, actions
+            self._actions[turn, s, self._length[turn, s]] = taken[s]
+        self._length[turn] += 1
+        self._under_way.append(_Begun(before, actions))
+        self._begun += 1
+        self.replay.met_rows = max(0, self._begun - len(self.environments) + 1)
 
-    def _finish(self, before: FloatArray, actions: FloatArray) -> None:
-        """Wait for the step that was begun, and record its transition."""
+    def _finish(self) -> None:
+        """Wait for the step whose transition counts by now, and record it."""
+        if len(self._under_way) < len(self.environments):
+            return
         assert self._seen is not None
-        outcomes = [environment.outcome() for environment in self.environments]
+        number = self.replay.met_rows - 1
+        turn = self._turn(number)
+        before, actions = self._under_way.popleft()
+        environments = self.environments[turn]
+        outcomes = [environment.outcome() for environment in environments]
         after = np.stack([outcome.observation for outcome in outcomes])
         scale, shift = self.reward
         met = Met(
@@ -184,17 +231,23 @@ class FineTuning:
             np.array([0.0 if outcome.terminal else 1.0 for outcome in outcomes]),
             self.units.read(after),
         )
-        self.replay.write(self.replay.met_rows - 1, met)
-        self._seen = after
+        self.replay.write(number, met)
+        self._seen[turn] = after
         for s, outcome in enumerate(outcomes):
             if outcome.over:
-                self._episode[s] += 1
-                self._length[s] = 0
-                self._seen[s] = self.environments[s].reset(int(self._episode[s]))
+                self._episode[turn, s] += len(self.environments)
+                self._length[turn, s] = 0
+                self._seen[turn, s] = environments[s].reset(int(self._episode[turn, s]))
 
     def _draws_newest(self) -> bool:
-        """Whether the next update's batch has the newest transition, of any seed."""
+        """Whether the next update's batch has the transition, of any seed, that is still being
+        made."""
+        if len(self._under_way) < len(self.environments):
+            return False
         newest, size = self.replay.place(self.replay.met_rows - 1), len(self.replay)
+        if self._drawn_natively:
+            drawn = sampling.rows_at(self.seeds, self.step, self.batch_size, size)
+            return bool((drawn == newest).any())
         return any(
             newest in philox.batch_rows(seed, self.step, self.batch_size, size)
             for seed in self.seeds
@@ -213,23 +266,3 @@ class FineTuning:
 
 def _is_own(name: str) -> bool:
     return name.startswith("online.")
-
-
-def joined(steps: Sequence[Metrics]) -> Metrics:
-    """What single steps measured, as one call of ``Engine.run`` for all of them would."""
-    found: Metrics = {}
-    for name in steps[0]:
-        values = np.stack([step[name] for step in steps])  # [K, S]
-        measured = ~np.isnan(values)
-        counts = np.maximum(measured.sum(0), 1)
-        mean = np.where(measured, values, 0).sum(0) / counts
-        if name.endswith("_max"):
-            mean = np.where(measured, values, -np.inf).max(0)
-        elif name.endswith("_std") and (of := name.removesuffix("_std")) in steps[0]:
-            # Over all rows: the steps have equally many.
-            means = np.where(measured, np.stack([step[of] for step in steps]), 0)
-            squares = np.where(measured, values**2, 0) + means**2
-            variance = squares.sum(0) / counts - (means.sum(0) / counts) ** 2
-            mean = np.sqrt(np.maximum(variance, 0))
-        found[name] = np.where(measured.any(0), mean, np.nan)
-    return found

@@ -7,6 +7,7 @@ New runs and resumed ones take the same steps; ``iql_fast.runs.place`` says wher
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -95,7 +96,7 @@ def launch(
             console.print("data    in the host's memory, which is slower than the device's")
         tuning = _fine_tuning(loaded, options, prepared, chosen.engine, console)
         if tuning is not None:
-            for environment in tuning.environments:
+            for environment in itertools.chain(*tuning.environments):
                 stack.enter_context(environment)
             chosen = chosen._replace(engine=tuning)
         evaluator, beside = _evaluator(loaded.scoring, options, chosen.engine.name, console)
@@ -292,10 +293,18 @@ def _fine_tuning(
         f"online  {asked.online_steps:,} updates from step {options.seam:,} on, "
         f"{asked.env_steps_per_update} step(s) of each seed in {scoring.environment} for one"
     )
+    if asked.envs > 1:
+        console.print(
+            f"        in {asked.envs} environments by turns: a transition joins the replay "
+            f"{asked.envs - 1} step(s) after its action was chosen (--envs 1 is the authors' loop)"
+        )
     return FineTuning(
         cast(OnlineEngine, engine),
         Replay(data, options.seeds, asked.capacity, most),
-        [Stepping(scoring.environment, scoring.horizon, seed) for seed in options.seed_list],
+        [
+            [Stepping(scoring.environment, scoring.horizon, seed) for seed in options.seed_list]
+            for _ in range(asked.envs)
+        ],
         begins=options.updates,
         env_steps=asked.env_steps_per_update,
         batch_size=prepared.learner.batch_size,
