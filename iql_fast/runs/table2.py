@@ -24,10 +24,7 @@ OURS = (
     "before -> after the steps in the environment, each of one evaluation, mean +- standard "
     "deviation over seeds"
 )
-PUBLISHED = (
-    "before -> after, of a million steps on D4RL's own data (25,000 on AWAC's, for the binary "
-    "hands) and a million in the environment; totals are the sums of their rows"
-)
+PUBLISHED = "before -> after, on D4RL's and AWAC's own data; totals are the sums of their rows"
 
 
 @dataclass(frozen=True)
