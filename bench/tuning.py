@@ -58,7 +58,6 @@ def fine_tuning(task: str, sizes: Workload, threads: int) -> FineTuning:
         [[environment]],
         begins=0,
         env_steps=1,
-        batch_size=sizes.batch,
         reward=(1.0, 0.0),
         units=Units(),
     )

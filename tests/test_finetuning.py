@@ -70,7 +70,6 @@ def fine_tuning(engine, data, capacity, most, begins=0, env_steps=1, envs=1):
         [[FixedRows(seed) for seed in SEEDS] for _ in range(envs)],
         begins=begins,
         env_steps=env_steps,
-        batch_size=BATCH,
         reward=REWARD,
         units=Units(),
     )

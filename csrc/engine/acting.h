@@ -1,4 +1,4 @@
-// What the policy's network puts out for single observations, between two steps of training.
+// The policy between two steps of training: sampled actions for single observations.
 #pragma once
 
 #include "engine/network.h"
@@ -11,12 +11,14 @@ class Acting {
  public:
   explicit Acting(const Setup<T, Operand>& setup);
 
-  // Of one seed's policy: its head [A] for an observation [O].
-  void head(const Network<T, Operand>& actor, const T* observation, T* out);
+  // An action [A] of one seed's policy, not clipped, for an observation [O] and standard normal
+  // noise [A].
+  void sample(const Network<T, Operand>& actor, const float* observation, const float* noise,
+              float* action);
 
  private:
   const Setup<T, Operand>& setup_;
-  Buffer<T> input_;
+  Buffer<T> input_, head_;
   Buffer<Operand> hidden_[2], room_;
 };
 

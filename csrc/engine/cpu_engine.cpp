@@ -8,6 +8,7 @@
 #include "engine/seed.h"
 #include "engine/steps.h"
 #include "engine/workspace.h"
+#include "iql/philox.h"
 
 namespace iql::engine {
 
@@ -58,13 +59,25 @@ void CpuEngine<T, Operand>::step_on(const GivenBatch<T>& batch) {
 }
 
 template <class T, class Operand>
-void CpuEngine<T, Operand>::policy_heads(const T* observations, T* out) {
+void CpuEngine<T, Operand>::explore(const float* observations, const float* noise,
+                                    float* actions) {
   const cpu::FlushDenormals flush;
-  const Config& config = setup_.config;
+  const int O = setup_.config.obs_dim, A = setup_.config.act_dim;
   for (std::size_t s = 0; s < seeds_.size(); ++s) {
-    acting_.head(seeds_[s]->networks[kActor], observations + s * config.obs_dim,
-                 out + s * config.act_dim);
+    acting_.sample(seeds_[s]->networks[kActor], observations + s * O, noise + s * A,
+                   actions + s * A);
   }
+}
+
+template <class T, class Operand>
+bool CpuEngine<T, Operand>::draws_next(std::int64_t place) const {
+  const std::int64_t size = setup_.data.size();
+  return std::any_of(seeds_.begin(), seeds_.end(), [&](const auto& seed) {
+    for (int r = 0; r < setup_.config.batch_size; ++r) {
+      if (batch_row(seed->key, step_, r, size) == place) return true;
+    }
+    return false;
+  });
 }
 
 // Does `steps` steps in rounds of round_steps, after each of which the calling thread asks whether

@@ -23,7 +23,7 @@
 //   passes.h     phases 1 and 3: forward and backward
 //   losses.h     phases 1 and 3: the losses, and what a step reports of them
 //   optimizer.h  phases 2 and 4
-//   acting.h     the policy's network between two steps
+//   acting.h     the policy between two steps
 #pragma once
 
 #include <cstdint>
@@ -67,8 +67,11 @@ class CpuEngine {
   }
   void set_met_rows(std::int64_t rows) { setup_.data.met_rows = rows; }
 
-  // What the policies' networks put out, [S, A], for an observation of each seed, [S, O].
-  void policy_heads(const T* observations, T* out);
+  // Sampled actions [S, A], not clipped, for an observation of each seed [S, O] and standard normal
+  // noise [S, A].
+  void explore(const float* observations, const float* noise, float* actions);
+  // Whether the next step's batch, of any seed, has the transition at that place of its ring.
+  bool draws_next(std::int64_t place) const;
 
   std::int64_t step() const { return step_; }
   void set_step(std::int64_t step) { step_ = step; }

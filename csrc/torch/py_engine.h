@@ -121,12 +121,12 @@ class PyEngine {
 
   Engine& engine() { return engine_; }
 
-  Array<T> policy_heads(const Array<T>& observations) {
+  Array<float> explore(const Array<float>& observations, const Array<float>& noise) {
     const auto S = static_cast<pybind11::ssize_t>(config_.seeds.size());
-    const T* seen = checked(observations, {S, config_.obs_dim}, "observations");
-    Array<T> out({S, pybind11::ssize_t(config_.act_dim)});
-    engine_.policy_heads(seen, out.mutable_data());
-    return out;
+    Array<float> actions({S, pybind11::ssize_t(config_.act_dim)});
+    engine_.explore(checked(observations, {S, config_.obs_dim}, "observations"),
+                    checked(noise, {S, config_.act_dim}, "noise"), actions.mutable_data());
+    return actions;
   }
 
   // Columns [S, slots, ...] of transitions that are met while training goes on; they are kept, and

@@ -164,6 +164,10 @@ class OnlineEngine(Engine, Protocol):
         """As ``run``, but what is measured is kept: the metrics of the next ``run`` are of these
         steps, too."""
 
+    def draws_next(self, place: int) -> bool:
+        """Whether the next step's batch, of any seed, has the transition at that place of its
+        replay."""
+
     def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
         """Sampled actions ``[S, A]``, not clipped, for an observation of each seed ``[S, O]`` and
         standard normal noise ``[S, A]``."""

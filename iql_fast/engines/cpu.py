@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import torch
-
 from iql_fast.data.dataset import FloatArray, Transitions
 from iql_fast.data.replay import Replay
 from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
 from iql_fast.engines.exclusive import exclusive
 from iql_fast.engines.native import NativeEngine
-from iql_fast.formulas.distributions import gaussian_sample
-from iql_fast.policies.policy import LOG_STD_RANGE
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
@@ -46,7 +41,6 @@ class CpuEngine(NativeEngine):
     ) -> None:
         self.threads = threads or usable_cores()
         super().__init__(network, hyper, data, seeds, precision, self.threads)
-        self._number = np.float64 if precision == "fp64" else np.float32
 
     def _create(self, native: Any, *arguments: Any) -> Any:
         kind = {
@@ -74,13 +68,15 @@ class CpuEngine(NativeEngine):
     @exclusive
     def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
         """See ``iql_fast.engines.base.OnlineEngine``."""
-        heads = self._native.policy_heads(observations.astype(self._number))
-        mean = torch.tanh(torch.from_numpy(heads))
-        log_std = torch.stack([self._log_std(index) for index in range(len(self.seeds))])
-        drawn = torch.from_numpy(noise).to(self.dtype)
-        actions = gaussian_sample(mean, log_std.clamp(*LOG_STD_RANGE), drawn)
-        found: FloatArray = actions.float().numpy()
-        return found
+        actions: FloatArray = self._native.explore(observations, noise)
+        return actions
+
+    @exclusive
+    def draws_next(self, place: int) -> bool:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        assert isinstance(self.data, Replay)
+        self._native.set_met_rows(self.data.met_rows)
+        return bool(self._native.draws_next(place))
 
     @property
     def kernel_set(self) -> str:

@@ -16,6 +16,7 @@ from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.parameters import check_shapes
 from iql_fast.engines.sampling import Batches, batch_at, batch_statistics
 from iql_fast.engines.stepping import TorchStep
+from iql_fast.formulas import philox
 from iql_fast.methods.base import Batch, Method, recorded
 from iql_fast.policies.acting import Acting, from_state
 from iql_fast.support.errors import NonFiniteLoss
@@ -97,6 +98,14 @@ class GenericEngine(Exclusive):
     @exclusive
     def meet(self, replay: Replay) -> None:
         self.data = replay
+
+    @exclusive
+    def draws_next(self, place: int) -> bool:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        return any(
+            place in philox.batch_rows(seed, self.step, self.method.batch_size, len(self.data))
+            for seed in self.seeds
+        )
 
     @exclusive
     @torch.no_grad()

@@ -163,17 +163,15 @@ class NativeEngine(Exclusive):
 
     @exclusive
     def policy(self, index: int) -> Policy:
-        names = [name for name, _ in parameter_shapes("actor", self.network, 1)]
-        arrays = zip(names, self._actor(index), strict=True)
-        return policy_from_arrays({name: tensor.float().numpy() for name, tensor in arrays})
-
-    def _actor(self, index: int) -> list[Tensor]:
-        """The policy's weights and biases, layer by layer, and its log standard deviation."""
-        shapes = [shape[1:] for _, shape in parameter_shapes("actor", self.network, 1)]
-        return [
-            torch.from_numpy(self._native.read(index, ACTOR, WEIGHTS, piece)).view(shape)
-            for piece, shape in enumerate(shapes)
-        ]
+        shapes = parameter_shapes("actor", self.network, 1)
+        return policy_from_arrays(
+            {
+                name: self._native.read(index, ACTOR, WEIGHTS, piece)
+                .reshape(shape[1:])
+                .astype(np.float32)
+                for piece, (name, shape) in enumerate(shapes)
+            }
+        )
 
     def _pieces(self) -> Iterator[tuple[str, int, int, int, int, list[int]]]:
         """(state name, seed index, network, array, piece, shape) of every tensor of the engine, in
@@ -190,11 +188,6 @@ class NativeEngine(Exclusive):
                     if net == "critic":
                         target = name.replace("critic", "target", 1)
                         yield target, s, network, TARGET, piece, shape
-
-    def _log_std(self, index: int) -> Tensor:
-        """The policy's log standard deviation ``[A]``, as it is trained."""
-        piece = 2 * (len(self.network.hidden) + 1)
-        return torch.from_numpy(self._native.read(index, ACTOR, WEIGHTS, piece))
 
     def _stop_if_not_finite(self) -> None:
         if (failure := self._native.failure()) is not None:

@@ -33,14 +33,6 @@ def batch_at(
     )
 
 
-def rows_at(seeds: Sequence[int], step: int, size: int, count: int) -> Tensor:
-    """``philox.batch_rows`` of some seeds ``[S, B]``, by the extension's operator."""
-    from iql_fast import ops  # not above: where the extension is missing its import warns
-
-    draw_ = ops.native.operator("batch_rows_")
-    return torch.stack([draw_(torch.tensor([seed, step]), size, count) for seed in seeds])
-
-
 class Rows:
     """The dataset's rows of each seed's batch (``philox.batch_rows``).
 
@@ -51,16 +43,19 @@ class Rows:
     """
 
     def __init__(self, seeds: Sequence[int], size: int, count: int, native: bool) -> None:
+        from iql_fast import ops  # not above: where the extension is missing its import warns
+
         self._seeds, self._size, self._count = list(seeds), size, count
-        self._native = native
+        self._draw_ = ops.native.operator("batch_rows_") if native else None
         self._ahead = max(1, DRAWN_AT_ONCE // (len(seeds) * size))
         self._drawn = torch.empty(0)
         self._from = -1
 
     def at(self, step: int) -> Tensor:
         """Those of a (0-based) step, ``[S, B]``."""
-        if self._native:
-            return rows_at(self._seeds, step, self._size, self._count)
+        if self._draw_ is not None:
+            states = [torch.tensor([seed, step]) for seed in self._seeds]
+            return torch.stack([self._draw_(state, self._size, self._count) for state in states])
         begin = step - step % self._ahead
         if begin != self._from:
             seeds, steps = torch.tensor(self._seeds), torch.arange(begin, begin + self._ahead)

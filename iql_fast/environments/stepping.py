@@ -1,19 +1,21 @@
 """Environments that a policy acts in while it is trained: each in a process of its own.
 
 A step is begun and its outcome taken later, so that the caller can train meanwhile. Episodes are
-reset by seeds that follow from the training seed and the episode's number. To bring an environment
+reset by seeds that follow from the training seed and the episode's number. Messages are a few
+bytes and numbers, which cost a step less than objects would. To bring an environment
 back to where it was, the episode's actions are taken once more: a simulator computes the same
 again, what it starts its solvers from included, and nothing need be known of its insides.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,13 @@ from iql_fast.environments.episodes import EvaluationFailed
 
 FloatArray = NDArray[np.float32]
 
+#: A message to the process: what it is to do, an action's size, an episode's number; then actions.
+ASKED = struct.Struct("<c3xiq")
+RESET, STEP = b"r", b"s"
+#: Its answer: how it went, whether the state is terminal, whether the episode is over, the reward;
+#: then the observation, or what failed.
+ANSWER = struct.Struct("<c??5xd")
+DONE, FAILED = b"d", b"f"
 #: A word of the seeds of these episodes, which those of evaluations have not.
 ONLINE = 1
 
@@ -86,32 +95,36 @@ class Stepping:
 
     def reset(self, episode: int, actions: Sequence[FloatArray] | FloatArray = ()) -> FloatArray:
         """Begin an episode and take these actions in it; the observation after them ``[O]``."""
-        self._send(("reset", episode, np.asarray(actions, np.float32)))
-        observation: FloatArray = self._receive()
-        return observation
+        taken = np.asarray(actions, np.float32)
+        size = taken.shape[-1] if taken.size else 1
+        self._send(ASKED.pack(RESET, size, episode) + taken.tobytes())
+        return self._receive().observation
 
     def begin(self, action: FloatArray) -> None:
         """Begin a step; ``outcome`` takes what comes of it."""
-        self._send(("step", action))
+        self._send(ASKED.pack(STEP, len(action), 0) + action.tobytes())
 
     def outcome(self) -> Outcome:
         """Of the step that was begun; waits for it."""
-        return Outcome(*self._receive())
+        return self._receive()
 
-    def _send(self, message: Any) -> None:
+    def _send(self, message: bytes) -> None:
         try:
-            self._connection.send(message)
+            self._connection.send_bytes(message)
         except OSError:
             raise self._lost() from None
 
-    def _receive(self) -> Any:
+    def _receive(self) -> Outcome:
         try:
-            kind, content = self._connection.recv()
+            answer = self._connection.recv_bytes()
         except (EOFError, OSError):
             raise self._lost() from None
-        if kind == "error":
-            raise EvaluationFailed(f"An episode of {self._label} failed ({content}).")
-        return content
+        kind, terminal, over, reward = ANSWER.unpack_from(answer)
+        if kind == FAILED:
+            said = answer[ANSWER.size :].decode()
+            raise EvaluationFailed(f"An episode of {self._label} failed ({said}).")
+        observation = np.frombuffer(answer, np.float32, offset=ANSWER.size)
+        return Outcome(observation, reward, terminal, over)
 
     def _lost(self) -> EvaluationFailed:
         return EvaluationFailed(
@@ -126,22 +139,23 @@ def _serve(connection: Connection, environment: str, horizon: int, seed: int) ->
     episode: _Episode | None = None
     while True:
         try:
-            what, *content = connection.recv()
+            message = connection.recv_bytes()
         except (EOFError, OSError):
             return
+        what, size, number = ASKED.unpack_from(message)
+        actions = np.frombuffer(message, np.float32, offset=ASKED.size).reshape(-1, size)
         try:
-            if what == "reset":
-                number, actions = content
+            if what == RESET:
                 episode = _Episode(environment, horizon, workers.seed_of((seed, ONLINE, number)))
-                for action in actions:
-                    episode.step(action)
-                answer: Any = episode.observation
-            else:
+                outcome = Outcome(episode.observation, 0.0, False, False)
+            for action in actions:
                 assert episode is not None  # the caller resets first
-                answer = tuple(episode.step(*content))
-            connection.send(("done", answer))
+                outcome = episode.step(action)
+            answer = ANSWER.pack(DONE, outcome.terminal, outcome.over, outcome.reward)
+            connection.send_bytes(answer + outcome.observation.tobytes())
         except BaseException as error:  # of whatever the environment does
-            connection.send(("error", f"{type(error).__name__}: {error}"))
+            said = f"{type(error).__name__}: {error}".encode()
+            connection.send_bytes(ANSWER.pack(FAILED, False, False, 0.0) + said)
 
 
 class _Episode:

@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from iql_fast.data.replay import Met, Replay
-from iql_fast.engines import Metrics, sampling
+from iql_fast.engines import Metrics
 from iql_fast.engines.base import OnlineEngine
 from iql_fast.engines.drawing import explorations
 from iql_fast.environments.stepping import Stepping
-from iql_fast.formulas import philox
 from iql_fast.policies.acting import Acting
 from iql_fast.policies.units import Units
-from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
 FloatArray = NDArray[np.float32]
@@ -54,7 +52,6 @@ class FineTuning:
         environments: N times one a seed.
         begins: the step.
         env_steps: in the environment for one update.
-        batch_size: of an update.
         reward: scale and shift of the environment's rewards, those of the logged ones.
         units: of the environment.
     """
@@ -69,12 +66,11 @@ class FineTuning:
         *,
         begins: int,
         env_steps: int,
-        batch_size: int,
         reward: tuple[float, float],
         units: Units,
     ) -> None:
         self.engine, self.replay, self.environments = engine, replay, environments
-        self.begins, self.env_steps, self.batch_size = begins, env_steps, batch_size
+        self.begins, self.env_steps = begins, env_steps
         self.reward, self.units = reward, units
         self.name, self.seeds, self.metrics = engine.name, engine.seeds, engine.metrics
         many, seeds = len(environments), len(engine.seeds)
@@ -88,7 +84,6 @@ class FineTuning:
         self._under_way: deque[_Begun] = deque()
         self._noise = np.empty(0, np.float32)
         self._noise_from = -1
-        self._drawn_natively = not extension.unavailable_reason()
         engine.meet(replay)
 
     @property
@@ -97,7 +92,7 @@ class FineTuning:
 
     def run(self, steps: int) -> Metrics:
         """See ``Engine.run``. The steps are all before the environment joins in, or all after."""
-        if self.step + steps <= self.begins:
+        if self.step + steps <= self.begins or not steps:
             return self.engine.run(steps)
         if self.step < self.begins:
             raise ValueError(f"{steps} steps from {self.step} on lead past step {self.begins}")
@@ -244,14 +239,7 @@ class FineTuning:
         made."""
         if len(self._under_way) < len(self.environments):
             return False
-        newest, size = self.replay.place(self.replay.met_rows - 1), len(self.replay)
-        if self._drawn_natively:
-            drawn = sampling.rows_at(self.seeds, self.step, self.batch_size, size)
-            return bool((drawn == newest).any())
-        return any(
-            newest in philox.batch_rows(seed, self.step, self.batch_size, size)
-            for seed in self.seeds
-        )
+        return self.engine.draws_next(self.replay.place(self.replay.met_rows - 1))
 
     def _noise_of(self, number: int) -> FloatArray:
         """Of the action of that number, ``[S, A]``."""

@@ -307,7 +307,6 @@ def _fine_tuning(
         ],
         begins=options.updates,
         env_steps=asked.env_steps_per_update,
-        batch_size=prepared.learner.batch_size,
         reward=(loaded.record["reward_scale"], loaded.record["reward_shift"]),
         units=prepared.units,
     )

@@ -43,6 +43,14 @@ IQL_HD inline GaussianTerm<T> gaussian_term(T action, T output, T log_std, T inv
   return {normal.log_prob, normal.d_mean * (T(1) - mean * mean), free ? normal.d_log_std : T(0)};
 }
 
+// An action, not clipped, from noise of the standard normal distribution.
+template <class T>
+IQL_HD inline T gaussian_sample(T output, T log_std, T noise) {
+  const T least = T(kLogStdMin), most = T(kLogStdMax);
+  const T clipped = log_std < least ? least : log_std > most ? most : log_std;
+  return std::tanh(output) + std::exp(clipped) * noise;
+}
+
 // The deterministic variant (a departure): minus the squared error of the mean.
 template <class T>
 IQL_HD inline GaussianTerm<T> squared_error_term(T action, T output) {
