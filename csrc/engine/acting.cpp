@@ -8,7 +8,9 @@ namespace iql::engine {
 
 template <class T, class Operand>
 Acting<T, Operand>::Acting(const Setup<T, Operand>& setup)
-    : setup_(setup), input_(round_up(setup.config.obs_dim, setup.kernels.panel)), head_(setup.config.act_dim) {
+    : setup_(setup),
+      input_(round_up(setup.config.obs_dim, setup.kernels.panel)),
+      head_(setup.config.act_dim) {
   const auto& widths = setup.config.hidden;
   const int widest = *std::max_element(widths.begin(), widths.end());
   for (auto& each : hidden_) each = Buffer<Operand>(round_up(widest, setup.kernels.panel));

@@ -59,8 +59,7 @@ void CpuEngine<T, Operand>::step_on(const GivenBatch<T>& batch) {
 }
 
 template <class T, class Operand>
-void CpuEngine<T, Operand>::explore(const float* observations, const float* noise,
-                                    float* actions) {
+void CpuEngine<T, Operand>::explore(const float* observations, const float* noise, float* actions) {
   const cpu::FlushDenormals flush;
   const int O = setup_.config.obs_dim, A = setup_.config.act_dim;
   for (std::size_t s = 0; s < seeds_.size(); ++s) {

@@ -35,8 +35,7 @@ void bind_cpu_engine(py::module_& module, const char* name) {
            py::arg("capacity"))
       .def("explore", &Engine::explore, py::arg("observations"), py::arg("noise"))
       .def(
-          "draws_next",
-          [](Engine& e, std::int64_t place) { return e.engine().draws_next(place); },
+          "draws_next", [](Engine& e, std::int64_t place) { return e.engine().draws_next(place); },
           py::arg("place"))
       .def("set_met_rows", &Engine::set_met_rows, py::arg("rows"))
       .def_property_readonly("kernel_set", [](Engine& e) { return e.engine().kernel_set(); });
