@@ -9,11 +9,11 @@ again, what it starts its solvers from included, and nothing need be known of it
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import NamedTuple
 
@@ -26,12 +26,14 @@ from iql_fast.environments.episodes import EvaluationFailed
 
 FloatArray = NDArray[np.float32]
 
+#: A message begins with its length, which counts itself.
+LENGTH = struct.Struct("<i")
 #: A message to the process: what it is to do, an action's size, an episode's number; then actions.
-ASKED = struct.Struct("<c3xiq")
+ASKED = struct.Struct("<ic3xi4xq")
 RESET, STEP = b"r", b"s"
 #: Its answer: how it went, whether the state is terminal, whether the episode is over, the reward;
 #: then the observation, or what failed.
-ANSWER = struct.Struct("<c??5xd")
+ANSWER = struct.Struct("<ic??xd")
 DONE, FAILED = b"d", b"f"
 #: A word of the seeds of these episodes, which those of evaluations have not.
 ONLINE = 1
@@ -73,14 +75,14 @@ class Stepping:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        own, other = get_context("spawn").Pipe()
+        own, other = socket.socketpair()
         with workers.one_thread_each():
             self.process = get_context("spawn").Process(
                 target=_serve, args=(other, self.environment, self.horizon, self.seed), daemon=True
             )
             self.process.start()
         other.close()
-        self._connection: Connection = own
+        self._channel = own
         self._stack.callback(own.close)
         self._stack.callback(self.process.kill)
         return self
@@ -97,29 +99,30 @@ class Stepping:
         """Begin an episode and take these actions in it; the observation after them ``[O]``."""
         taken = np.asarray(actions, np.float32)
         size = taken.shape[-1] if taken.size else 1
-        self._send(ASKED.pack(RESET, size, episode) + taken.tobytes())
+        self._send(RESET, size, episode, taken.tobytes())
         return self._receive().observation
 
     def begin(self, action: FloatArray) -> None:
         """Begin a step; ``outcome`` takes what comes of it."""
-        self._send(ASKED.pack(STEP, len(action), 0) + action.tobytes())
+        self._send(STEP, len(action), 0, action.tobytes())
 
     def outcome(self) -> Outcome:
         """Of the step that was begun; waits for it."""
         return self._receive()
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, what: bytes, size: int, episode: int, actions: bytes) -> None:
+        head = ASKED.pack(ASKED.size + len(actions), what, size, episode)
         try:
-            self._connection.send_bytes(message)
+            self._channel.sendall(head + actions)
         except OSError:
             raise self._lost() from None
 
     def _receive(self) -> Outcome:
         try:
-            answer = self._connection.recv_bytes()
+            answer = _message(self._channel)
         except (EOFError, OSError):
             raise self._lost() from None
-        kind, terminal, over, reward = ANSWER.unpack_from(answer)
+        _, kind, terminal, over, reward = ANSWER.unpack_from(answer)
         if kind == FAILED:
             said = answer[ANSWER.size :].decode()
             raise EvaluationFailed(f"An episode of {self._label} failed ({said}).")
@@ -133,16 +136,33 @@ class Stepping:
         )
 
 
-def _serve(connection: Connection, environment: str, horizon: int, seed: int) -> None:
+def _message(channel: socket.socket) -> bytes:
+    """The next one.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    got, length = b"", LENGTH.size
+    while len(got) < length:
+        more = channel.recv(1 << 16)
+        if not more:
+            raise EOFError
+        got = got + more if got else more
+        if len(got) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(got)
+    return got
+
+
+def _serve(channel: socket.socket, environment: str, horizon: int, seed: int) -> None:
     """In the process: do what is asked, until the caller goes."""
     workers.prepare()
     episode: _Episode | None = None
     while True:
         try:
-            message = connection.recv_bytes()
+            message = _message(channel)
         except (EOFError, OSError):
             return
-        what, size, number = ASKED.unpack_from(message)
+        _, what, size, number = ASKED.unpack_from(message)
         actions = np.frombuffer(message, np.float32, offset=ASKED.size).reshape(-1, size)
         try:
             if what == RESET:
@@ -151,11 +171,14 @@ def _serve(connection: Connection, environment: str, horizon: int, seed: int) ->
             for action in actions:
                 assert episode is not None  # the caller resets first
                 outcome = episode.step(action)
-            answer = ANSWER.pack(DONE, outcome.terminal, outcome.over, outcome.reward)
-            connection.send_bytes(answer + outcome.observation.tobytes())
+            kind, content = DONE, outcome.observation.tobytes()
         except BaseException as error:  # of whatever the environment does
-            said = f"{type(error).__name__}: {error}".encode()
-            connection.send_bytes(ANSWER.pack(FAILED, False, False, 0.0) + said)
+            kind, content = FAILED, f"{type(error).__name__}: {error}".encode()
+            outcome = Outcome(np.empty(0, np.float32), 0.0, False, False)
+        head = ANSWER.pack(
+            ANSWER.size + len(content), kind, outcome.terminal, outcome.over, outcome.reward
+        )
+        channel.sendall(head + content)
 
 
 class _Episode:

@@ -99,7 +99,9 @@ class FineTuning:
         self._enter()
         for _ in range(steps - 1):
             self._update(self.engine.advance)
-        return self._update(self.engine.run)
+        metrics = self._update(self.engine.run)
+        self._settle()
+        return metrics
 
     def step_on(self, batch: Any) -> Metrics:
         return self.engine.step_on(batch)
@@ -114,6 +116,7 @@ class FineTuning:
         state = self.engine.state_dict()
         if self._seen is None:
             return state
+        self._settle()
         under_way = [step.actions for step in self._under_way]  # [P, S, A]
         shape = (len(under_way), len(self.seeds), self.replay.act_dim)
         told = {
@@ -163,7 +166,7 @@ class FineTuning:
         for n, actions in zip(turns, under_way, strict=True):
             for s, one in enumerate(self.environments[n]):
                 one.begin(self._actions[n, s, whole[n, s]])
-            self._under_way.append(_Begun(self.units.read(self._seen[n]), actions))
+            self._under_way.append(_Begun(self._read(n), actions))
 
     def _enter(self) -> None:
         if self._seen is None:
@@ -176,16 +179,11 @@ class FineTuning:
             )
 
     def _update(self, train: Callable[[int], Result]) -> Result:
-        for _ in range(self.env_steps - 1):
+        for _ in range(self.env_steps):
             self._begin()
-            self._finish()
-        self._begin()
         if self._draws_newest():
-            self._finish()
-            return train(1)
-        result = train(1)  # while the simulators compute
-        self._finish()
-        return result
+            self._settle()
+        return train(1)  # while the simulators compute
 
     def _turn(self, number: int) -> int:
         """Which of a seed's environments takes the step of that number."""
@@ -193,46 +191,61 @@ class FineTuning:
 
     def _begin(self) -> None:
         """Begin a step. The transition of the step N - 1 before it counts from now on."""
-        assert self._seen is not None
+        landed = self._land()
         turn = self._turn(self._begun)
-        before = self.units.read(self._seen[turn])
+        before = self._read(turn)
         sampled = self.engine.explore(before, self._noise_of(self._begun))
         actions = np.clip(sampled, -1, 1)
         taken = self.units.act(actions)
         for s, environment in enumerate(self.environments[turn]):
             environment.begin(taken[s])
+        # From here on the simulators compute beside what this process does.
+        for s in range(len(self.seeds)):
             self._actions[turn, s, self._length[turn, s]] = taken[s]
         self._length[turn] += 1
         self._under_way.append(_Begun(before, actions))
         self._begun += 1
         self.replay.met_rows = max(0, self._begun - len(self.environments) + 1)
+        if landed is not None:
+            self.replay.write(*landed)
 
-    def _finish(self) -> None:
-        """Wait for the step whose transition counts by now, and record it."""
+    def _read(self, turn: int) -> FloatArray:
+        """What was seen last in those environments, in the networks' units ``[S, O]``: to be kept
+        when they have gone on."""
+        assert self._seen is not None
+        return np.array(self.units.read(self._seen[turn]))
+
+    def _land(self) -> tuple[int, Met] | None:
+        """Wait for the step whose transition counts by now, if that is under way, and begin anew
+        where an episode ended; the transition and its number."""
         if len(self._under_way) < len(self.environments):
-            return
+            return None
         assert self._seen is not None
         number = self.replay.met_rows - 1
         turn = self._turn(number)
         before, actions = self._under_way.popleft()
         environments = self.environments[turn]
         outcomes = [environment.outcome() for environment in environments]
-        after = np.stack([outcome.observation for outcome in outcomes])
+        for s, outcome in enumerate(outcomes):
+            self._seen[turn, s] = outcome.observation
+            if outcome.over:
+                self._episode[turn, s] += len(self.environments)
+                self._length[turn, s] = 0
+                self._seen[turn, s] = environments[s].reset(int(self._episode[turn, s]))
         scale, shift = self.reward
-        met = Met(
+        after = np.array([outcome.observation for outcome in outcomes])
+        return number, Met(
             before,
             actions,
             np.array([scale * outcome.reward + shift for outcome in outcomes]),
             np.array([0.0 if outcome.terminal else 1.0 for outcome in outcomes]),
             self.units.read(after),
         )
-        self.replay.write(number, met)
-        self._seen[turn] = after
-        for s, outcome in enumerate(outcomes):
-            if outcome.over:
-                self._episode[turn, s] += len(self.environments)
-                self._length[turn, s] = 0
-                self._seen[turn, s] = environments[s].reset(int(self._episode[turn, s]))
+
+    def _settle(self) -> None:
+        """Every transition that counts is in the replay."""
+        if (landed := self._land()) is not None:
+            self.replay.write(*landed)
 
     def _draws_newest(self) -> bool:
         """Whether the next update's batch has the transition, of any seed, that is still being
