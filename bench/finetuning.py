@@ -106,7 +106,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{contender.kind} is left out: {reason}")
     if asked.json:
         usual = tuning.workload("hopper", asked.rows)
-        machine = results.machine(table, running.left_out, usual)
+        # What is "others" to a fine-tuning's own process is its simulator.
+        quiet = [row for row in table if not row.contender.kind.startswith("tuning-")]
+        machine = results.machine(quiet, running.left_out, usual)
         write_text(asked.json, json.dumps({"machine": machine, "results": found}, indent=1) + "\n")
 
 
@@ -121,7 +123,7 @@ def line_of(row: results.Row, table: Sequence[results.Row]) -> dict[str, Any]:
     return {
         "task": task,
         "threads": row.contender.threads,
-        "disturbed": row.disturbed,
+        "disturbed": [why for part in (update, simulator, rival) if part for why in part.disturbed],
         "times_longer": None if slower is None else slower / row.median,
         "times_rival": results.ratio(row, rival),
     } | {

@@ -65,6 +65,7 @@ def test_what_cannot_be_fine_tuned():
     assert "--online-steps is 0" in refusal(*task, "--online-steps", 0)
     assert "--capacity is 0" in refusal(*task, "--capacity", 0)
     assert "--env-steps-per-update is 0" in refusal(*task, "--env-steps-per-update", 0)
+    assert "--envs is 0" in refusal(*task, "--envs", 0)
     assert "--run needs a value" in refusal("--run")
 
 

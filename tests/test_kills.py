@@ -99,8 +99,9 @@ def test_every_method_survives_kills(finished, tmp_path, method):
 
 
 @pytest.mark.slow
-def test_fine_tuning_survives_kills_before_and_after_the_seam(finished, tmp_path):
-    steps = ["--offline-steps", 650, "--online-steps", 1150, "--capacity", 900]
+@pytest.mark.parametrize("envs", [1, 3])
+def test_fine_tuning_survives_kills_before_and_after_the_seam(finished, tmp_path, envs):
+    steps = ["--offline-steps", 650, "--online-steps", 1150, "--capacity", 900, "--envs", envs]
     arguments = [*SMALL, "--dataset", finished[1], *steps, "--seeds", 2, "--threads", 1, "--out"]
     first = [sys.executable, "-m", "iql_fast.finetune", *map(str, arguments)]
     kill_and_resume(first, tmp_path / "whole", tmp_path / "cut", 1800, KILLS)
