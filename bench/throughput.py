@@ -32,7 +32,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
-from bench import console, methods, plots, processes, results, rounds
+from bench import console, methods, neighbours, plots, processes, results, rounds
 from bench.contenders import KINDS, Contender
 from bench.options import QUICK_SECONDS, add_outputs, positive, positive_seconds, write_text
 from bench.workload import Workload, flops_a_step
@@ -99,6 +99,13 @@ def parser() -> argparse.ArgumentParser:
         "--rows", type=positive, metavar="N", help="of the dataset (default: 1,000,000)"
     )
     parser.add_argument(
+        "--neighbours",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="busy loops on so many of the cores meanwhile, as on a shared machine (default: 0)",
+    )
+    parser.add_argument(
         "--methods",
         action="store_true",
         help="time every method beside its floor instead: python bench/methods.py --help",
@@ -158,7 +165,10 @@ def main() -> None:
     with processes.Processes() as running:
         with console.progress(len(contenders), "starting") as advance:
             running.start(contenders, on_start=advance)
-        with console.progress(rounds_wanted * len(running.ready), "measuring") as advance:
+        with (
+            neighbours.busy(arguments.neighbours),
+            console.progress(rounds_wanted * len(running.ready), "measuring") as advance,
+        ):
             measured = rounds.measure(
                 running,
                 contenders,
@@ -172,12 +182,15 @@ def main() -> None:
         reasons = "; ".join(dict.fromkeys(running.left_out.values()))
         raise UserError(f"Nothing could be measured: {reasons}.")
     machine = results.machine(table, running.left_out, workload)
+    machine["neighbours"] = arguments.neighbours
 
     title = f"{machine['processor']}, {machine['cores_usable']} cores, torch {machine['torch']}"
     footnote = (
         f"hopper's sizes, {workload.rows:,} rows, {flops_a_step(workload) / 1e6:.0f} MFLOP a step; "
         f"{results.medians_of(table, seconds)}"
     )
+    if arguments.neighbours:
+        footnote += f"; {results.count(arguments.neighbours, 'busy loop')} beside"
     out = console.console()
     out.print(console.throughput_table(table, title))
     out.print(footnote, highlight=False)

@@ -19,6 +19,10 @@ from iql_fast.data.dataset import Transitions
 # On a busy machine torch's threads wait for each other longer than they work at these sizes.
 torch.set_num_threads(1)
 os.environ.setdefault("MUJOCO_GL", "disable")
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # and so do those of the commands that are run beside others
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def random_transitions(

@@ -17,6 +17,7 @@ from bench import (
     cores,
     kernel_cases,
     kernels,
+    neighbours,
     noise,
     processes,
     results,
@@ -32,6 +33,7 @@ from iql_fast.engines import create
 from iql_fast.engines.sampling import batch_at
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
+from iql_fast.support.errors import UserError
 
 from .conftest import random_transitions
 
@@ -519,3 +521,12 @@ def test_samples_are_counted_for_the_parts_of_a_step():
         }
     )
     assert step_profile.shares("") == {}
+
+
+def test_neighbours_take_the_last_cores_and_are_gone_afterwards():
+    with neighbours.busy(1) as (pid,):
+        assert Path(f"/proc/{pid}").exists()
+        assert os.sched_getaffinity(pid) == {max(os.sched_getaffinity(0))}
+    assert not Path(f"/proc/{pid}").exists()
+    with pytest.raises(UserError, match="there are"), neighbours.busy(usable_cores() + 1):
+        pass
