@@ -120,6 +120,11 @@ def test_both_stages_in_one_folder(command, finished, tmp_path):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["online"]["before"]["per_seed"].keys() == {"0", "1"}
     assert not summary["warnings"]
+    episodes = read_rows(out / "episodes.csv")
+    assert {row["seed"] for row in episodes} == {"0", "1"}
+    assert all(230 < int(row["step"]) <= 400 and float(row["return"]) > 0 for row in episodes)
+    acted = [sum(int(r["length"]) for r in episodes if r["seed"] == seed) for seed in "01"]
+    assert all(0 < steps <= 340 for steps in acted)
     last = checkpoint.load(out / "checkpoint")
     assert last.state["online.met_rows"] == 340
     assert sum(int(p.name[13:25]) - int(p.name[:12]) for p in (out / "met").iterdir()) == 340

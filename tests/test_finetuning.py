@@ -277,6 +277,41 @@ def test_files_of_what_was_met(tmp_path):
         met.load(tmp_path / "met", other, 4)
 
 
+@pytest.mark.parametrize(("env_steps", "envs"), [(1, 1), (3, 1), (1, 4)])
+def test_episodes_are_told_with_their_returns(env_steps, envs):
+    data = random_transitions(40, OBS, ACT)
+    made = fine_tuning(engine_of("reference", data), data, 50, 90, 10, env_steps, envs)
+    made.run(10)
+    assert not made.take_episodes()
+    made.run(12 // env_steps)
+    told = made.take_episodes()
+    made.run(18 // env_steps)
+    told += made.take_episodes()
+    steps = [[] for _ in range(envs)]  # the numbers of the steps that each environment takes
+    for number in range(30 - (envs - 1)):
+        steps[number % envs].append(number)
+    expected = []
+    for seed in SEEDS:
+        for turn, numbers in enumerate(steps):
+            episode, numbers = turn, list(numbers)
+            row = FixedRows(seed)
+            while True:
+                row.reset(episode)
+                total, length, over = 0.0, 0, False
+                while numbers and not over:
+                    last = numbers.pop(0)
+                    row.begin(None)
+                    outcome = row.outcome()
+                    total, length, over = total + outcome.reward, length + 1, outcome.over
+                if not over:
+                    break
+                step = 10 + (last + envs - 1) // env_steps + 1
+                expected.append((step, seed, total, length))
+                episode += envs
+    assert sorted(told) == sorted(expected)
+    assert len(told) >= 6
+
+
 # What is measured.
 
 

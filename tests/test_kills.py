@@ -75,6 +75,8 @@ def kill_and_resume(first, whole, cut, steps, kills):
     assert result.returncode == 0, result.stderr
     assert rows_without_time(cut / "metrics.csv") == rows_without_time(whole / "metrics.csv")
     assert read_rows(cut / "scores.csv") == read_rows(whole / "scores.csv")
+    if (whole / "episodes.csv").exists():
+        assert read_rows(cut / "episodes.csv") == read_rows(whole / "episodes.csv")
     assert same_state(cut, whole)
 
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, str]]
+#: Places and values of points.
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+#: Episodes that a point is the mean of, of those that were acted in during training.
+EPISODES_TOGETHER = 20
 
 
 def by_seed(rows: Rows, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -77,10 +81,12 @@ def draw(
     score_label: str,
     method: str = "IQL",
     seam: int | None = None,
+    acted: Points | None = None,
 ) -> None:
     """Write a run's curves: scores, losses, and what else the method measures.
 
     Args:
+        acted: steps and scores of episodes that were acted in during training.
         seam: the step after which training went on in the environment, a line in every panel.
         method: what it is called.
         reference_lines: label -> score, each a dashed line (the paper's, the behaviour policy's).
@@ -92,7 +98,7 @@ def draw(
         figure = _of_any_method(title, metric_rows, measured)
     else:
         figure = _of_iql(title, metric_rows)
-    _draw_scores(figure.axes[0], score_rows, reference_lines, score_label, method, seam)
+    _draw_scores(figure.axes[0], score_rows, reference_lines, score_label, method, seam, acted)
     for axes in figure.axes:
         if axes.get_subplotspec() is not None and axes.get_label() != "twin":
             steps_axis(axes)
@@ -110,12 +116,17 @@ def _draw_scores(
     score_label: str,
     method: str,
     seam: int | None,
+    acted: Points | None,
 ) -> None:
     if score_rows:
         label = f"{method}, mean and range over seeds"
         plot_spread(score_axes, score_rows, "score", label, marker=".")
         if seam is not None:
             score_axes.axvline(seam, **SEAM, label="the environment joins in")
+        if acted is not None and len(acted[0]) >= EPISODES_TOGETHER:
+            steps, means = (_means(x, EPISODES_TOGETHER) for x in acted)
+            label = f"sampled actions in training, means of {EPISODES_TOGETHER} episodes"
+            score_axes.plot(steps, means, color="0.6", linewidth=1, label=label)
         for i, (label, score) in enumerate(reference_lines.items()):
             score_axes.axhline(score, linestyle="--", color=f"C{i + 1}", label=label)
         _legend(score_axes, columns=1)
@@ -123,6 +134,11 @@ def _draw_scores(
         score_axes.text(0.5, 0.5, "not evaluated", ha="center", transform=score_axes.transAxes)
         score_axes.set(xticks=[], yticks=[])
     score_axes.set(title="Score", ylabel=score_label)
+
+
+def _means(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Of so many neighbours each."""
+    return np.convolve(values, np.full(count, 1 / count), "valid")
 
 
 def _of_any_method(title: str, rows: Rows, measured: Sequence[str]) -> Figure:

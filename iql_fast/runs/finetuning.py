@@ -42,6 +42,20 @@ class _Begun(NamedTuple):
     actions: FloatArray
 
 
+class Ended(NamedTuple):
+    """An episode that a policy acted in while it was trained.
+
+    Attributes:
+        step: the first update that its last transition counts for.
+        total: its return, in the environment's rewards.
+    """
+
+    step: int
+    seed: int
+    total: float
+    length: int
+
+
 class FineTuning:
     """An engine (``iql_fast.engines.base.Engine``) that trains on logged transitions up to a step,
     and from there on acts in the environment as well.
@@ -79,6 +93,8 @@ class FineTuning:
         self._episode = np.repeat(np.arange(many)[:, None], seeds, 1)  # [N, S]
         self._length = np.zeros((many, seeds), np.int64)
         self._actions = np.zeros((many, seeds, longest, replay.act_dim), np.float32)
+        self._total = np.zeros((many, seeds))  # of the rewards, the environment's
+        self._ended: list[Ended] = []
         self._seen: FloatArray | None = None  # [N, S, O], the environment's units; None: not begun
         self._begun = 0  # steps; the last of them may be under way
         self._under_way: deque[_Begun] = deque()
@@ -109,6 +125,11 @@ class FineTuning:
     def policy(self, index: int) -> Acting:
         return self.engine.policy(index)
 
+    def take_episodes(self) -> list[Ended]:
+        """Those that ended since this was asked last, in the order of steps and seeds."""
+        taken, self._ended = sorted(self._ended), []
+        return taken
+
     def state_dict(self) -> dict[str, Tensor]:
         """The engine's; and of each environment its episode's number, the actions that were taken
         in it, what was seen last, and the step that is under way. What was met is not in it but in
@@ -125,6 +146,7 @@ class FineTuning:
             "episode": self._episode,
             "length": self._length,
             "actions": self._actions,
+            "total": self._total,
             "under_way": np.array(under_way, np.float32).reshape(shape),
             "seen": self._seen,
         }
@@ -142,7 +164,8 @@ class FineTuning:
         if not own:
             return
         self._episode, self._length = own["episode"].numpy().copy(), own["length"].numpy().copy()
-        self._actions = own["actions"].numpy().copy()
+        self._actions, self._total = own["actions"].numpy().copy(), own["total"].numpy().copy()
+        self._ended = []
         self._begun, self.replay.met_rows = int(own["begun"]), int(own["met_rows"])
         under_way = own["under_way"].numpy().copy()
         turns = [self._turn(self._begun - len(under_way) + i) for i in range(len(under_way))]
@@ -228,7 +251,9 @@ class FineTuning:
         outcomes = [environment.outcome() for environment in environments]
         for s, outcome in enumerate(outcomes):
             self._seen[turn, s] = outcome.observation
+            self._total[turn, s] += outcome.reward
             if outcome.over:
+                self._end(number, turn, s)
                 self._episode[turn, s] += len(self.environments)
                 self._length[turn, s] = 0
                 self._seen[turn, s] = environments[s].reset(int(self._episode[turn, s]))
@@ -241,6 +266,13 @@ class FineTuning:
             np.array([0.0 if outcome.terminal else 1.0 for outcome in outcomes]),
             self.units.read(after),
         )
+
+    def _end(self, number: int, turn: int, s: int) -> None:
+        """The step of that number was the last of an episode."""
+        step = self.begins + (number + len(self.environments) - 1) // self.env_steps + 1
+        total, length = float(self._total[turn, s]), int(self._length[turn, s])
+        self._ended.append(Ended(step, self.seeds[s], total, length))
+        self._total[turn, s] = 0
 
     def _settle(self) -> None:
         """Every transition that counts is in the replay."""

@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / "scores.csv"
 
     @property
+    def episodes(self) -> Path:
+        """One row an episode that a policy acted in while it was trained."""
+        return self.path / "episodes.csv"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoint"
 
@@ -195,7 +200,7 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     for old in (
         *filter(is_leftover, path.iterdir()),
         *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
-        *(folder.failure, folder.evaluation, *folder.exports()),
+        *(folder.failure, folder.evaluation, folder.episodes, *folder.exports()),
     ):
         old.unlink(missing_ok=True)
     return folder

@@ -125,6 +125,7 @@ def launch(
             beside,
             identity=folder.read_config().get("options_sha256"),
             spent=spent,
+            episodes=None if tuning is None else tuning.take_episodes,
             keep=_keeper(folder, tuning),
         )
         if resumed is not None:

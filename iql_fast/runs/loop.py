@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,8 +31,9 @@ from iql_fast.policies.units import Units
 from iql_fast.runs import checkpoint, completeness, curves, paths
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
+from iql_fast.runs.finetuning import Ended
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.rows import StepTable
+from iql_fast.runs.rows import StepTable, read_rows
 from iql_fast.runs.schedule import Schedule
 from iql_fast.runs.summary import summarise
 from iql_fast.support.errors import NonFiniteLoss, UserError
@@ -44,6 +45,7 @@ COPY_EVERY = 1.0
 #: Evaluations that may be open while training goes on: one whose last episodes are being run, and
 #: one whose first episodes keep the other workers busy.
 AHEAD = 2
+EPISODE_COLUMNS = ("seed", "return", "length")
 SCORE_COLUMNS = ("seed", "score", "return", "return_std", "episodes")
 
 
@@ -86,6 +88,8 @@ class Loop:
     """SHA-256 of the options that the run began with"""
     keep: Callable[[Checkpoint], None] = _relies_on_nothing
     """brings to the disk what a checkpoint relies on, before it is written"""
+    episodes: Callable[[], Sequence[Ended]] | None = None
+    """those that policies acted in and that ended since it was asked last, where they act"""
     spent: Mapping[str, float] = field(default_factory=dict)
     """seconds that a resumed run has taken so far, by what on"""
 
@@ -98,8 +102,12 @@ class Loop:
         self.schedule = Schedule(self.config, self.evaluator is not None)
         self.metrics = StepTable(self.folder.metrics, ("seed", *self.columns, "seconds"))
         self.scores = StepTable(self.folder.scores, SCORE_COLUMNS)
-        self.metrics.cut_after(step)
-        self.scores.cut_after(step)
+        tables = [self.metrics, self.scores]
+        if self.episodes is not None:
+            self.acted = StepTable(self.folder.episodes, EPISODE_COLUMNS)
+            tables.append(self.acted)
+        for table in tables:
+            table.cut_after(step)
         # At step 0 too: a run killed before its first checkpoint left events behind.
         self.board: Any = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1)
         self.whole = self._checkpoint(step, self.engine.state_dict())
@@ -168,6 +176,8 @@ class Loop:
         evaluator = self.evaluator if self.schedule.evaluates(step) else None
         with self._timed("records"):
             self._log(step, metrics)
+            if self.episodes is not None:
+                self._log_episodes(self.episodes())
             if time.monotonic() - self.curves_drawn > CURVES_EVERY:
                 self._draw()
             if not save and evaluator is None and time.monotonic() - self.copied < COPY_EVERY:
@@ -238,6 +248,12 @@ class Loop:
         self.folder.require()
         self.metrics.append(rows)
 
+    def _log_episodes(self, ended: Sequence[Ended]) -> None:
+        for episode in ended:
+            self.board.add_scalar(f"episode_return/seed{episode.seed}", episode.total, episode.step)
+        if ended:
+            self.acted.append([dict(zip(self.acted.columns, e, strict=True)) for e in ended])
+
     @property
     def columns(self) -> tuple[str, ...]:
         """What is logged of an interval."""
@@ -304,8 +320,19 @@ class Loop:
             self.data.scoring.unit,
             title,
             self.config.seam,
+            self._acted_scores(),
         )
         self.curves_drawn = time.monotonic()
+
+    def _acted_scores(self) -> curves.Points | None:
+        """Steps and scores of the episodes that were acted in, where returns are what is scored."""
+        if self.episodes is None or self.data.scoring.measure != "return":
+            return None
+        rows = read_rows(self.folder.episodes)
+        steps, totals = (
+            np.array([float(row[name]) for row in rows]) for name in ("step", "return")
+        )
+        return steps, np.array([self.data.scoring.score(total) for total in totals])
 
     def _summary(self) -> dict[str, Any]:
         steps = self.config.total_steps
