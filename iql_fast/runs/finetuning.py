@@ -5,6 +5,11 @@ transition joins the replay, and the update draws its batch from the replay with
 batch takes is known beforehand, since draws depend on seed and step alone. So the update goes on
 while the simulator computes the step, and only waits where its batch has the very transition that
 is being made: the result is the authors' loop's, to the bit.
+
+A seed may act in N environments by turns, each of which takes every N-th step and has the time of N
+for it. A transition then joins the replay when the step N - 1 after it begins, so the policy that
+acted is by as many steps older than the one that is trained on it. With N = 1 it is the authors'
+loop.
 """
 
 from __future__ import annotations
