@@ -88,11 +88,10 @@ def test_help_explains(capsys):
         assert word in shown
 
 
-@pytest.mark.parametrize("name", ["cuda", "graph"])
-def test_engines_that_train_on_a_dataset_alone(name):
-    asked, _ = finetune.asked_for(["--task", "hopper-medium-v2", "--engine", name])
-    with pytest.raises(UserError, match="--engine cpu or reference"):
-        check_learner(asked, name)
+def test_an_engine_that_trains_on_a_dataset_alone():
+    asked, _ = finetune.asked_for(["--task", "hopper-medium-v2", "--engine", "graph"])
+    with pytest.raises(UserError, match="--engine cuda, cpu or reference"):
+        check_learner(asked, "graph")
 
 
 def test_a_replay_that_the_dataset_does_not_fit_into(command, finished):

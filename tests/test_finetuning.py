@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,16 +20,28 @@ from iql_fast.policies.units import Units
 from iql_fast.runs import met
 from iql_fast.runs.finetuning import FineTuning
 from iql_fast.support import extension
-from iql_fast.support.errors import UserError
+from iql_fast.support.errors import NonFiniteLoss, UserError
 
 from .conftest import random_transitions
+from .test_cuda_engine import REASON, WEIGHT_TOLERANCE, on_device
+from .test_cuda_engine import largest_difference as relative_difference
 
 needs_engine = pytest.mark.skipif(
     bool(extension.unavailable_reason()), reason=extension.unavailable_reason()
 )
+needs_device = (pytest.mark.gpu, pytest.mark.skipif(bool(REASON), reason=REASON))
+ENGINES = pytest.mark.parametrize(
+    "name",
+    [
+        "reference",
+        pytest.param("cpu", marks=needs_engine),
+        pytest.param("cuda", marks=needs_device),
+    ],
+)
 SEEDS = (3, 5)
 OBS, ACT, BATCH, HORIZON = 11, 3, 16, 7
 REWARD = (2.0, -1.0)
+UPDATES_ON_A_DEVICE = 120  # the emulator does 16 a second
 
 
 class FixedRows:
@@ -57,7 +70,8 @@ class FixedRows:
         return rng.standard_normal(OBS).astype(np.float32)
 
 
-def engine_of(name, data, precision="fp64"):
+def engine_of(name, data, precision=None):
+    precision = precision or ("fp32" if name == "cuda" else "fp64")
     hyper = Hyperparameters(batch_size=BATCH, actor_dropout=0.1)
     network = NetworkSpec(OBS, ACT, (24, 16))
     return engines.create(name, network, hyper, data, SEEDS, precision=precision, threads=1)
@@ -132,6 +146,14 @@ def largest_difference(one, other):
     return found
 
 
+def waits_of(tuned):
+    """Whether each update, of those that it does from now on, waited for the newest row."""
+    waited = []
+    draws_newest = tuned._draws_newest
+    tuned._draws_newest = lambda: waited.append(draws_newest()) or waited[-1]
+    return waited
+
+
 @pytest.mark.parametrize(("env_steps", "envs"), [(1, 1), (3, 1), (1, 4), (3, 2)])
 @pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
 def test_the_authors_loop_to_the_last_row(name, env_steps, envs):
@@ -140,14 +162,46 @@ def test_the_authors_loop_to_the_last_row(name, env_steps, envs):
     data, capacity, updates = random_transitions(120, OBS, ACT), 200, 1000 // env_steps
     most = updates * env_steps
     tuned = fine_tuning(engine_of(name, data), data, capacity, most, 0, env_steps, envs)
-    waited = []
-    draws_newest = tuned._draws_newest
-    tuned._draws_newest = lambda: waited.append(draws_newest()) or waited[-1]
+    waited = waits_of(tuned)
     tuned.run(updates)
     reference = engine_of("reference", data)
     authors_loop(reference, data, capacity, updates, env_steps, envs)
     assert largest_difference(tuned.state_dict(), reference.state_dict()) < 1e-9
     assert 0 < sum(waited) < len(waited) / 2
+
+
+@on_device
+@pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
+@pytest.mark.parametrize(("env_steps", "envs"), [(1, 1), (3, 1), (3, 2)])
+def test_on_a_device_the_authors_loop_bit_for_bit(precision, env_steps, envs):
+    """What is met comes to the device bit for bit, so that batches which are given to the same
+    engine lead to the same: over enough updates for the ring to be gone through."""
+    data, capacity, updates = random_transitions(60, OBS, ACT), 70, UPDATES_ON_A_DEVICE // env_steps
+    most = updates * env_steps
+    tuned = fine_tuning(
+        engine_of("cuda", data, precision), data, capacity, most, 0, env_steps, envs
+    )
+    waited = waits_of(tuned)
+    tuned.run(updates)
+    plain = engine_of("cuda", data, precision)
+    authors_loop(plain, data, capacity, updates, env_steps, envs)
+    assert largest_difference(tuned.state_dict(), plain.state_dict()) == 0
+    assert 0 < sum(waited) < len(waited)
+
+
+@on_device
+@pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
+def test_on_a_device_the_specifications_weights(precision):
+    """Ten updates, as many as the tolerance is for, in which the ring is gone through."""
+    data = random_transitions(20, OBS, ACT)
+    tuned = fine_tuning(engine_of("cuda", data, precision), data, 24, 30, env_steps=3)
+    tuned.run(10)
+    reference = engine_of("reference", data)
+    authors_loop(reference, data, 24, 10, env_steps=3)
+    found, expected = tuned.state_dict(), reference.state_dict()
+    for net in ("value", "actor", "critic", "target"):
+        difference = relative_difference(found, expected, net, "weight")
+        assert difference < WEIGHT_TOLERANCE[precision], net
 
 
 @pytest.mark.parametrize("method", ["awac", "cql"])
@@ -179,7 +233,7 @@ def test_before_it_begins_the_logged_rows_alone():
         fine_tuning(engine_of("reference", data), data, 60, 5, begins=8).run(9)
 
 
-@pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
+@ENGINES
 @pytest.mark.parametrize(("cut", "envs"), [(4, 1), (30, 1), (61, 1), (4, 3), (30, 3), (61, 8)])
 def test_taken_up_again_it_goes_on_bit_for_bit(name, cut, envs, tmp_path):
     data = random_transitions(40, OBS, ACT)
@@ -315,7 +369,7 @@ def test_episodes_are_told_with_their_returns(env_steps, envs):
 # What is measured.
 
 
-@pytest.mark.parametrize("name", ["reference", pytest.param("cpu", marks=needs_engine)])
+@ENGINES
 def test_what_is_kept_is_measured_with_the_next_run(name):
     data = random_transitions(300, OBS, ACT)
     one, many = engine_of(name, data), engine_of(name, data)
@@ -336,23 +390,26 @@ def test_what_is_kept_is_measured_with_the_next_run(name):
 # How actions are chosen.
 
 
-@needs_engine
-@pytest.mark.parametrize("precision", ["fp64", "fp32", "mixed"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [pytest.param("cpu", precision, marks=needs_engine) for precision in ("fp64", "fp32", "mixed")]
+    + [pytest.param("cuda", precision, marks=needs_device) for precision in ("fp32", "bf16x3")],
+)
 @pytest.mark.parametrize("hidden", [(7,), (24, 16), (300, 5, 129)])
-def test_actions_are_the_specifications(hidden, precision):
-    if reason := engines.available(precision)["cpu"]:
+def test_actions_are_the_specifications(hidden, name, precision):
+    if reason := engines.available(precision)[name]:
         pytest.skip(reason)
     data = random_transitions(40, OBS, ACT)
     hyper, network = Hyperparameters(batch_size=BATCH), NetworkSpec(OBS, ACT, hidden)
-    native = engines.create("cpu", network, hyper, data, SEEDS, precision=precision, threads=2)
-    native.run(20)
+    native = engines.create(name, network, hyper, data, SEEDS, precision=precision, threads=2)
+    native.run(5)
     plain = engines.create("reference", network, hyper, data, SEEDS, precision="fp64")
     plain.load_state_dict(
         {k: x.double() if x.is_floating_point() else x for k, x in native.state_dict().items()}
     )
     rng = np.random.default_rng(0)
     seen, noise = (rng.standard_normal((2, n)).astype(np.float32) for n in (OBS, ACT))
-    tolerance = {"fp64": 1e-7, "fp32": 1e-5, "mixed": 2e-2}[precision]  # actions are fp32
+    tolerance = {"fp64": 1e-7, "mixed": 2e-2}.get(precision, 1e-5)  # actions are fp32
     np.testing.assert_allclose(
         native.explore(seen, noise), plain.explore(seen, noise), atol=tolerance, rtol=tolerance
     )
@@ -368,10 +425,12 @@ def test_noise_is_each_seeds_own_and_each_numbers():
     assert abs(many.std() - 1) < 0.03
 
 
-@needs_engine
-def test_arrays_that_do_not_fit_are_refused():
+@pytest.mark.parametrize(
+    "name", [pytest.param("cpu", marks=needs_engine), pytest.param("cuda", marks=needs_device)]
+)
+def test_arrays_that_do_not_fit_are_refused(name):
     data = random_transitions(20, OBS, ACT)
-    engine = engine_of("cpu", data)
+    engine = engine_of(name, data)
     ring = Replay(data, len(SEEDS), 30, 5)
     with pytest.raises(ValueError, match="capacity"):
         engine._native.meet(**ring.met, capacity=19)
@@ -381,6 +440,30 @@ def test_arrays_that_do_not_fit_are_refused():
     ring.met_rows = 6
     with pytest.raises(ValueError, match="no slots for so many"):
         engine.run(1)
+
+
+@on_device
+def test_a_device_without_the_memory_is_told():
+    data = random_transitions(20, OBS, ACT)
+    engine = engine_of("cuda", data)
+
+    def meet(**_):
+        raise RuntimeError("the CUDA device has not the memory")
+
+    engine._native = SimpleNamespace(meet=meet)
+    with pytest.raises(UserError, match=r"has not the memory\. Fine-tune fewer seeds at a time"):
+        engine.meet(Replay(data, len(SEEDS), 30, 5))
+
+
+@on_device
+def test_a_loss_that_is_not_finite_is_told_by_who_waits():
+    data = random_transitions(20, OBS, ACT)
+    data.rewards[:] = np.nan
+    engine = engine_of("cuda", data)
+    engine.advance(1)
+    seen, noise = (np.zeros((2, n), np.float32) for n in (OBS, ACT))
+    with pytest.raises(NonFiniteLoss, match="step 1"):
+        engine.explore(seen, noise)
 
 
 def test_hyperparameters_are_the_engines_own():

@@ -46,11 +46,12 @@ tests() {
 assert not reason, reason' && "$python" -m pytest -m gpu -n 0 -rs --durations=5 "${few[@]}"
 }
 
-sanitizer() { # a short run in both precisions, dropout and an odd batch included
+sanitizer() { # a short run in both precisions, dropout, an odd batch and a ring included
   local program='
 import os
 import numpy as np
 from iql_fast.data.dataset import Transitions
+from iql_fast.data.replay import Met, Replay
 from iql_fast.engines import Hyperparameters, NetworkSpec, create
 batch, hidden = (6, (8, 8)) if os.environ["rehearse"] else (250, (256, 256))
 r = np.random.default_rng(0).standard_normal
@@ -63,6 +64,13 @@ for precision in ("fp32", "bf16x3"):
         engine = create("cuda", network, hyper, data, [0, 1], precision=precision)
         engine.run(3)
         engine.step_on(engine.batch_at(3))
+        replay = Replay(data, 2, 501, 9)
+        engine.meet(replay)
+        for number in range(9):
+            actions = engine.explore(f(2, 17), f(2, 6))
+            replay.write(number, Met(f(2, 17), actions, f(2), np.ones(2), f(2, 17)))
+            replay.met_rows = number + 1
+            engine.advance(1)
         engine.state_dict()
 print("no errors")
 '

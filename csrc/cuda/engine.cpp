@@ -5,7 +5,10 @@
 #include <cstring>
 #include <tuple>
 
+#include "cuda/acting.h"
 #include "cuda/memory.h"
+#include "cuda/ring.h"
+#include "engine/drawing.h"
 
 namespace iql::cuda {
 namespace {
@@ -105,13 +108,20 @@ struct CudaEngine::Device {
   std::vector<HostMemory> host_columns;  // in their place where they do not fit
   std::vector<DeviceMemory> batch;       // columns of the batch of step_on
   Source source{};
-  HostMemory failures;  // [2][S]: one for each chunk of steps in flight
+  engine::Dataset data;           // but not its logged columns
+  std::unique_ptr<Ring> ring;     // where transitions are met
+  HostMemory acting;              // observations [S][O], noise [S][A], and actions for them [S][A]
+  float* acting_there = nullptr;  // as the device knows it
+  HostMemory failures;            // [2][S]: one for each chunk of steps in flight
   Event done[2];
+  std::int64_t launched = 0, finished = 0;  // chunks
 
   std::int64_t step = 0, metric_steps = 0;
   std::optional<engine::Failure> failure;
   mutable std::vector<float> parameters;  // a copy on the host,
   mutable bool copied = false;            // and whether it is up to date
+
+  ~Device() { cudaStreamSynchronize(stream.get()); }  // it may still read what goes now
 
   template <class T>
   T* array(std::size_t count) {
@@ -147,10 +157,20 @@ struct CudaEngine::Device {
     return {o, a, r, m, n};
   }
   static Source source_of(const std::vector<float*>& at, std::int64_t rows, bool given) {
-    return {at[0], at[1], at[2], at[3], at[4], rows, given};
+    return {at[0], at[1], at[2], at[3], at[4], rows, given, rows, nullptr, 0, 0};
   }
   void use(const Source& now) const {
     upload(const_cast<Source*>(problem.source), &now, sizeof now);
+  }
+
+  // Has what was met come to the device before the steps that are launched next.
+  void bring_met_rows() {
+    if (data.met_rows == 0 && source.met_rows == 0) return;
+    source.size = data.size();
+    source.met = ring->met();
+    source.met_rows = data.met_rows;
+    source.capacity = data.capacity;
+    ring->bring(data.met_rows, source, const_cast<Source*>(problem.source), stream.get());
   }
 
   void make_graph() {
@@ -170,8 +190,9 @@ struct CudaEngine::Device {
     graph = GraphExec(executable);
   }
 
-  // A chunk of steps, without waiting for it.
-  void launch(std::int64_t steps, int slot) {
+  // A chunk of steps, without waiting for it. Two can be in flight.
+  void launch(std::int64_t steps) {
+    const int slot = launched % 2;
     for (; steps >= kGraphSteps; steps -= kGraphSteps) {
       check(cudaGraphLaunch(graph.get(), stream.get()), "cudaGraphLaunch");
     }
@@ -181,8 +202,13 @@ struct CudaEngine::Device {
     download(as<FailureRecord>(failures) + slot * problem.seeds, problem.failures,
              problem.seeds * sizeof(FailureRecord));
     check(cudaEventRecord(done[slot].get(), stream.get()), "cudaEventRecord");
+    ++launched;
   }
 
+  // Waits for all chunks but the last few.
+  void finish_but(int in_flight) {
+    while (launched - finished > in_flight) finish(finished++ % 2);
+  }
   void finish(int slot) {
     check(cudaEventSynchronize(done[slot].get()), "the training step");
     static const char* const kNames[] = {"value", "actor", "critic"};
@@ -275,6 +301,10 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
   p.clock = d.zeros<Clock>(1);
   p.source = d.array<Source>(1);
   d.failures = allocate_pinned(2 * S * sizeof(FailureRecord));
+  d.acting = allocate_pinned(S * (p.obs_dim + 2 * p.act_dim) * sizeof(float));
+  void* acting = nullptr;
+  check(cudaHostGetDevicePointer(&acting, d.acting.get(), 0), "cudaHostGetDevicePointer");
+  d.acting_there = static_cast<float*>(acting);
   d.parameters.resize(d.parameter_count());
 
   const std::vector<const float*> from =
@@ -297,6 +327,7 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
     }
     at.push_back(static_cast<float*>(memory));
   }
+  d.data.rows = data.rows;
   d.source = Device::source_of(at, data.rows, false);
   d.use(d.source);
   check(prepare(p, d.plan), "cudaFuncSetAttribute");
@@ -307,21 +338,27 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
 CudaEngine::~CudaEngine() = default;
 
 std::int64_t CudaEngine::run(std::int64_t steps, const std::function<bool()>& interrupted) {
+  const std::int64_t done = advance(steps, interrupted);
+  const DeviceGuard guard(device_->index);
+  device_->finish_but(0);
+  return done;
+}
+
+std::int64_t CudaEngine::advance(std::int64_t steps, const std::function<bool()>& interrupted) {
   using Clock = std::chrono::steady_clock;
   Device& d = *device_;
   const DeviceGuard guard(d.index);
   d.copied = false;
+  d.bring_met_rows();
   std::int64_t launched = 0, chunk = kGraphSteps;
   bool stop = false;
-  int chunks = 0;
   Clock::time_point last = Clock::now();
   // Two chunks are in flight, so that the device does not wait while this thread looks around.
   while (launched < steps && !stop && !d.failure) {
     const std::int64_t now = std::min(chunk, steps - launched);
-    d.launch(now, chunks % 2);
+    d.launch(now);
     launched += now;
-    ++chunks;
-    if (chunks > 1) d.finish(chunks % 2);
+    d.finish_but(1);
     stop = interrupted();
     const Clock::time_point time = Clock::now();
     const double seconds = std::chrono::duration<double>(time - last).count();
@@ -329,7 +366,6 @@ std::int64_t CudaEngine::run(std::int64_t steps, const std::function<bool()>& in
     if (seconds > 0.2 && chunk > kGraphSteps) chunk /= 2;
     last = time;
   }
-  if (chunks > 0) d.finish((chunks - 1) % 2);
   d.step += launched;
   d.metric_steps += launched;
   return launched;
@@ -351,12 +387,46 @@ void CudaEngine::step_on(const engine::GivenBatch<float>& batch) {
     d.upload(at[c], from[c], bytes);
   }
   d.use(Device::source_of(at, rows, true));
-  d.launch(1, 0);
-  d.finish(0);
+  d.launch(1);
+  d.finish_but(0);
   d.use(d.source);
   d.wait();
   ++d.step;
   ++d.metric_steps;
+}
+
+void CudaEngine::meet(const engine::Columns& met, std::int64_t slots, std::int64_t capacity) {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  engine::Dataset data = d.data;
+  data.met = met;
+  data.slots = slots;
+  data.capacity = capacity;
+  auto ring = std::make_unique<Ring>(d.problem, data);
+  d.wait();  // the one before may be in use
+  d.ring = std::move(ring);
+  d.data = data;
+}
+
+void CudaEngine::set_met_rows(std::int64_t rows) { device_->data.met_rows = rows; }
+
+void CudaEngine::explore(const float* observations, const float* noise, float* actions) {
+  Device& d = *device_;
+  const DeviceGuard guard(d.index);
+  const std::size_t S = d.problem.seeds, O = d.problem.obs_dim, A = d.problem.act_dim;
+  float* const host = as<float>(d.acting);
+  std::copy_n(observations, S * O, host);
+  std::copy_n(noise, S * A, host + S * O);
+  float* const there = d.acting_there;
+  check(launch_act(d.problem, there, there + S * O, there + S * (O + A), d.stream.get()),
+        "a launch of the policy");
+  d.wait();
+  d.finish_but(0);
+  std::copy_n(host + S * (O + A), S * A, actions);
+}
+
+bool CudaEngine::draws_next(std::int64_t place) const {
+  return engine::draws(device_->config, device_->data.size(), device_->step, place);
 }
 
 std::int64_t CudaEngine::step() const { return device_->step; }
@@ -410,7 +480,9 @@ void CudaEngine::refresh() {
                         d.stream.get()),
         "cudaMemsetAsync");
   d.wait();
+  d.finish_but(0);
   d.failure.reset();
+  if (d.ring) d.ring->forget();
 }
 
 std::vector<engine::MetricSums> CudaEngine::take_metrics(std::int64_t* steps) {

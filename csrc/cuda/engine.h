@@ -7,7 +7,8 @@
 //   3  rows:     the new V(s) and V(s')
 //   4  weights:  the actor's and the critics' gradients, Adam, Polyak; metrics
 // `run` replays a graph of many steps. A result depends neither on the graph nor on which seeds
-// train together, and is the same every time.
+// train together, and is the same every time. Where transitions are met between steps, cuda/ring.h
+// says how they come to the device, and cuda/acting.h has the policy that meets them.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +37,9 @@ class CudaEngine {
   CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision, int device);
   ~CudaEngine();
 
-  // As those of engine::CpuEngine.
+  // As those of engine::CpuEngine. `meet` throws std::runtime_error where the device has not the
+  // memory. Of what was met, only the newest may change after a run that it counted in, and all of
+  // it before `refresh`.
   std::int64_t run(std::int64_t steps, const std::function<bool()>& interrupted);
   void step_on(const engine::GivenBatch<float>& batch);
   std::int64_t step() const;
@@ -48,6 +51,14 @@ class CudaEngine {
   void refresh();
   std::vector<engine::MetricSums> take_metrics(std::int64_t* steps);
   const std::optional<engine::Failure>& failure() const;
+  void meet(const engine::Columns& met, std::int64_t slots, std::int64_t capacity);
+  void set_met_rows(std::int64_t rows);
+  void explore(const float* observations, const float* noise, float* actions);
+  bool draws_next(std::int64_t place) const;
+
+  // As `run`, but does not wait for the last steps. What came of them is known once something else
+  // has waited: `explore`, `run` or `step_on`.
+  std::int64_t advance(std::int64_t steps, const std::function<bool()>& interrupted);
 
   // Microseconds that each launch of a step takes when it is repeated by itself so many times,
   // under its name. The networks are then not to be used.

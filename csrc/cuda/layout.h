@@ -65,6 +65,11 @@ struct Source {
   std::int64_t rows;
   // The rows are one batch for each seed, in order, rather than a dataset to draw from.
   bool given;
+
+  // Transitions to draw from: those rows, and what was met since, which engine::Dataset explains.
+  std::int64_t size;
+  const float* met;  // [slots][S][Problem::record_size()]
+  std::int64_t met_rows, capacity;
 };
 
 // The step that runs and the next one. A step's first kernel sets `now` and its last one `next`;
@@ -108,6 +113,11 @@ struct Problem {
 
   IQL_HD int networks() const { return 2 + critics; }
   IQL_HD int columns() const { return kFirstCritic + 2 * critics; }
+  // A transition that was met is a record: observation, action, next observation, reward, mask.
+  IQL_HD int record_size() const { return 2 * obs_dim + act_dim + 2; }
+  IQL_HD int next_observation_of_record() const { return obs_dim + act_dim; }
+  IQL_HD int reward_of_record() const { return 2 * obs_dim + act_dim; }
+  IQL_HD int mask_of_record() const { return 2 * obs_dim + act_dim + 1; }
   IQL_HD const NetworkLayout& layout(int network) const {
     return network == engine::kValue ? value : network == engine::kActor ? actor : critic;
   }

@@ -22,6 +22,10 @@ IQL_HD inline int row_jobs(const Problem& p, RowsPass pass) {
   return pass == RowsPass::kNewValue ? 2 : 2 + 2 * p.critics + (p.old_value ? 1 : 0) + 1;
 }
 
+// In the place of a row past the batch. What a seed has met lies at lower ones: record number r of
+// Source::met at kNoRow - 1 - r.
+constexpr std::int64_t kNoRow = -1;
+
 // Shared memory: a panel of the network's input; one of each hidden layer's activation, in whose
 // place its gradient then comes; one of the head's outputs and then its gradient, one of the terms
 // of the log-likelihood; the constants; what the products need; the rows' places in the dataset.
@@ -150,18 +154,32 @@ struct RowsBlock {
     return RowsShared::has_head_weights(net) ? bias(net.depth) : weights + net.head_weight;
   }
 
-  // Where the block's rows lie in the dataset; -1 for those past the batch.
+  // Where the block's rows lie in the dataset or in what was met.
   __device__ void draw_places(const Source& source) const {
     for (int r = threadIdx.x; r < kRows; r += kThreads) {
       const int row = first_row + r;
-      std::int64_t place = -1;
+      std::int64_t place = kNoRow;
       if (row < p.batch) {
         place = source.given ? std::int64_t(seed) * p.batch + row
-                             : batch_row(p.keys[seed], p.clock->next, row, source.rows);
+                             : batch_row(p.keys[seed], p.clock->next, row, source.size);
+      }
+      if (source.met_rows > 0 && place >= 0) {
+        const std::int64_t slot =
+            engine::met_slot(place, source.rows, source.met_rows, source.capacity);
+        if (slot >= 0) place = kNoRow - 1 - (slot * p.seeds + seed);
       }
       shared.places[r] = place;
     }
     __syncthreads();
+  }
+
+  // Number c of what a row has in a column of the dataset that is so wide, and, if it was met, from
+  // number `first` of its record on.
+  __device__ float read(const Source& source, int r, const float* column, int width, int first,
+                        int c) const {
+    const std::int64_t place = shared.places[r];
+    if (place >= 0) return column[place * width + c];
+    return place == kNoRow ? 0.0f : source.met[(kNoRow - 1 - place) * p.record_size() + first + c];
   }
 
   // The network's input, from the dataset. `keep` writes the batch down for others.
@@ -170,12 +188,13 @@ struct RowsBlock {
     draw_places(source);
     const int O = p.obs_dim, A = p.act_dim, inputs = net.hidden[0].inputs;
     const float* observations = next ? source.next_observations : source.observations;
+    const int first = next ? p.next_observation_of_record() : 0;
     for_elements(keep ? p.input_columns : net.hidden[0].rows, [&](int r, int c) {
-      const std::int64_t place = shared.places[r];
       float x = 0;
-      if (place >= 0 && c < O) x = observations[place * O + c];
-      if (place >= 0 && c >= O && c < O + A && (keep || c < inputs)) {
-        x = source.actions[place * A + c - O];
+      if (c < O) {
+        x = read(source, r, observations, O, first, c);
+      } else if (c < O + A && (keep || c < inputs)) {
+        x = read(source, r, source.actions, A, O, c - O);
       }
       if (keep) p.input(seed)[std::int64_t(first_row + r) * p.input_columns + c] = x;
       if (c < net.hidden[0].rows) shared.input[r * shared.input_line + c] = c < inputs ? x : 0;
@@ -187,15 +206,17 @@ struct RowsBlock {
     const Source source = *p.source;
     draw_places(source);
     for (int r = threadIdx.x; r < kRows; r += kThreads) {
-      const std::int64_t place = shared.places[r];
-      p.column(seed, kReward)[first_row + r] = place < 0 ? 0.0f : source.rewards[place];
-      p.column(seed, kMask)[first_row + r] = place < 0 ? 0.0f : source.masks[place];
+      p.column(seed, kReward)[first_row + r] =
+          read(source, r, source.rewards, 1, p.reward_of_record(), 0);
+      p.column(seed, kMask)[first_row + r] =
+          read(source, r, source.masks, 1, p.mask_of_record(), 0);
     }
     if (p.old_value) return;  // then nothing reads s' again
     for_elements(p.value.hidden[0].rows, [&](int r, int c) {
-      const std::int64_t place = shared.places[r];
       p.next_input(seed)[std::int64_t(first_row + r) * p.value.hidden[0].rows + c] =
-          place >= 0 && c < p.obs_dim ? source.next_observations[place * p.obs_dim + c] : 0;
+          c < p.obs_dim ? read(source, r, source.next_observations, p.obs_dim,
+                               p.next_observation_of_record(), c)
+                        : 0;
     });
   }
 
@@ -251,8 +272,7 @@ struct RowsBlock {
     const int A = p.act_dim;
     for_elements(A, [&](int row, int a) {
       float& output = shared.head[row * shared.head_line + a];
-      const std::int64_t place = shared.places[row];
-      const float action = place < 0 ? 0.0f : p.source->actions[place * A + a];
+      const float action = read(*p.source, row, p.source->actions, A, p.obs_dim, a);
       GaussianTerm<float> term;
       if (p.deterministic_policy) {
         term = squared_error_term(action, output);

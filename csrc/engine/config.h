@@ -7,6 +7,8 @@
 #include <limits>
 #include <vector>
 
+#include "iql/host_device.h"
+
 namespace iql::engine {
 
 // Hyperparameters that may differ from seed to seed.
@@ -71,6 +73,14 @@ struct Columns {
   const float* next_observations;  // [rows, obs_dim]
 };
 
+// The slot of the transition that was met and is at a place of a ring (see Dataset); negative where
+// a logged one is.
+IQL_HD inline std::int64_t met_slot(std::int64_t place, std::int64_t rows, std::int64_t met_rows,
+                                    std::int64_t capacity) {
+  const std::int64_t slot = place < rows ? place - rows + capacity : place - rows;
+  return met_rows > 0 && slot < met_rows ? slot : -1;
+}
+
 // What is trained on: logged transitions, which all seeds have in common, and those that each seed
 // has met since. Both together are a ring, first in, first out, whose first places the logged ones
 // have.
@@ -91,9 +101,8 @@ struct Dataset {
     std::int64_t row;
   };
   Source at(int seed_index, std::int64_t place) const {
-    const std::int64_t slot = place < rows ? place - rows + capacity : place - rows;
-    return met_rows > 0 && slot < met_rows ? Source{met, seed_index * slots + slot}
-                                           : Source{logged, place};
+    const std::int64_t slot = met_slot(place, rows, met_rows, capacity);
+    return slot >= 0 ? Source{met, seed_index * slots + slot} : Source{logged, place};
   }
 };
 

@@ -4,11 +4,11 @@
 #include <chrono>
 #include <utility>
 
+#include "engine/drawing.h"
 #include "engine/optimizer.h"
 #include "engine/seed.h"
 #include "engine/steps.h"
 #include "engine/workspace.h"
-#include "iql/philox.h"
 
 namespace iql::engine {
 
@@ -70,13 +70,7 @@ void CpuEngine<T, Operand>::explore(const float* observations, const float* nois
 
 template <class T, class Operand>
 bool CpuEngine<T, Operand>::draws_next(std::int64_t place) const {
-  const std::int64_t size = setup_.data.size();
-  return std::any_of(seeds_.begin(), seeds_.end(), [&](const auto& seed) {
-    for (int r = 0; r < setup_.config.batch_size; ++r) {
-      if (batch_row(seed->key, step_, r, size) == place) return true;
-    }
-    return false;
-  });
+  return draws(setup_.config, setup_.data.size(), step_, place);
 }
 
 // Does `steps` steps in rounds of round_steps, after each of which the calling thread asks whether

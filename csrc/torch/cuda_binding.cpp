@@ -25,6 +25,7 @@ void bind_cuda_engine(py::module_& module) {
              py::arg("masks"), py::arg("next_observations"), py::arg("precision"),
              py::arg("device"));
   bind_methods(engine)
+      .def("advance", &Engine::advance, py::arg("steps"))
       .def_property_readonly("dataset_on_host",
                              [](Engine& e) { return e.engine().dataset_on_host(); })
       .def(

@@ -28,17 +28,8 @@ void bind_cpu_engine(py::module_& module, const char* name) {
                       Array<float>>(),
              py::arg("config"), py::arg("observations"), py::arg("actions"), py::arg("rewards"),
              py::arg("masks"), py::arg("next_observations"));
-  bind_methods(engine)
-      .def("meet", &Engine::meet, py::arg("observations").noconvert(),
-           py::arg("actions").noconvert(), py::arg("rewards").noconvert(),
-           py::arg("masks").noconvert(), py::arg("next_observations").noconvert(),
-           py::arg("capacity"))
-      .def("explore", &Engine::explore, py::arg("observations"), py::arg("noise"))
-      .def(
-          "draws_next", [](Engine& e, std::int64_t place) { return e.engine().draws_next(place); },
-          py::arg("place"))
-      .def("set_met_rows", &Engine::set_met_rows, py::arg("rows"))
-      .def_property_readonly("kernel_set", [](Engine& e) { return e.engine().kernel_set(); });
+  bind_methods(engine).def_property_readonly("kernel_set",
+                                             [](Engine& e) { return e.engine().kernel_set(); });
 }
 
 // Of the sets in the list that this machine can run.

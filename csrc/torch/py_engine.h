@@ -46,20 +46,8 @@ class PyEngine {
         config_(config),
         engine_(config, dataset(config), arguments...) {}
 
-  std::int64_t run(std::int64_t steps) {
-    bool raised = false;
-    std::int64_t done = 0;
-    {
-      const pybind11::gil_scoped_release release;
-      done = engine_.run(steps, [&] {
-        const pybind11::gil_scoped_acquire acquire;
-        raised = PyErr_CheckSignals() != 0;
-        return raised;
-      });
-    }
-    if (raised) throw pybind11::error_already_set();
-    return done;
-  }
+  std::int64_t run(std::int64_t steps) { return train(&Engine::run, steps); }
+  std::int64_t advance(std::int64_t steps) { return train(&Engine::advance, steps); }
 
   void step_on(const Array<T>& observations, const Array<T>& actions, const Array<T>& rewards,
                const Array<T>& masks, const Array<T>& next_observations) {
@@ -157,6 +145,22 @@ class PyEngine {
   }
 
  private:
+  template <class Train>
+  std::int64_t train(Train how, std::int64_t steps) {
+    bool raised = false;
+    std::int64_t done = 0;
+    {
+      const pybind11::gil_scoped_release release;
+      done = (engine_.*how)(steps, [&] {
+        const pybind11::gil_scoped_acquire acquire;
+        raised = PyErr_CheckSignals() != 0;
+        return raised;
+      });
+    }
+    if (raised) throw pybind11::error_already_set();
+    return done;
+  }
+
   std::size_t piece_size(int network, int piece) const {
     const int kind = network < engine::kCritic ? network : engine::kCritic;
     const auto id = static_cast<engine::NetworkId>(kind);
@@ -214,6 +218,15 @@ EngineClass<Engine>& bind_methods(EngineClass<Engine>& engine) {
       .def("refresh", [](Engine& e) { e.engine().refresh(); })
       .def("take_metrics", &Engine::take_metrics)
       .def("failure", &Engine::failure)
+      .def("meet", &Engine::meet, py::arg("observations").noconvert(),
+           py::arg("actions").noconvert(), py::arg("rewards").noconvert(),
+           py::arg("masks").noconvert(), py::arg("next_observations").noconvert(),
+           py::arg("capacity"))
+      .def("set_met_rows", &Engine::set_met_rows, py::arg("rows"))
+      .def("explore", &Engine::explore, py::arg("observations"), py::arg("noise"))
+      .def(
+          "draws_next", [](Engine& e, std::int64_t place) { return e.engine().draws_next(place); },
+          py::arg("place"))
       .def_property(
           "step", [](Engine& e) { return e.engine().step(); },
           [](Engine& e, std::int64_t step) { e.engine().set_step(step); });

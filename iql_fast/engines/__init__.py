@@ -161,12 +161,13 @@ def available_for(method: Method, precision: Precision = "fp32") -> dict[str, st
 def check_online(name: str) -> None:
     """Raise a ``UserError`` where an engine of that name cannot meet transitions while it trains.
 
-    IQL's own engines of that kind are ``cpu`` and ``reference``; those of any method all are.
+    IQL's own engines of that kind are ``cuda``, ``cpu`` and ``reference``; those of any method all
+    are.
     """
-    if name in ("cuda", "graph"):
+    if name == "graph":
         raise UserError(
-            f"The engine {name!r} trains on a dataset that stays as it is. Fine-tune with --engine "
-            "cpu or reference."
+            "The engine 'graph' trains IQL on a dataset that stays as it is. Fine-tune with "
+            "--engine cuda, cpu or reference."
         )
 
 

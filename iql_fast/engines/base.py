@@ -158,11 +158,13 @@ class OnlineEngine(Engine, Protocol):
     """An engine whose seeds can meet transitions of their own while they are trained."""
 
     def meet(self, replay: Replay) -> None:
-        """Train on a replay of the dataset from now on; what it holds is read at each ``run``."""
+        """Train on a replay of the dataset from now on; what it holds is read at each ``run``.
+        Of what counted in a ``run``, only the newest transition may change after it; before
+        ``load_state_dict``, all may."""
 
     def advance(self, steps: int) -> None:
         """As ``run``, but what is measured is kept: the metrics of the next ``run`` are of these
-        steps, too."""
+        steps, too. A loss that was not finite may be told by a later call."""
 
     def draws_next(self, place: int) -> bool:
         """Whether the next step's batch, of any seed, has the transition at that place of its

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from iql_fast.data.dataset import FloatArray, Transitions
-from iql_fast.data.replay import Replay
+from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
-from iql_fast.engines.exclusive import exclusive
 from iql_fast.engines.native import NativeEngine
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
@@ -52,31 +50,6 @@ class CpuEngine(NativeEngine):
             return kind(*arguments)
         except RuntimeError as error:  # a kernel set asked for that this machine cannot run
             raise UserError(str(error)) from None
-
-    @exclusive
-    def advance(self, steps: int) -> None:
-        if isinstance(self.data, Replay):
-            self._native.set_met_rows(self.data.met_rows)
-        super().advance(steps)
-
-    @exclusive
-    def meet(self, replay: Replay) -> None:
-        """See ``iql_fast.engines.base.OnlineEngine``."""
-        self._native.meet(**replay.met, capacity=replay.capacity)
-        self.data = replay
-
-    @exclusive
-    def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
-        """See ``iql_fast.engines.base.OnlineEngine``."""
-        actions: FloatArray = self._native.explore(observations, noise)
-        return actions
-
-    @exclusive
-    def draws_next(self, place: int) -> bool:
-        """See ``iql_fast.engines.base.OnlineEngine``."""
-        assert isinstance(self.data, Replay)
-        self._native.set_met_rows(self.data.met_rows)
-        return bool(self._native.draws_next(place))
 
     @property
     def kernel_set(self) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from iql_fast.data.dataset import Transitions
+from iql_fast.data.dataset import FloatArray, Transitions
+from iql_fast.data.replay import Replay
 from iql_fast.engines.base import TRAINS_ALL, Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.exclusive import exclusive
 from iql_fast.engines.native import NativeEngine
 from iql_fast.support import extension
 from iql_fast.support.errors import UserError
@@ -71,6 +73,33 @@ class CudaEngine(NativeEngine):
                 "host's memory, which is slower.",
                 stacklevel=2,
             )
+
+    @exclusive
+    def advance(self, steps: int) -> None:
+        """See ``iql_fast.engines.base.OnlineEngine``. The device is not waited for: a loss that was
+        not finite is told by a later call, the next ``explore`` or ``run`` at the latest."""
+        self._train(self._native.advance, steps)
+
+    @exclusive
+    def meet(self, replay: Replay) -> None:
+        """See ``iql_fast.engines.base.OnlineEngine``.
+
+        Raises:
+            UserError: the device has not the memory.
+        """
+        try:
+            super().meet(replay)
+        except RuntimeError as error:
+            raise UserError(
+                f"{error}. Fine-tune fewer seeds at a time, take fewer steps, or use --engine cpu."
+            ) from None
+
+    @exclusive
+    def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        actions = super().explore(observations, noise)
+        self._stop_if_not_finite()
+        return actions
 
     def time_launches(self, repeats: int) -> dict[str, float]:
         """Microseconds that each launch of a step takes, repeated by itself so many times. The

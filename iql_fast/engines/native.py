@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iql_fast.data.dataset import Transitions
+from iql_fast.data.dataset import FloatArray, Transitions
 from iql_fast.data.replay import Replay
 from iql_fast.engines.base import (
     DTYPES,
@@ -103,15 +103,41 @@ class NativeEngine(Exclusive):
 
     @exclusive
     def run(self, steps: int) -> Metrics:
-        self.advance(steps)
+        self._train(self._native.run, steps)
         return self._metrics()
 
     @exclusive
     def advance(self, steps: int) -> None:
         """See ``iql_fast.engines.base.OnlineEngine``."""
+        self._train(self._native.run, steps)
+
+    def _train(self, train: Callable[[int], int], steps: int) -> None:
         check_steps(steps)
-        self._native.run(steps)
+        self._count_met()
+        train(steps)
         self._stop_if_not_finite()
+
+    def _count_met(self) -> None:
+        if isinstance(self.data, Replay):
+            self._native.set_met_rows(self.data.met_rows)
+
+    @exclusive
+    def meet(self, replay: Replay) -> None:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        self._native.meet(**replay.met, capacity=replay.capacity)
+        self.data = replay
+
+    @exclusive
+    def explore(self, observations: FloatArray, noise: FloatArray) -> FloatArray:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        actions: FloatArray = self._native.explore(observations, noise)
+        return actions
+
+    @exclusive
+    def draws_next(self, place: int) -> bool:
+        """See ``iql_fast.engines.base.OnlineEngine``."""
+        self._count_met()
+        return bool(self._native.draws_next(place))
 
     @exclusive
     def step_on(self, batch: Batch) -> Metrics:

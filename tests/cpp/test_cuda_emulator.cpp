@@ -234,6 +234,37 @@ void a_graph_replays_what_was_captured() {
   CHECK(cudaStreamDestroy(stream) == cudaSuccess);
 }
 
+void copies_from_pinned_memory_are_late() {
+  cudaStream_t stream = nullptr;
+  cudaEvent_t event = nullptr;
+  void* memory = nullptr;
+  CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess);
+  CHECK(cudaEventSynchronize(event) == cudaSuccess);
+  CHECK(cudaHostAlloc(&memory, 2 * sizeof(float), cudaHostAllocMapped) == cudaSuccess);
+  float* pinned = static_cast<float*>(memory);
+  float to = 0, other = 0, from = 1;
+  const auto copy = [&](float* at, const float* what) {
+    CHECK(cudaMemcpyAsync(at, what, sizeof from, cudaMemcpyHostToDevice, stream) == cudaSuccess);
+  };
+  copy(&to, &from);
+  CHECK(to == 1);
+  pinned[1] = 2;
+  copy(&to, pinned + 1);
+  CHECK(cudaEventRecord(event, stream) == cudaSuccess);
+  CHECK(to == 1);
+  pinned[1] = 3;  // too early
+  CHECK(cudaEventSynchronize(event) == cudaSuccess);
+  CHECK(to == 3);
+  copy(&to, pinned + 1);
+  pinned[1] = 4;
+  copy(&other, &from);
+  CHECK(to == 4);
+  CHECK(cudaFreeHost(memory) == cudaSuccess);
+  CHECK(cudaEventDestroy(event) == cudaSuccess);
+  CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+}
+
 }  // namespace
 
 int main() {
@@ -245,4 +276,5 @@ int main() {
   mma_multiplies_fragments();
   more_shared_memory_than_allowed_is_refused();
   a_graph_replays_what_was_captured();
+  copies_from_pinned_memory_are_late();
 }

@@ -3,16 +3,14 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "beside.h"
 #include "check.h"
 #include "cuda/engine.h"
 #include "engine/cpu_engine.h"
@@ -20,137 +18,8 @@
 
 namespace {
 
+using namespace beside;
 using namespace iql::engine;
-using iql::cuda::CudaEngine;
-using iql::cuda::Precision;
-
-// Numbers without structure in [-1, 1), always the same.
-class Noise {
- public:
-  explicit Noise(std::uint64_t key) : key_(key) {}
-  float operator()() {
-    const std::uint32_t word = iql::draw(key_, 0, 9, index_++).word[0];
-    return static_cast<float>(word / 2147483648.0 - 1.0);
-  }
-  std::vector<float> column(std::size_t size) {
-    std::vector<float> values(size);
-    for (float& value : values) value = (*this)();
-    return values;
-  }
-
- private:
-  std::uint64_t key_;
-  std::uint32_t index_ = 0;
-};
-
-struct Columns {
-  std::vector<float> observations, actions, rewards, masks, next_observations;
-  std::int64_t rows;
-
-  Columns(std::int64_t rows_, int obs, int act) : rows(rows_) {
-    Noise noise(1);
-    observations = noise.column(rows * obs);
-    actions = noise.column(rows * act);
-    rewards = noise.column(rows);
-    masks.resize(rows);
-    for (std::int64_t r = 0; r < rows; ++r) masks[r] = r % 7 == 3 ? 0.0f : 1.0f;
-    next_observations = noise.column(rows * obs);
-  }
-  Dataset dataset() const {
-    return {{observations.data(), actions.data(), rewards.data(), masks.data(),
-             next_observations.data()},
-            rows};
-  }
-};
-
-Config config(int obs, int act, std::vector<int> hidden, int batch, int seeds = 1) {
-  Config c;
-  c.obs_dim = obs;
-  c.act_dim = act;
-  c.hidden = std::move(hidden);
-  c.critics = 2;
-  c.batch_size = batch;
-  for (int s = 0; s < seeds; ++s) {
-    c.seeds.push_back(10 + s);
-    c.hyper.push_back({0.7, 3.0, 0.99, 0.005, 100.0, 3e-4, 3e-4, 3e-4});
-  }
-  c.actor_schedule_steps = 10;
-  return c;
-}
-
-// Visits every tensor of an engine: (seed, network, array, piece).
-template <class Visit>
-void for_tensors(const Config& c, int actor_pieces, const Visit& visit) {
-  for (int s = 0; s < static_cast<int>(c.seeds.size()); ++s) {
-    for (int n = 0; n < 2 + c.critics; ++n) {
-      for (int piece = 0; piece < actor_pieces - (n == kActor ? 0 : 1); ++piece) {
-        for (int array = 0; array < (n >= kCritic ? 4 : 3); ++array) {
-          visit(s, n, static_cast<ArrayId>(array), piece);
-        }
-      }
-    }
-  }
-}
-
-NetworkId kind(int network) { return static_cast<NetworkId>(std::min<int>(network, kCritic)); }
-
-// The same weights for both engines: of the size that a layer's inputs call for, so that about half
-// of the units are active. Targets differ from their critics.
-template <class A, class B>
-void initialise(A& a, B& b, const Config& c) {
-  Noise noise(2);
-  for_tensors(c, a.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
-    if (array == kFirstMoment || array == kSecondMoment) return;
-    const std::size_t size = a.piece_size(kind(n), piece);
-    CHECK(size == b.piece_size(kind(n), piece));
-    const bool weight = piece % 2 == 0 && piece <= 2 * static_cast<int>(c.hidden.size());
-    const double inputs = weight ? double(size) / a.piece_size(kind(n), piece + 1) : 100;
-    std::vector<float> values = noise.column(size);
-    std::vector<double> wide;
-    for (float& value : values) value *= static_cast<float>(std::sqrt(6 / inputs));
-    wide.assign(values.begin(), values.end());
-    a.write(s, n, array, piece, wide.data());
-    b.write(s, n, array, piece, values.data());
-  });
-  a.refresh();
-  b.refresh();
-}
-
-struct Difference {
-  double moments = 0, weights = 0;
-};
-
-// The largest difference of a tensor, in the Frobenius norm and relative to its own norm or, where
-// its terms cancel, a tenth of its network's.
-template <class A, class B>
-Difference difference(const A& exact, const B& engine, const Config& c) {
-  const auto squares = [&](int s, int n, ArrayId array, int piece) {
-    const std::size_t size = engine.piece_size(kind(n), piece);
-    std::vector<double> expected(size);
-    std::vector<float> found(size);
-    exact.read(s, n, array, piece, expected.data());
-    engine.read(s, n, array, piece, found.data());
-    double error = 0, norm = 0;
-    for (std::size_t i = 0; i < size; ++i) {
-      error += (found[i] - expected[i]) * (found[i] - expected[i]);
-      norm += expected[i] * expected[i];
-    }
-    return std::pair(error, norm);
-  };
-  std::map<std::tuple<int, int, int>, double> network_norm;
-  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
-    network_norm[{s, n, array}] += squares(s, n, array, piece).second;
-  });
-  Difference worst;
-  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
-    const auto [error, norm] = squares(s, n, array, piece);
-    const double scale = std::sqrt(std::fmax(norm, network_norm[{s, n, array}] / 100));
-    const double relative = std::sqrt(error) / (scale + 1e-12);
-    double& largest = array == kFirstMoment ? worst.moments : worst.weights;
-    if (array != kSecondMoment && !(relative <= largest)) largest = relative;
-  });
-  return worst;
-}
 
 void metrics_agree(const std::vector<MetricSums>& exact, const std::vector<MetricSums>& found,
                    double tolerance) {
@@ -162,12 +31,10 @@ void metrics_agree(const std::vector<MetricSums>& exact, const std::vector<Metri
   }
 }
 
-bool never() { return false; }
-
 // One step, whose first moments are a tenth of the gradients, and then some more.
 void agrees(const char* name, const Config& c, Precision precision, int more_steps = 3) {
   emulator::set_schedule(0);
-  const Columns columns(200, c.obs_dim, c.act_dim);
+  const Transitions columns(200, c.obs_dim, c.act_dim);
   CpuEngine<double> exact(c, columns.dataset());
   CudaEngine engine(c, columns.dataset(), precision, 0);
   initialise(exact, engine, c);
@@ -244,54 +111,6 @@ void odd_sizes_agree() {
 void the_papers_sizes_agree() {
   agrees("hopper", config(11, 3, {256, 256}, 256), Precision::kFp32, 1);
   agrees("hopper", config(11, 3, {256, 256}, 256), Precision::kBf16x3, 0);
-}
-
-// Every number of an engine's state.
-std::vector<float> state(const CudaEngine& engine, const Config& c) {
-  std::vector<float> all;
-  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
-    std::vector<float> values(engine.piece_size(kind(n), piece));
-    engine.read(s, n, array, piece, values.data());
-    all.insert(all.end(), values.begin(), values.end());
-  });
-  return all;
-}
-
-// An engine over its own dataset, with the weights of `initialise`.
-struct Training {
-  Config c;
-  Columns columns;
-  CpuEngine<double> beside;
-  CudaEngine engine;
-
-  explicit Training(const Config& config, Precision precision = Precision::kFp32)
-      : c(config),
-        columns(200, c.obs_dim, c.act_dim),
-        beside(c, columns.dataset()),
-        engine(c, columns.dataset(), precision, 0) {
-    initialise(beside, engine, c);
-  }
-  std::vector<float> state_after(int steps) {
-    engine.run(steps, never);
-    return state(engine, c);
-  }
-};
-
-bool equal(const std::vector<float>& a, const std::vector<float>& b) {  // NaNs too
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-Config small(int seeds = 1) {
-  Config c = config(5, 2, {20, 33}, 40, seeds);
-  c.actor_dropout = 0.1;
-  return c;
-}
-
-// For what takes many steps.
-Config tiny(int seeds = 1) {
-  Config c = config(3, 1, {9}, 7, seeds);
-  c.critics = 1;
-  return c;
 }
 
 void the_order_of_threads_and_blocks_changes_nothing() {
@@ -440,7 +259,7 @@ void ties_of_the_targets_agree() {
 void a_loss_that_is_not_finite_is_noted() {
   const float inf = std::numeric_limits<float>::infinity(),
               nan = std::numeric_limits<float>::quiet_NaN();
-  const auto failure_of = [](Columns& columns) {
+  const auto failure_of = [](Transitions& columns) {
     const Config c = tiny(2);
     CpuEngine<double> beside(c, columns.dataset());
     CudaEngine engine(c, columns.dataset(), Precision::kFp32, 0);
@@ -449,7 +268,7 @@ void a_loss_that_is_not_finite_is_noted() {
     CHECK(engine.failure().has_value());
     return *engine.failure();
   };
-  Columns columns(200, 3, 1);
+  Transitions columns(200, 3, 1);
   columns.rewards.assign(200, inf);
   const Failure critic = failure_of(columns);
   CHECK(std::string(critic.network) == "critic");
@@ -457,11 +276,11 @@ void a_loss_that_is_not_finite_is_noted() {
   CHECK(critic.seed_index == 0);
   CHECK(critic.q_min <= critic.q_max);
   CHECK(critic.v_min < critic.v_max);
-  columns = Columns(200, 3, 1);
+  columns = Transitions(200, 3, 1);
   columns.observations.assign(200 * 3, nan);
   CHECK(std::string(failure_of(columns).network) == "value");
   // One row alone: found at the first step that draws it, which differs from seed to seed.
-  columns = Columns(200, 3, 1);
+  columns = Transitions(200, 3, 1);
   columns.actions[77] = nan;
   const Failure first = failure_of(columns);
   std::int64_t expected = 0, seed = -1;
@@ -490,7 +309,7 @@ void interruption_ends_between_steps() {
 void a_dataset_that_does_not_fit_stays_on_the_host() {
   const std::vector<float> expected = Training(tiny()).state_after(2);
   Config c = tiny();
-  const Columns columns(200, c.obs_dim, c.act_dim);
+  const Transitions columns(200, c.obs_dim, c.act_dim);
   CpuEngine<double> beside(c, columns.dataset());
   // A little too little for all of it: what the engine took before, found by trying.
   const auto with_memory = [&](std::size_t bytes) {
@@ -517,7 +336,7 @@ void a_dataset_that_does_not_fit_stays_on_the_host() {
 
 void sizes_that_it_cannot_take_are_refused() {
   const auto refusal = [](const Config& c) -> std::string {
-    const Columns columns(10, c.obs_dim, c.act_dim);
+    const Transitions columns(10, c.obs_dim, c.act_dim);
     try {
       const CudaEngine engine(c, columns.dataset(), Precision::kFp32, 0);
     } catch (const std::invalid_argument& error) {

@@ -7,13 +7,15 @@
 // barrier and another after it can come in either order. Memory starts as NaN: every byte of device
 // and of dynamic shared memory is 0xFF (a
 // __shared__ array keeps what the block before left). Blocks run one after another; a launch is
-// over when cudaLaunchKernelEx returns, as if each stream were in order and alone.
+// over when cudaLaunchKernelEx returns, as if each stream were in order and alone; a copy from
+// pinned memory is made as late as can be, when something comes after it in its stream or is waited
+// for.
 //
 // What it finds: a missing barrier, a read of memory that nobody wrote, a barrier that not all
 // threads reach, a warp function that not all lanes call, an asynchronous copy nobody waited for,
-// too much shared memory, a call that may not be captured into a graph. What it cannot find: a race
-// within code that has no barrier at all between write and read on any schedule, and anything about
-// speed.
+// pinned memory that is written again before it was copied, too much shared memory, a call that may
+// not be captured into a graph. What it cannot find: a race within code that has no barrier at all
+// between write and read on any schedule, and anything about speed.
 #pragma once
 
 #include <cmath>

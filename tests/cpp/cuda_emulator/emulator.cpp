@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <deque>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <random>
@@ -10,6 +11,14 @@
 #include "cuda_runtime.h"
 #include "fiber.h"
 
+namespace emulator {
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
+}  // namespace emulator
+
 struct CUgraph_st {
   std::vector<std::function<void()>> launches;
 };
@@ -18,8 +27,11 @@ struct CUgraphExec_st {
 };
 struct CUstream_st {
   std::unique_ptr<CUgraph_st> captured;  // while a capture goes on
+  std::vector<emulator::Copy> late;      // from pinned memory, not made yet
 };
-struct CUevent_st {};
+struct CUevent_st {
+  cudaStream_t stream = nullptr;  // that it was recorded in last
+};
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -38,12 +50,6 @@ struct Warp {
   unsigned mask = 0;
   int turn = 0;
   std::vector<int> waiting;
-};
-
-struct Copy {
-  void* to;
-  const void* from;
-  std::size_t bytes;
 };
 
 struct Block {
@@ -67,6 +73,20 @@ std::size_t memory_left = ~std::size_t{0};
 std::int64_t buggy_launch = -1, left_out = 0;
 int buggy_barrier = -1;
 std::map<const void*, std::size_t> shared_allowed;
+std::map<const unsigned char*, std::size_t> pinned;  // host memory, and how much
+
+bool is_pinned(const void* memory) {
+  const auto* at = static_cast<const unsigned char*>(memory);
+  const auto after = pinned.upper_bound(at);
+  return after != pinned.begin() && at < std::prev(after)->first + std::prev(after)->second;
+}
+
+// Makes the copies that a stream still owes.
+void catch_up(cudaStream_t stream) {
+  if (stream == nullptr) return;
+  for (const Copy& copy : stream->late) std::memcpy(copy.to, copy.from, copy.bytes);
+  stream->late.clear();
+}
 
 void make_runnable(std::vector<int>& waiting) {
   block->runnable.insert(block->runnable.end(), waiting.begin(), waiting.end());
@@ -278,6 +298,7 @@ void submit(void* stream_, const void* kernel, dim3 grid, dim3 size, std::size_t
   if (capturing(stream)) {
     stream->captured->launches.push_back(std::move(launch));
   } else {
+    catch_up(stream);
     launch();
   }
 }
@@ -285,6 +306,7 @@ void submit(void* stream_, const void* kernel, dim3 grid, dim3 size, std::size_t
 }  // namespace emulator
 
 using emulator::capturing;
+using emulator::catch_up;
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   const auto bytes = static_cast<std::size_t>(value);
@@ -351,7 +373,9 @@ cudaError_t cudaFree(void* memory) {
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
-  *memory = new unsigned char[bytes];
+  auto* const at = new unsigned char[bytes];
+  emulator::pinned[at] = bytes;
+  *memory = at;
   return cudaSuccess;
 }
 cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
@@ -359,17 +383,24 @@ cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* memory) {
+  emulator::pinned.erase(static_cast<unsigned char*>(memory));
   delete[] static_cast<unsigned char*>(memory);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
+  if (stream != nullptr && kind == cudaMemcpyHostToDevice && emulator::is_pinned(from)) {
+    stream->late.push_back({to, from, bytes});
+    return cudaSuccess;
+  }
+  catch_up(stream);
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
   if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
+  catch_up(stream);
   if (bytes > 0) std::memset(memory, value, bytes);
   return cudaSuccess;
 }
@@ -382,7 +413,9 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  return capturing(stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+  if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
+  catch_up(stream);
+  return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (stream == nullptr || capturing(stream)) return cudaErrorStreamCaptureUnsupported;
@@ -401,6 +434,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
+  catch_up(stream);
   for (const auto& launch : executable->launches) launch();
   return cudaSuccess;
 }
@@ -420,10 +454,15 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream) {
-  return capturing(stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
+  event->stream = stream;
+  return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  catch_up(event->stream);
+  return cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
   *milliseconds = 0;
   return cudaSuccess;

@@ -1,0 +1,202 @@
+// An engine on the emulated device beside the CPU engine in fp64, and what both are given.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "cuda/engine.h"
+#include "engine/cpu_engine.h"
+#include "iql/philox.h"
+
+namespace beside {
+
+using namespace iql::engine;
+using iql::cuda::CudaEngine;
+using iql::cuda::Precision;
+
+// Numbers without structure in [-1, 1), always the same.
+class Noise {
+ public:
+  explicit Noise(std::uint64_t key) : key_(key) {}
+  float operator()() {
+    const std::uint32_t word = iql::draw(key_, 0, 9, index_++).word[0];
+    return static_cast<float>(word / 2147483648.0 - 1.0);
+  }
+  std::vector<float> column(std::size_t size) {
+    std::vector<float> values(size);
+    for (float& value : values) value = (*this)();
+    return values;
+  }
+
+ private:
+  std::uint64_t key_;
+  std::uint32_t index_ = 0;
+};
+
+struct Transitions {
+  std::vector<float> observations, actions, rewards, masks, next_observations;
+  std::int64_t rows;
+
+  Transitions(std::int64_t rows_, int obs, int act) : rows(rows_) {
+    Noise noise(1);
+    observations = noise.column(rows * obs);
+    actions = noise.column(rows * act);
+    rewards = noise.column(rows);
+    masks.resize(rows);
+    for (std::int64_t r = 0; r < rows; ++r) masks[r] = r % 7 == 3 ? 0.0f : 1.0f;
+    next_observations = noise.column(rows * obs);
+  }
+  Dataset dataset() const {
+    return {{observations.data(), actions.data(), rewards.data(), masks.data(),
+             next_observations.data()},
+            rows};
+  }
+};
+
+inline Config config(int obs, int act, std::vector<int> hidden, int batch, int seeds = 1) {
+  Config c;
+  c.obs_dim = obs;
+  c.act_dim = act;
+  c.hidden = std::move(hidden);
+  c.critics = 2;
+  c.batch_size = batch;
+  for (int s = 0; s < seeds; ++s) {
+    c.seeds.push_back(10 + s);
+    c.hyper.push_back({0.7, 3.0, 0.99, 0.005, 100.0, 3e-4, 3e-4, 3e-4});
+  }
+  c.actor_schedule_steps = 10;
+  return c;
+}
+
+// Visits every tensor of an engine: (seed, network, array, piece).
+template <class Visit>
+void for_tensors(const Config& c, int actor_pieces, const Visit& visit) {
+  for (int s = 0; s < static_cast<int>(c.seeds.size()); ++s) {
+    for (int n = 0; n < 2 + c.critics; ++n) {
+      for (int piece = 0; piece < actor_pieces - (n == kActor ? 0 : 1); ++piece) {
+        for (int array = 0; array < (n >= kCritic ? 4 : 3); ++array) {
+          visit(s, n, static_cast<ArrayId>(array), piece);
+        }
+      }
+    }
+  }
+}
+
+inline NetworkId kind(int network) {
+  return static_cast<NetworkId>(std::min<int>(network, kCritic));
+}
+
+// The same weights for both engines: of the size that a layer's inputs call for, so that about half
+// of the units are active. Targets differ from their critics.
+template <class A, class B>
+void initialise(A& a, B& b, const Config& c) {
+  Noise noise(2);
+  for_tensors(c, a.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    if (array == kFirstMoment || array == kSecondMoment) return;
+    const std::size_t size = a.piece_size(kind(n), piece);
+    CHECK(size == b.piece_size(kind(n), piece));
+    const bool weight = piece % 2 == 0 && piece <= 2 * static_cast<int>(c.hidden.size());
+    const double inputs = weight ? double(size) / a.piece_size(kind(n), piece + 1) : 100;
+    std::vector<float> values = noise.column(size);
+    std::vector<double> wide;
+    for (float& value : values) value *= static_cast<float>(std::sqrt(6 / inputs));
+    wide.assign(values.begin(), values.end());
+    a.write(s, n, array, piece, wide.data());
+    b.write(s, n, array, piece, values.data());
+  });
+  a.refresh();
+  b.refresh();
+}
+
+struct Difference {
+  double moments = 0, weights = 0;
+};
+
+// The largest difference of a tensor, in the Frobenius norm and relative to its own norm or, where
+// its terms cancel, a tenth of its network's.
+template <class A, class B>
+Difference difference(const A& exact, const B& engine, const Config& c) {
+  const auto squares = [&](int s, int n, ArrayId array, int piece) {
+    const std::size_t size = engine.piece_size(kind(n), piece);
+    std::vector<double> expected(size);
+    std::vector<float> found(size);
+    exact.read(s, n, array, piece, expected.data());
+    engine.read(s, n, array, piece, found.data());
+    double error = 0, norm = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+      error += (found[i] - expected[i]) * (found[i] - expected[i]);
+      norm += expected[i] * expected[i];
+    }
+    return std::pair(error, norm);
+  };
+  std::map<std::tuple<int, int, int>, double> network_norm;
+  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    network_norm[{s, n, array}] += squares(s, n, array, piece).second;
+  });
+  Difference worst;
+  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    const auto [error, norm] = squares(s, n, array, piece);
+    const double scale = std::sqrt(std::fmax(norm, network_norm[{s, n, array}] / 100));
+    const double relative = std::sqrt(error) / (scale + 1e-12);
+    double& largest = array == kFirstMoment ? worst.moments : worst.weights;
+    if (array != kSecondMoment && !(relative <= largest)) largest = relative;
+  });
+  return worst;
+}
+
+inline bool never() { return false; }
+
+// Every number of an engine's state.
+inline std::vector<float> state(const CudaEngine& engine, const Config& c) {
+  std::vector<float> all;
+  for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+    std::vector<float> values(engine.piece_size(kind(n), piece));
+    engine.read(s, n, array, piece, values.data());
+    all.insert(all.end(), values.begin(), values.end());
+  });
+  return all;
+}
+
+// An engine over its own dataset, with the weights of `initialise`.
+struct Training {
+  Config c;
+  Transitions columns;
+  CpuEngine<double> beside;
+  CudaEngine engine;
+
+  explicit Training(const Config& config, Precision precision = Precision::kFp32)
+      : c(config),
+        columns(200, c.obs_dim, c.act_dim),
+        beside(c, columns.dataset()),
+        engine(c, columns.dataset(), precision, 0) {
+    initialise(beside, engine, c);
+  }
+  std::vector<float> state_after(int steps) {
+    engine.run(steps, never);
+    return state(engine, c);
+  }
+};
+
+inline bool equal(const std::vector<float>& a, const std::vector<float>& b) {  // NaNs too
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+inline Config small(int seeds = 1) {
+  Config c = config(5, 2, {20, 33}, 40, seeds);
+  c.actor_dropout = 0.1;
+  return c;
+}
+
+// For what takes many steps.
+inline Config tiny(int seeds = 1) {
+  Config c = config(3, 1, {9}, 7, seeds);
+  c.critics = 1;
+  return c;
+}
+
+}  // namespace beside
