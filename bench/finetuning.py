@@ -23,9 +23,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
-from bench import console, processes, results, rounds, tuning
+from bench import console, results, rounds, tuning
 from bench.contenders import Contender
-from bench.options import add_outputs, positive, positive_seconds, write_text
+from bench.options import add_outputs, add_rounds, positive, write_text
 from bench.rivals import corl
 from iql_fast.support import cli
 from iql_fast.support.cores import usable_cores
@@ -57,17 +57,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corl", metavar="FOLDER", help="a checkout of github.com/corl-team/CORL, timed beside"
     )
-    parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="default: 9")
-    parser.add_argument(
-        "--window",
-        type=positive_seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="of a contender in a round (default: 2)",
-    )
-    parser.add_argument(
-        "--rows", type=positive, default=1_000_000, metavar="N", help="of the dataset"
-    )
+    add_rounds(parser, rows=1_000_000)
     add_outputs(parser)
     return parser
 
@@ -85,30 +75,22 @@ def main(arguments: list[str] | None = None) -> None:
         if asked.corl:
             os.environ[corl.FOLDER] = str(Path(asked.corl).resolve())  # for its process
             contenders.append(Contender(f"corl-tuning-{task}", usable_cores(), workload=sizes))
-    with processes.Processes() as running:
-        with console.progress(len(contenders), "starting") as advance:
-            running.start(contenders, on_start=advance)
-        with console.progress(asked.rounds * len(running.ready), "measuring") as advance:
-            measured = rounds.measure(
-                running,
-                contenders,
-                asked.rounds,
-                asked.window,
-                on_window=lambda contender: advance(contender.kind),
-            )
+    measured, left_out = rounds.run(
+        contenders, asked.rounds, asked.window, lambda contender: contender.kind
+    )
     table = results.rows(measured)
     found = [line_of(row, table) for row in table if row.contender.kind.startswith("tuning-")]
     if not found:
-        reasons = "; ".join(dict.fromkeys(running.left_out.values()))
+        reasons = "; ".join(dict.fromkeys(left_out.values()))
         raise UserError(f"Nothing could be measured: {reasons}.")
     show(found)
-    for contender, reason in running.left_out.items():
+    for contender, reason in left_out.items():
         print(f"{contender.kind} is left out: {reason}")
     if asked.json:
         usual = tuning.workload("hopper", asked.rows)
         # What is "others" to a fine-tuning's own process is its simulator.
         quiet = [row for row in table if not row.contender.kind.startswith("tuning-")]
-        machine = results.machine(quiet, running.left_out, usual)
+        machine = results.machine(quiet, left_out, usual)
         write_text(asked.json, json.dumps({"machine": machine, "results": found}, indent=1) + "\n")
 
 

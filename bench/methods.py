@@ -23,9 +23,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
-from bench import console, method_flops, processes, results, rounds
+from bench import console, method_flops, results, rounds
 from bench.contenders import Contender, method_of
-from bench.options import add_outputs, positive, positive_seconds, write_text
+from bench.options import add_outputs, add_rounds, positive, write_text
 from bench.rivals import corl
 from bench.workload import Workload, flops_a_step
 from iql_fast.support import cli
@@ -54,17 +54,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="a checkout of github.com/corl-team/CORL, whose trainers are timed in the same rounds",
     )
-    parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="default: 9")
-    parser.add_argument(
-        "--window",
-        type=positive_seconds,
-        default=2.0,
-        metavar="SECONDS",
-        help="of a contender in a round (default: 2)",
-    )
-    parser.add_argument(
-        "--rows", type=positive, default=100_000, metavar="N", help="of the dataset"
-    )
+    add_rounds(parser, rows=100_000)
     add_outputs(parser)
     return parser
 
@@ -78,25 +68,17 @@ def main(arguments: list[str] | None = None) -> None:
         kinds += [f"corl-{name}" for name in asked.names]
     threads = sorted(set(asked.threads or {1, usable_cores()}))
     contenders = [Contender(kind, count, workload=workload) for count in threads for kind in kinds]
-    with processes.Processes() as running:
-        with console.progress(len(contenders), "starting") as advance:
-            running.start(contenders, on_start=advance)
-        with console.progress(asked.rounds * len(running.ready), "measuring") as advance:
-            measured = rounds.measure(
-                running,
-                contenders,
-                asked.rounds,
-                asked.window,
-                on_window=lambda contender: advance(contender.title),
-            )
+    measured, left_out = rounds.run(
+        contenders, asked.rounds, asked.window, lambda contender: contender.title
+    )
     table = results.rows(measured)
     found = [line for row in table if (line := line_of(row, table)) is not None]
     if not found:
-        reasons = "; ".join(dict.fromkeys(running.left_out.values()))
+        reasons = "; ".join(dict.fromkeys(left_out.values()))
         raise UserError(f"Nothing could be measured: {reasons}.")
-    show(found, table, running.left_out, workload)
+    show(found, table, left_out, workload)
     if asked.json:
-        machine = results.machine(table, running.left_out, workload)
+        machine = results.machine(table, left_out, workload)
         write_text(asked.json, json.dumps({"machine": machine, "results": found}, indent=1) + "\n")
 
 

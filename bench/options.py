@@ -44,6 +44,19 @@ def add_outputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_rounds(parser: argparse.ArgumentParser, rows: int) -> None:
+    """How much is measured, and on how many rows."""
+    parser.add_argument("--rounds", type=positive, default=9, metavar="N", help="default: 9")
+    parser.add_argument(
+        "--window",
+        type=positive_seconds,
+        default=2.0,
+        metavar="SECONDS",
+        help="of a contender in a round (default: 2)",
+    )
+    parser.add_argument("--rows", type=positive, default=rows, metavar="N", help="of the dataset")
+
+
 def add_sizes(parser: argparse.ArgumentParser) -> None:
     """Sizes of the workload; by default hopper's, with the paper's networks and batch."""
     usual = Workload()

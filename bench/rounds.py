@@ -6,11 +6,40 @@ import random
 import time
 from collections.abc import Callable, Sequence
 
+from bench import console
 from bench.contenders import Contender
 from bench.processes import Failed, Processes, Window
 
 #: Before each window, for threads of the one before that still spin.
 SETTLE_SECONDS = 0.02
+
+
+def run(
+    contenders: Sequence[Contender],
+    rounds: int,
+    seconds: float,
+    called: Callable[[Contender], str],
+) -> tuple[dict[Contender, list[Window]], dict[Contender, str]]:
+    """Start the contenders, and measure them (``measure``) with their progress shown.
+
+    Args:
+        called: what progress calls a contender.
+
+    Returns:
+        The windows of those that could be measured, and why the others could not.
+    """
+    with Processes() as running:
+        with console.progress(len(contenders), "starting") as advance:
+            running.start(contenders, on_start=advance)
+        with console.progress(rounds * len(running.ready), "measuring") as advance:
+            measured = measure(
+                running,
+                contenders,
+                rounds,
+                seconds,
+                on_window=lambda contender: advance(called(contender)),
+            )
+    return measured, running.left_out
 
 
 def measure(

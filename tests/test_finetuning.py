@@ -51,16 +51,21 @@ class FixedRows:
 
     def __init__(self, seed: int) -> None:
         self.seed, self.episode, self.at = seed, 0, 0
+        self.under_way = False
 
     def reset(self, episode, actions=()):
+        assert not self.under_way  # its answer would be taken for this one's
         self.episode, self.at = episode, len(actions)
         return self._row()
 
     def begin(self, action):
-        self.action = action
+        assert not self.under_way
+        self.action, self.under_way = action, True
         self.at += 1
 
     def outcome(self):
+        assert self.under_way
+        self.under_way = False
         terminal = self.at == 5 and self.episode % 3 == 0
         reward = float(np.sin(self.seed + 10 * self.episode + self.at))
         return Outcome(self._row(), reward, terminal, terminal or self.at == HORIZON)
@@ -252,6 +257,7 @@ def test_taken_up_again_it_goes_on_bit_for_bit(name, cut, envs, tmp_path):
     first.run(3)  # what was met after the checkpoint is met again
     met.save(tmp_path, first.replay, first.replay.met_rows)
     second = made()
+    second.run(5)  # elsewhere, with steps under way
     second.load_state_dict(state)
     met.load(tmp_path, second.replay, second.replay.met_rows)
     second.run(90 - cut)

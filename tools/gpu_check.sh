@@ -43,7 +43,7 @@ build() { # without isolation: there may be no network
 tests() {
   mapfile -t few < <(rehearsed tests/test_cuda_engine.py -k 'sizes or adroit or dropout')
   "$python" -c 'from iql_fast.engines import cuda; reason = cuda.unavailable_reason(); \
-assert not reason, reason' && "$python" -m pytest -m gpu -n 0 -rs --durations=5 "${few[@]}"
+assert not reason, reason' && "$python" -m pytest -o addopts= -q -m gpu -rs --durations=5 "${few[@]}"
 }
 
 sanitizer() { # a short run in both precisions, dropout, an odd batch and a ring included

@@ -165,12 +165,11 @@ class FineTuning:
         """
         own = {name.removeprefix("online."): x for name, x in state.items() if _is_own(name)}
         self.engine.load_state_dict({n: x for n, x in state.items() if not _is_own(n)})
-        self._seen = None
+        self._give_up()
         if not own:
             return
         self._episode, self._length = own["episode"].numpy().copy(), own["length"].numpy().copy()
         self._actions, self._total = own["actions"].numpy().copy(), own["total"].numpy().copy()
-        self._ended = []
         self._begun, self.replay.met_rows = int(own["begun"]), int(own["met_rows"])
         under_way = own["under_way"].numpy().copy()
         turns = [self._turn(self._begun - len(under_way) + i) for i in range(len(under_way))]
@@ -190,11 +189,23 @@ class FineTuning:
                 "taken once more: it is another, or draws from something that its seed does not "
                 "set. Bring back the simulator that the run began with, or begin anew."
             )
-        self._under_way.clear()
         for n, actions in zip(turns, under_way, strict=True):
             for s, one in enumerate(self.environments[n]):
                 one.begin(self._actions[n, s, whole[n, s]])
             self._under_way.append(_Begun(self._read(n), actions))
+
+    def _give_up(self) -> None:
+        """Be as before the first step: what is under way is waited for, and belongs to nothing."""
+        for number in range(self._begun - len(self._under_way), self._begun):
+            for environment in self.environments[self._turn(number)]:
+                environment.outcome()
+        self._under_way.clear()
+        self._ended = []
+        self._seen = None
+        self._begun = self.replay.met_rows = 0
+        self._episode[:] = np.arange(len(self.environments))[:, None]
+        self._length[:] = 0
+        self._total[:] = 0
 
     def _enter(self) -> None:
         if self._seen is None:
