@@ -15,10 +15,11 @@
 
 namespace iql::cpu {
 
-#define IQL_DECLARE_KERNELS(isa)        \
-  namespace isa {                       \
-  extern const Kernels<float> kFloat;   \
-  extern const Kernels<double> kDouble; \
+#define IQL_DECLARE_KERNELS(isa)                \
+  namespace isa {                               \
+  extern const Kernels<float> kFloat;           \
+  extern const Kernels<double> kDouble;         \
+  extern const Kernels<float, BFloat16> kMixed; \
   }
 IQL_DECLARE_KERNELS(portable)
 #if defined(__x86_64__)
@@ -62,10 +63,15 @@ template <>
 const Kernels<float, BFloat16>* const* all_kernels<float, BFloat16>() {
   static const Kernels<float, BFloat16>* const sets[] = {
 #if defined(__x86_64__)
-      &amx::kMixed, &avx512bf16::kMixedWide, &avx512bf16::kMixed,
+      &amx::kMixed,
+      &avx512bf16::kMixedWide,
+      &avx512bf16::kMixed,
+      &avx512::kMixed,
+      &avx2::kMixed,
+#endif
+      &portable::kMixed,
 #if defined(IQL_EMULATED_AMX)
       &amx_emulated::kMixed,
-#endif
 #endif
       nullptr};
   return sets;
@@ -121,27 +127,24 @@ long l1_data_cache() {
 }
 
 template <class T, class Operand>
-const Kernels<T, Operand>& kernels(long l1_bytes) {
-  const char* wanted = std::getenv("IQL_FAST_CPU_KERNELS");
-  const bool any = wanted == nullptr || *wanted == '\0';
+const Kernels<T, Operand>& kernels(const std::string& name, long l1_bytes) {
+  const char* from_environment = std::getenv("IQL_FAST_CPU_KERNELS");
+  const std::string wanted = !name.empty() || from_environment == nullptr ? name : from_environment;
   std::string names;
   for (const Kernels<T, Operand>* const* set = all_kernels<T, Operand>(); *set != nullptr; ++set) {
     if (!can_run((*set)->name)) continue;
-    if (any ? l1_bytes >= (*set)->l1_bytes : std::strcmp(wanted, (*set)->name) == 0) return **set;
+    if (wanted.empty() ? l1_bytes >= (*set)->l1_bytes : wanted == (*set)->name) return **set;
     names += names.empty() ? "" : ", ";
     names += (*set)->name;
   }
-  if (names.empty()) {
-    throw std::runtime_error(
-        "mixed precision needs a CPU with AVX512-BF16 and VBMI2, which this one lacks");
-  }
-  throw std::runtime_error(
-      "IQL_FAST_CPU_KERNELS is '" + std::string(wanted) + "', which this machine cannot run" +
-      (std::is_same_v<T, Operand> ? "" : " in mixed precision") + "; it can run: " + names);
+  throw std::runtime_error((name.empty() ? "IQL_FAST_CPU_KERNELS is '" : "the kernels are '") +
+                           wanted + "', which this machine cannot run" +
+                           (std::is_same_v<T, Operand> ? "" : " in mixed precision") +
+                           "; it can run: " + names);
 }
 
-template const Kernels<float>& kernels<float>(long);
-template const Kernels<double>& kernels<double>(long);
-template const Kernels<float, BFloat16>& kernels<float, BFloat16>(long);
+template const Kernels<float>& kernels<float>(const std::string&, long);
+template const Kernels<double>& kernels<double>(const std::string&, long);
+template const Kernels<float, BFloat16>& kernels<float, BFloat16>(const std::string&, long);
 
 }  // namespace iql::cpu

@@ -7,10 +7,11 @@
 // it is used. Columns past the last are zero and stay zero.
 //
 // What a hidden layer puts out (activations, and the gradients of its outputs), and the weights
-// between hidden layers, can be operands of another type than T: half as many bytes to load, and
-// two products an instruction. They are rounded, products and sums are T. In a panel of bf16,
-// groups of four columns of its left and of its right vector alternate: rows that are interleaved
-// pair by pair then come out as the left and the right vector of the result.
+// between hidden layers, can be operands of another type than T: half as many bytes to store. They
+// are rounded, products and sums are T. A set either has instructions that multiply two operands at
+// a time, or widens them to T as it goes (kernels_widened.h). In a panel of bf16, groups of four
+// columns of its left and of its right vector alternate: rows that are interleaved pair by pair
+// then come out as the left and the right vector of the result, and so do rows that are widened.
 //
 // Every result element is computed by the same operations in the same order however rows and panels
 // are shared out, so results do not depend on the number of threads.
@@ -18,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 #include "iql/adam.h"
 #include "iql/bfloat16.h"
@@ -35,8 +37,9 @@ struct Rows {
 // About half of what comes out of a ReLU is zero, and a product need not multiply with it: skipping
 // leaves every bit of the result as it is.
 //
-// A line is cut into pieces, each a list of its own: element i of line l's piece p lies at
-// (l * pieces + p) * kListCapacity<Operand> + i. Lists are filled up with zeros to a multiple of 4.
+// A line is cut into pieces, each a list of its own: that of line l's piece p begins at
+// (l * pieces + p) * kListCapacity<Operand>. Lists are filled up with zeros to a multiple of 4. A
+// set that widens operands keeps their values widened, in the same memory.
 template <class Operand>
 struct Lists {
   Operand* value;
@@ -49,7 +52,7 @@ template <class Operand>
 constexpr int kMostOfPiece = sizeof(Operand) == 2 ? 256 : 128;
 static_assert(kMostOfPiece<BFloat16> <= 256, "a place is a byte");
 template <class Operand>
-constexpr int kListCapacity = kMostOfPiece<Operand> + 16;
+constexpr int kListCapacity = kMostOfPiece<Operand> + 64 / int(sizeof(Operand));
 
 // Where column c of a panel, of its P, lies in a row of it.
 template <class T, class Operand>
@@ -90,15 +93,20 @@ struct DenseProducts {
 
 template <class T, class Operand = T>
 struct Kernels {
-  const char* name;  // "portable", "avx2", "avx512", "avx512bf16", "avx512bf16-wide", "amx"
-  long l1_bytes;     // it is meant for cores whose L1 data cache is no smaller
-  int panel;         // P
+  // "portable", "avx2", "avx512"; with bf16 besides "avx512bf16", "avx512bf16-wide", "amx".
+  const char* name;
+  long l1_bytes;  // it is meant for cores whose L1 data cache is no smaller
+  int panel;      // P
   // Panels that a product towards the weights does at a time: it is fastest with a multiple of
   // these.
   int panels_together;
   int piece;  // elements that a product with lists cuts lines into
-  // Above this share of nonzero elements a product is faster without lists. 0: lists are of no use.
+  // Above this share of nonzero elements a product is faster without lists, where that has not been
+  // measured (product_times.h). 0: lists are of no use.
   double list_density;
+  // Elements that a product with lists has to itself for operands that it widens, aligned as a
+  // panel is.
+  std::size_t widened;
   DenseProducts<T, Operand> dense;
 
   // out = relu(in * weight + bias), for m rows of the first layer, whose input and weights are
@@ -123,16 +131,16 @@ struct Kernels {
   void (*list_columns)(Rows<const Operand> in, int m, int k, Lists<Operand> lists, int piece);
 
   // The dense `forward` and `backward` whose first operand is given by the lists of its rows.
-  // `sums`: room for panels_together panels of m rows.
+  // `room`: list_room(m) elements that it has to itself.
   void (*forward_lists)(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias,
-                        int n, T* sums, Rows<Operand> out);
+                        int n, T* room, Rows<Operand> out);
   void (*backward_lists)(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
-                         Rows<const Operand> in, int k, T scale, T* sums, Rows<Operand> d_in);
+                         Rows<const Operand> in, int k, T scale, T* room, Rows<Operand> d_in);
 
-  // And `weight_gradient`, by the lists of the columns of `in`; piece p of them covers rows from
-  // piece_rows[p] on.
-  void (*weight_gradient_lists)(Lists<Operand> in, const int* piece_rows, int k,
-                                Rows<const Operand> d_out, int panels, T* d_weight);
+  // And `weight_gradient`, by the lists of the columns of `in`; piece p of them covers rows
+  // bounds[p] ... bounds[p + 1]. `room`: `widened` elements.
+  void (*weight_gradient_lists)(Lists<Operand> in, const int* bounds, int k,
+                                Rows<const Operand> d_out, int panels, T* room, T* d_weight);
 
   // out[r * n + j] = dot(in[r], weight[j]) + bias[j]. in [m, k], weight [n][k padded].
   void (*head_forward)(Rows<const Operand> in, int m, int k, const T* weight, const T* bias, int n,
@@ -157,10 +165,21 @@ struct Kernels {
   // Writes panel p (columns p*P ...) of a weight matrix [k, n] into its transpose [n, k].
   void (*transpose_panel)(const Operand* weight_panel, int k, int p, int n, Operand* weight_t);
 
-  // Whether products of in [m, k] are faster by the lists of its elements.
-  bool sparse(Rows<const Operand> in, int m, int k) const {
-    return list_density > 0 && double(count_nonzero(in, m, k)) <= list_density * m * k;
+  // Multiplies and adds in registers alone, as fast as this set can; returns how many
+  // floating-point operations that was. out [P]: what came of it.
+  double (*multiply_and_add)(long rounds, T* out);
+
+  // The share of nonzero elements of in [m, k]; more than any where lists are of no use.
+  double density(Rows<const Operand> in, int m, int k) const {
+    return list_density > 0 ? double(count_nonzero(in, m, k)) / (double(m) * k) : 2;
   }
+  // Whether products with it are faster by its lists.
+  bool sparse(Rows<const Operand> in, int m, int k) const {
+    return density(in, m, k) <= list_density;
+  }
+
+  // What a product with the lists of m rows needs.
+  std::size_t list_room(int m) const { return widened + std::size_t(panels_together) * m * panel; }
 
   // Pieces of a line of so many elements.
   int pieces_of(int length) const { return (length + piece - 1) / piece; }
@@ -169,11 +188,11 @@ struct Kernels {
 // Bytes of a core's L1 data cache; 0 where the system does not tell.
 long l1_data_cache();
 
-// The best set that this machine can run, with an L1 data cache of so many bytes; the environment
-// variable IQL_FAST_CPU_KERNELS names another. Throws std::runtime_error where that one is unknown
-// or cannot run here, or where none can.
+// The set of that name; of none, the one that the environment variable IQL_FAST_CPU_KERNELS names,
+// or else the first in the list that this machine can run, with an L1 data cache of so many bytes.
+// Throws std::runtime_error where the named one is unknown or cannot run here, or where none can.
 template <class T, class Operand = T>
-const Kernels<T, Operand>& kernels(long l1_bytes = l1_data_cache());
+const Kernels<T, Operand>& kernels(const std::string& name = "", long l1_bytes = l1_data_cache());
 
 // Sets compiled in, best first; nullptr ends the list.
 template <class T, class Operand = T>

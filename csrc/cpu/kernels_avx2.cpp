@@ -8,6 +8,8 @@
 namespace iql::cpu::avx2 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
+extern const Kernels<float, BFloat16> kMixed;
 const Kernels<float> kFloat = table<float, float, 4>("avx2");
 const Kernels<double> kDouble = table<double, double, 4>("avx2");
+const Kernels<float, BFloat16> kMixed = table<float, BFloat16, 4>("avx2");
 }  // namespace iql::cpu::avx2

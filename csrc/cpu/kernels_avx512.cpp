@@ -8,6 +8,8 @@
 namespace iql::cpu::avx512 {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
+extern const Kernels<float, BFloat16> kMixed;
 const Kernels<float> kFloat = table<float, float, 2>("avx512");
 const Kernels<double> kDouble = table<double, double, 2>("avx512");
+const Kernels<float, BFloat16> kMixed = table<float, BFloat16, 2>("avx512");
 }  // namespace iql::cpu::avx512

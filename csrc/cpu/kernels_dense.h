@@ -1,5 +1,5 @@
-// Products that multiply all elements, zeros or not: those of the first layer, and between hidden
-// layers those of a set without dense products of its own. A part of kernels_impl.h.
+// Products of T that multiply all elements, zeros or not: those of the first layer, and those
+// between hidden layers whose operands are T. A part of kernels_impl.h.
 #pragma once
 
 #include <cstddef>
@@ -93,26 +93,6 @@ void weight_gradient(Rows<const T> in, int m, int k, const Operand* d_out, T* d_
       store(d_weight + (first + r) * P + W, tile.right[r]);
     }
   });
-}
-
-// Operands that are T need no room. Others bring dense products of their own (kernels_pairs.h,
-// kernels_amx.h).
-template <class T, class Operand>
-constexpr DenseProducts<T, Operand> dense_products() {
-  if constexpr (!std::is_same_v<T, Operand>) {
-    return {};
-  } else {
-    return {[](int, int) { return std::size_t{0}; },
-            [](Rows<const T> in, int m, int k, const T* weight, const T* bias, int n, T*,
-               Rows<T> out) { forward<T, T>(in, m, k, weight, bias, n, out); },
-            backward<T>,
-            [](Rows<const T> in, int m, int k, Rows<const T> d_out, int count, T*, T* d_weight) {
-              for (int p = 0; p < count; ++p) {
-                weight_gradient<T, T>(in, m, k, d_out.data + p * d_out.panel_stride,
-                                      d_weight + std::size_t(p) * k * Vector<T>::kPanel);
-              }
-            }};
-  }
 }
 
 template <class T, class Operand>

@@ -7,13 +7,14 @@
 //   kernels_products.h       what products of every kind share
 //   kernels_dense.h          products that multiply all elements, zeros or not
 //   kernels_transpose.h      transposes of parts of panels
+//   kernels_widened.h        products of bf16 as those of floats
 //   kernels_listing.h        lists of nonzero elements
 //   kernels_list_products.h  products with lists
 //   kernels_heads.h          the outputs after the last hidden layer
 //   kernels_adam.h           Adam, Polyak, and weights as operands
-// For bf16 besides, in sets that include them:
-//   kernels_pairs.h          dense products in vector registers
-//   kernels_amx.h            dense products on matrix registers
+// In sets with instructions for bf16, which include them:
+//   kernels_pairs.h          its dense products in vector registers
+//   kernels_amx.h            its dense products on matrix registers
 //
 // Nothing in them instantiates a function template that other files share (no <vector>, no
 // <algorithm>), and all that they define is in an unnamed namespace: of several copies of a
@@ -26,9 +27,30 @@
 #include "cpu/kernels_list_products.h"
 #include "cpu/kernels_listing.h"
 #include "cpu/kernels_transpose.h"
+#include "cpu/kernels_widened.h"
 
 namespace iql::cpu::IQL_ISA {
 namespace {
+
+// Those of a set that brings none of its own.
+template <class T, class Operand>
+constexpr DenseProducts<T, Operand> dense_products() {
+  if constexpr (std::is_same_v<T, Operand>) {
+    return {[](int, int) { return std::size_t{0}; },
+            [](Rows<const T> in, int m, int k, const T* weight, const T* bias, int n, T*,
+               Rows<T> out) { forward<T, T>(in, m, k, weight, bias, n, out); },
+            backward<T>,
+            [](Rows<const T> in, int m, int k, Rows<const T> d_out, int count, T*, T* d_weight) {
+              for (int p = 0; p < count; ++p) {
+                weight_gradient<T, T>(in, m, k, d_out.data + p * d_out.panel_stride,
+                                      d_weight + std::size_t(p) * k * Vector<T>::kPanel);
+              }
+            }};
+  } else {
+    return {widened_room<T, Operand>, widened_forward<T, Operand>, widened_backward<T, Operand>,
+            widened_weight_gradient<T, Operand>};
+  }
+}
 
 // The set whose products with lists have NP panels in registers, of lines cut into such pieces.
 template <class T, class Operand, int NP, int Piece = 128>
@@ -42,6 +64,7 @@ constexpr Kernels<T, Operand> table(
           NP,
           Piece,
           IQL_LIST_DENSITY,
+          kWidened<T, Operand, NP, Piece>,
           dense,
           forward<T, Operand>,
           weight_gradient<T, Operand>,
@@ -57,7 +80,8 @@ constexpr Kernels<T, Operand> table(
           head_gradient<T, Operand>,
           adam<T, Operand>,
           operands<T, Operand>,
-          transpose_panel<T, Operand>};
+          transpose_panel<T, Operand>,
+          multiply_and_add<T>};
 }
 
 }  // namespace

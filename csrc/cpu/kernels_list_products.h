@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "cpu/kernels_products.h"
+#include "cpu/kernels_widened.h"
 
 namespace iql::cpu::IQL_ISA {
 namespace {
@@ -29,7 +30,7 @@ inline std::size_t row_at(std::uint32_t four, int i) {
 }
 
 // sum += what four elements of a list select of NP panels b, the elements one after the other.
-template <class T, class Operand>
+template <class T, class Element>
 struct FourElements {
   static constexpr bool kDescending = false;
 
@@ -127,9 +128,10 @@ inline Vec<T> choose(bool second, Vec<T> a, Vec<T> b) {
 // side.
 template <class T, int NP, class Operand>
 struct Line {
-  using Step = FourElements<T, Operand>;
+  using Element = Factor<T, Operand>;
+  using Step = FourElements<T, Element>;
   Tile<T, NP> sum;
-  const Operand* value;  // of the next four elements
+  const Element* value;  // of the next four elements
   const std::uint8_t* place;
   int left, number;
 
@@ -140,7 +142,7 @@ struct Line {
     number = line;
     left = a.count[list];
     const int at = Step::kDescending ? left - 4 : 0;
-    value = a.value + list * kListCapacity<Operand> + at;
+    value = values_of<T>(a, list) + at;
     place = a.place + list * kListCapacity<Operand> + at;
     T* sums = out.data + std::size_t(line) * P;
 #pragma GCC unroll 4
@@ -149,7 +151,7 @@ struct Line {
       sum.right[p] = first ? Vec<T>{} : load(sums + p * out.panel_stride + W);
     }
   }
-  inline void add(int done, Rows<const Operand> b) {
+  inline void add(int done, Rows<const Element> b) {
     const int i = Step::kDescending ? -done : done;
     Step::template add<NP>(value + i, place + i, b, sum);
   }
@@ -195,14 +197,15 @@ enum class Made { kNow, kBefore };
 
 // Always inlined: GCC takes a call of a function that only prefetches for one without effect, and
 // drops it.
-template <int Piece, class Operand>
+template <class T, int Piece, class Operand>
 __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int piece, int line,
                                                        int count) {
-  constexpr int kLine = 64 / sizeof(Operand), kUsual = Piece / 2;  // a half is not zero
+  constexpr int kLine = 64 / sizeof(Factor<T, Operand>), kUsual = Piece / 2;  // a half is not zero
   for (int l = line; l < line + count; ++l) {
-    const std::size_t list = (std::size_t(l) * a.pieces + piece) * kListCapacity<Operand>;
-    for (int i = 0; i < kUsual; i += kLine) __builtin_prefetch(a.value + list + i);
-    for (int i = 0; i < kUsual; i += 64) __builtin_prefetch(a.place + list + i);
+    const std::size_t list = std::size_t(l) * a.pieces + piece;
+    const auto* place = a.place + list * kListCapacity<Operand>;
+    for (int i = 0; i < kUsual; i += kLine) __builtin_prefetch(values_of<T>(a, list) + i);
+    for (int i = 0; i < kUsual; i += 64) __builtin_prefetch(place + i);
   }
 }
 
@@ -217,8 +220,9 @@ __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int pie
 // its callers' variables GCC has no registers left for the loop's pointers.
 template <class T, int NP, int Piece, Made kMade, class Operand, class Finish>
 __attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m,
-                                              Rows<const Operand> b, Ahead<T, Operand, Piece> ahead,
-                                              bool first, Rows<T> out, const Finish finish) {
+                                              Rows<const Factor<T, Operand>> b,
+                                              Ahead<T, Operand, Piece> ahead, bool first,
+                                              Rows<T> out, const Finish finish) {
   Line<T, NP, Operand> one;
   one.start(a, piece, 0, first, out);
   if constexpr (IQL_LIST_LINES == 2) {
@@ -226,7 +230,7 @@ __attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m
       Line<T, NP, Operand> other;
       other.start(a, piece, line, first, out);
       ahead.fetch();
-      if (kMade == Made::kBefore && line + 1 < m) fetch_lists<Piece>(a, piece, line + 1, 1);
+      if (kMade == Made::kBefore && line + 1 < m) fetch_lists<T, Piece>(a, piece, line + 1, 1);
       const int common = one.left < other.left ? one.left : other.left;
       for (int done = 0; done < common; done += 4) {
         one.add(done, b);
@@ -255,7 +259,7 @@ __attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m
   } else {
     for (int line = 0;;) {
       ahead.fetch();
-      if (kMade == Made::kBefore && line + 1 < m) fetch_lists<Piece>(a, piece, line + 1, 1);
+      if (kMade == Made::kBefore && line + 1 < m) fetch_lists<T, Piece>(a, piece, line + 1, 1);
       for (int done = 0; done < one.left; done += 4) one.add(done, b);
       one.end(finish);
       if (++line == m) break;
@@ -264,20 +268,36 @@ __attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m
   }
 }
 
+// Elements of operands that are widened at a time, beside the sums: those of a piece.
+template <class T, class Operand, int NP, int Piece>
+constexpr std::size_t kWidened =
+    std::is_same_v<Factor<T, Operand>, Operand> ? 0 : std::size_t(NP) * Piece * Vector<T>::kPanel;
+
 // finish(lists * b), m lines of `count` panels, NP at a time. Piece p of the lists meets the rows
-// of b from first_row(p) on; sums(p) is where the sums of panels from p on wait for the next piece.
+// first_row(p) ... first_row(p + 1) of b; sums(p) is where the sums of panels from p on wait for
+// the next piece.
 template <class T, int NP, int Piece, Made kMade, class Operand, class FirstRow, class Sums,
           class Finish>
 inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
-                           const FirstRow& first_row, int count, const Sums& sums,
+                           const FirstRow& first_row, int count, T* wide, const Sums& sums,
                            const Finish& finish) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const auto piece_at = [&](int i) {
-    return FourElements<T, Operand>::kDescending ? a.pieces - 1 - i : i;
+    return FourElements<T, Factor<T, Operand>>::kDescending ? a.pieces - 1 - i : i;
   };
   const auto rows = [&](int p, int piece) {
     return Rows<const Operand>{b.data + p * b.panel_stride + std::size_t(first_row(piece)) * P,
                                b.panel_stride};
+  };
+  const auto usable = [&](auto panels_at_once, int p, int piece) {
+    const Rows<const Operand> from = rows(p, piece);
+    if constexpr (std::is_same_v<Factor<T, Operand>, Operand>) {
+      return from;
+    } else {
+      const Rows<T> to{wide, std::size_t(Piece) * P};
+      widen<T>(from, first_row(piece + 1) - first_row(piece), decltype(panels_at_once)::value, to);
+      return Rows<const T>{to.data, to.panel_stride};
+    }
   };
   const auto group = [&](auto panels_at_once, int p) {
     constexpr int N = decltype(panels_at_once)::value;
@@ -288,15 +308,15 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
       const int piece = piece_at(i);
       if (i + 1 < a.pieces) {
         multiply_piece<T, N, Piece, kMade>(
-            a, piece, m, rows(p, piece), {rows(p, piece_at(i + 1)), N, fetches}, i == 0, to,
-            [=](int line, int q, Vec<T> left, Vec<T> right) {
+            a, piece, m, usable(panels_at_once, p, piece), {rows(p, piece_at(i + 1)), N, fetches},
+            i == 0, to, [=](int line, int q, Vec<T> left, Vec<T> right) {
               T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
               store(at, left);
               store(at + W, right);
             });
       } else {
         multiply_piece<T, N, Piece, kMade>(
-            a, piece, m, rows(p, piece),
+            a, piece, m, usable(panels_at_once, p, piece),
             {left > 0 ? rows(p + N, piece_at(0)) : Rows<const Operand>{}, left < N ? left : N,
              fetches},
             i == 0, to,
@@ -312,18 +332,20 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
   for (; p < count; ++p) group(RowCount<1>{}, p);
 }
 
+// Of lines of k elements.
 template <int Piece>
-inline int first_of_piece(int piece) {
-  return piece * Piece;
+inline auto first_of_piece(int k) {
+  return [=](int piece) { return piece * Piece < k ? piece * Piece : k; };
 }
 
 template <class T, class Operand, int NP, int Piece>
 void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
-                   T* sums, Rows<Operand> out) {
+                   T* room, Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
+  T* sums = room + kWidened<T, Operand, NP, Piece>;
   multiply_lists<T, NP, Piece, Made::kNow>(
-      in, m, Rows<const Operand>{weight, std::size_t(k) * P}, first_of_piece<Piece>, panels<T>(n),
-      [=](int) { return sums; },
+      in, m, Rows<const Operand>{weight, std::size_t(k) * P}, first_of_piece<Piece>(k),
+      panels<T>(n), room, [=](int) { return sums; },
       [=](int line, int p, Vec<T> left, Vec<T> right) {
         finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + line * P);
       });
@@ -331,11 +353,12 @@ void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const
 
 template <class T, class Operand, int NP, int Piece>
 void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
-                    Rows<const Operand> in, int k, T scale, T* sums, Rows<Operand> d_in) {
+                    Rows<const Operand> in, int k, T scale, T* room, Rows<Operand> d_in) {
   constexpr int P = Vector<T>::kPanel;
+  T* sums = room + kWidened<T, Operand, NP, Piece>;
   multiply_lists<T, NP, Piece, Made::kNow>(
-      d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, first_of_piece<Piece>,
-      panels<T>(k), [=](int) { return sums; },
+      d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, first_of_piece<Piece>(n),
+      panels<T>(k), room, [=](int) { return sums; },
       [=](int line, int p, Vec<T> left, Vec<T> right) {
         finish_backward<T>(left, right, scale, in.data + p * in.panel_stride + line * P,
                            d_in.data + p * d_in.panel_stride + line * P);
@@ -343,12 +366,12 @@ void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
 }
 
 template <class T, class Operand, int NP, int Piece>
-void weight_gradient_lists(Lists<Operand> in, const int* piece_rows, int k,
-                           Rows<const Operand> d_out, int count, T* d_weight) {
+void weight_gradient_lists(Lists<Operand> in, const int* bounds, int k, Rows<const Operand> d_out,
+                           int count, T* room, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const auto panel = [=](int p) { return d_weight + std::size_t(p) * k * P; };
   multiply_lists<T, NP, Piece, Made::kBefore>(
-      in, k, d_out, [&](int piece) { return piece_rows[piece]; }, count, panel,
+      in, k, d_out, [=](int piece) { return bounds[piece]; }, count, room, panel,
       [=](int line, int p, Vec<T> left, Vec<T> right) {
         T* at = panel(p) + std::size_t(line) * P;
         store(at, left);

@@ -96,15 +96,15 @@ inline int append(__m512i x, const Places& places, int first, BFloat16* value, s
 #endif
 
 // The same for P elements in order.
-template <class T, class Operand>
-inline int append_line(const Operand* line, int first, Operand* value, std::uint8_t* place, int n) {
-  constexpr int W = Vector<T>::kWidth;
+template <class T, class Element>
+inline int append_line(const Element* line, int first, Element* value, std::uint8_t* place, int n) {
 #if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Operand, BFloat16>) {
+  if constexpr (std::is_same_v<Element, BFloat16>) {
     return append(_mm512_load_si512(line), kInOrder, first, value, place, n);
   }
 #endif
-  if constexpr (std::is_same_v<Operand, T>) {
+  if constexpr (std::is_same_v<Element, T>) {
+    constexpr int W = Vector<T>::kWidth;
     n = append<T>(load(line), first, value, place, n);
     n = append<T>(load(line + W), first + W, value, place, n);
   }
@@ -113,20 +113,25 @@ inline int append_line(const Operand* line, int first, Operand* value, std::uint
 
 // And for a row of a panel.
 template <class T, class Operand>
-inline int append_row(const Operand* row, int first, Operand* value, std::uint8_t* place, int n) {
+inline int append_row(const Operand* row, int first, Factor<T, Operand>* value, std::uint8_t* place,
+                      int n) {
+  if constexpr (std::is_same_v<Factor<T, Operand>, T>) {
+    constexpr int W = Vector<T>::kWidth;
+    const Row<T> both = load_row<T>(row);
+    n = append<T>(both.left, first, value, place, n);
+    return append<T>(both.right, first + W, value, place, n);
+  } else {
 #if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Operand, BFloat16>) {
     return append(_mm512_load_si512(row), kColumns, first, value, place, n);
-  }
 #endif
-  return append_line<T>(row, first, value, place, n);
+  }
 }
 
 // Fills a list up to a multiple of 4; returns its length.
-template <class Operand>
-inline int fill_up(Operand* value, std::uint8_t* place, int n) {
+template <class Element>
+inline int fill_up(Element* value, std::uint8_t* place, int n) {
   for (int i = n; i < n + 3; ++i) {
-    value[i] = Operand{};
+    value[i] = Element{};
     place[i] = 0;
   }
   return (n + 3) / 4 * 4;
@@ -146,17 +151,20 @@ std::size_t count_nonzero(Rows<const Operand> in, int m, int k) {
   for (int p = 0; p < panels<T>(k); ++p) {
     const Operand* row = in.data + p * in.panel_stride;
     // Columns past the last are zero, so a panel's whole row may be read.
-    if constexpr (std::is_same_v<Operand, T>) {
-      typename Index<sizeof(T)>::type zeros{};  // -1 for each, by lanes
-      for (int r = 0; r < m; ++r, row += P) {
-        zeros += load(row) == Vec<T>{};
-        zeros += load(row + W) == Vec<T>{};
-      }
-      total += std::size_t(m) * P;
-      for (int i = 0; i < W; ++i) total += static_cast<std::ptrdiff_t>(zeros[i]);
-    } else {
+#if defined(__AVX512BF16__)
+    if constexpr (std::is_same_v<Operand, BFloat16>) {
       for (int r = 0; r < m; ++r, row += P) total += count_nonzero(row);
+      continue;
     }
+#endif
+    typename Index<sizeof(T)>::type zeros{};  // -1 for each, by lanes
+    for (int r = 0; r < m; ++r, row += P) {
+      const Row<T> both = load_row<T>(row);
+      zeros += both.left == Vec<T>{};
+      zeros += both.right == Vec<T>{};
+    }
+    total += std::size_t(m) * P;
+    for (int i = 0; i < W; ++i) total += static_cast<std::ptrdiff_t>(zeros[i]);
   }
   return total;
 }
@@ -167,7 +175,7 @@ void list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists) {
   for (int r = 0; r < m; ++r) {
     for (int piece = 0; piece < lists.pieces; ++piece) {
       const std::size_t list = std::size_t(r) * lists.pieces + piece;
-      Operand* value = lists.value + list * kListCapacity<Operand>;
+      Factor<T, Operand>* value = values_of<T>(lists, list);
       std::uint8_t* place = lists.place + list * kListCapacity<Operand>;
       const int begin = piece * Piece, end = k < begin + Piece ? k : begin + Piece;
       int n = 0;
@@ -187,19 +195,17 @@ void list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> lists, in
     const Operand* panel = in.data + (c0 / P) * in.panel_stride;
     const int count = k - c0 < W ? k - c0 : W;
     int n[W] = {};
-    const std::size_t first = (std::size_t(c0) * lists.pieces + piece) * kListCapacity<Operand>,
-                      next = std::size_t(lists.pieces) * kListCapacity<Operand>;
+    const auto list = [&](int c) { return std::size_t(c0 + c) * lists.pieces + piece; };
+    const auto place = [&](int c) { return lists.place + list(c) * kListCapacity<Operand>; };
     for (int r0 = 0; r0 < m; r0 += P) {
-      alignas(IQL_VECTOR_BYTES) Operand block[W * P];
+      alignas(IQL_VECTOR_BYTES) Factor<T, Operand> block[W * P];
       transpose_block<T>(panel + r0 * P, c0 % P, m - r0, block);
       for (int c = 0; c < count; ++c) {
-        n[c] = append_line<T>(block + c * P, r0, lists.value + first + c * next,
-                              lists.place + first + c * next, n[c]);
+        n[c] = append_line<T>(block + c * P, r0, values_of<T>(lists, list(c)), place(c), n[c]);
       }
     }
     for (int c = 0; c < count; ++c) {
-      lists.count[std::size_t(c0 + c) * lists.pieces + piece] =
-          fill_up(lists.value + first + c * next, lists.place + first + c * next, n[c]);
+      lists.count[list(c)] = fill_up(values_of<T>(lists, list(c)), place(c), n[c]);
     }
   }
 }

@@ -8,6 +8,8 @@
 namespace iql::cpu::portable {
 extern const Kernels<float> kFloat;
 extern const Kernels<double> kDouble;
+extern const Kernels<float, BFloat16> kMixed;
 const Kernels<float> kFloat = table<float, float, 4>("portable");
 const Kernels<double> kDouble = table<double, double, 4>("portable");
+const Kernels<float, BFloat16> kMixed = table<float, BFloat16, 4>("portable");
 }  // namespace iql::cpu::portable

@@ -60,6 +60,29 @@ inline Vec<T> relu(Vec<T> x) {
   return x < zero ? zero : x;
 }
 
+// Enough sums for every result to be there when the next product needs it.
+template <class T>
+double multiply_and_add(long rounds, T* out) {
+  constexpr int kRows = IQL_TILE_ROWS < 6 ? IQL_TILE_ROWS : 6;
+  Tile<T, kRows> sums;
+  sums.clear();
+  const Vec<T> factor = broadcast(T(1) / 3), term = broadcast(T(1) / 5);
+  for (long round = 0; round < rounds; ++round) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      sums.left[r] = sums.left[r] * factor + term;
+      sums.right[r] = sums.right[r] * factor + term;
+    }
+  }
+  for (int r = 1; r < kRows; ++r) {
+    sums.left[0] += sums.left[r];
+    sums.right[0] += sums.right[r];
+  }
+  store(out, sums.left[0]);
+  store(out + Vector<T>::kWidth, sums.right[0]);
+  return 2.0 * kRows * Vector<T>::kPanel * double(rounds);
+}
+
 // What follows the product in a hidden layer: bias and ReLU, two vectors at a time.
 template <class T, class Operand>
 inline void finish_forward(Vec<T> left, Vec<T> right, const T* bias, Operand* out) {

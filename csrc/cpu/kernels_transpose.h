@@ -77,21 +77,33 @@ inline void transpose_block(const BFloat16* panel, int c0, int rows, BFloat16* b
 #pragma GCC unroll 16
   for (int i = 0; i < W; ++i) _mm512_store_si512(block + i * P, (__m512i)pairs[i]);
 }
+
+template <class T>
+inline void store_line(const BFloat16* line, BFloat16* row) {
+  _mm512_store_si512(row, _mm512_permutexvar_epi64(groups_of_four(), _mm512_load_si512(line)));
+}
+#else
+template <class T>
+inline void transpose_block(const BFloat16* panel, int c0, int rows, T* block) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
+  for (int half = 0; half < P; half += W, panel += W * P, rows -= W) {
+    Vec<T> a[W];
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+      const Row<T> row = i < rows ? load_row<T>(panel + i * P) : Row<T>{};
+      a[i] = c0 == 0 ? row.left : row.right;
+    }
+    transpose_registers<T>(a);
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) store(block + half + i * P, a[i]);
+  }
+}
 #endif
 
 // A line of such a block as a row of a panel.
 template <class T, class Operand>
-inline void store_line(const Operand* line, Operand* row) {
-#if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Operand, BFloat16>) {
-    _mm512_store_si512(row, _mm512_permutexvar_epi64(groups_of_four(), _mm512_load_si512(line)));
-    return;
-  }
-#endif
-  if constexpr (std::is_same_v<Operand, T>) {
-    store(row, load(line));
-    store(row + Vector<T>::kWidth, load(line + Vector<T>::kWidth));
-  }
+inline void store_line(const T* line, Operand* row) {
+  store_operands<T>(load(line), load(line + Vector<T>::kWidth), row);
 }
 
 template <class T, class Operand>
@@ -101,7 +113,7 @@ void transpose_panel(const Operand* panel, int k, int p, int n, Operand* weight_
   for (int i0 = 0; i0 < k; i0 += P) {
     // W rows of the transpose at a time, from j0 on; columns i0 ...: panel i0 / P of it.
     for (int j0 = 0; j0 < columns; j0 += W) {
-      alignas(IQL_VECTOR_BYTES) Operand block[W * P];
+      alignas(IQL_VECTOR_BYTES) Factor<T, Operand> block[W * P];
       transpose_block<T>(panel + std::size_t(i0) * P, j0, k - i0, block);
       Operand* to = weight_t + (std::size_t(i0 / P) * n + p * P + j0) * P;
       for (int j = 0; j < columns - j0 && j < W; ++j) store_line<T>(block + j * P, to + j * P);

@@ -102,21 +102,66 @@ static_assert([] {
 
 // Of 32 columns of bf16 in order, the order in which a panel holds them, by groups of four.
 inline __m512i groups_of_four() { return _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0); }
+#else
+// Halves of the lanes of a vector of floats.
+typedef std::uint16_t HalfLanes __attribute__((vector_size(IQL_VECTOR_BYTES), may_alias));
+
+// Every number as a bf16 holds it, in the upper half of its lane; ties to even, a NaN stays one.
+inline HalfLanes rounded(Vec<float> x) {
+  typedef std::uint32_t Words __attribute__((vector_size(IQL_VECTOR_BYTES)));
+  const Words word = (Words)x, up = word + 0x7fffu + (word >> 16 & 1u);
+  return (HalfLanes)(x != x ? Words{} + 0x7fc00000u : up);
+}
+
+// The upper halves of the lanes of both, in the order of a panel's row.
+inline HalfLanes upper_halves(HalfLanes left, HalfLanes right) {
+#if defined(__AVX512F__)
+  return (HalfLanes)_mm512_packus_epi32(_mm512_srli_epi32((__m512i)left, 16),
+                                        _mm512_srli_epi32((__m512i)right, 16));
+#elif defined(__AVX2__)
+  return (HalfLanes)_mm256_packus_epi32(_mm256_srli_epi32((__m256i)left, 16),
+                                        _mm256_srli_epi32((__m256i)right, 16));
+#else
+  constexpr int kUpper = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 1 : 0;
+  HalfLanes row;
+  for (int i = 0; i < Vector<float>::kPanel; ++i) {
+    const int lane = i / 8 * 4 + i % 4;
+    row[i] = (i % 8 < 4 ? left : right)[2 * lane + kUpper];
+  }
+  return row;
 #endif
+}
+#endif
+
+// What is multiplied: operands as they are, where instructions take them so, or widened to T.
+#if defined(__AVX512BF16__)
+template <class T, class Operand>
+using Factor = Operand;
+#else
+template <class T, class Operand>
+using Factor = T;
+#endif
+
+// Where a list's values are.
+template <class T, class Operand>
+inline Factor<T, Operand>* values_of(Lists<Operand> lists, std::size_t list) {
+  static_assert(sizeof(T) * kListCapacity<T> <= sizeof(Operand) * kListCapacity<Operand>);
+  return reinterpret_cast<Factor<T, Operand>*>(lists.value + list * kListCapacity<Operand>);
+}
 
 // A row of a panel, as operands.
 template <class T, class Operand>
 inline void store_operands(Vec<T> left, Vec<T> right, Operand* out) {
-#if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Operand, BFloat16>) {
-    const __m512i row = (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left);
-    _mm512_store_si512(out, _mm512_permutexvar_epi64(groups_of_four(), row));
-    return;
-  }
-#endif
   if constexpr (std::is_same_v<Operand, T>) {
     store(out, left);
     store(out + Vector<T>::kWidth, right);
+  } else {
+#if defined(__AVX512BF16__)
+    const __m512i row = (__m512i)_mm512_cvtne2ps_pbh((__m512)right, (__m512)left);
+    _mm512_store_si512(out, _mm512_permutexvar_epi64(groups_of_four(), row));
+#else
+    *reinterpret_cast<HalfLanes*>(out) = upper_halves(rounded(left), rounded(right));
+#endif
   }
 }
 
@@ -128,13 +173,23 @@ struct Row {
 
 template <class T, class Operand>
 inline Row<T> load_row(const Operand* row) {
-#if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Operand, BFloat16>) {  // a bf16 is the upper half of a float
+  if constexpr (std::is_same_v<Operand, T>) {
+    return {load(row), load(row + Vector<T>::kWidth)};
+  } else {  // a bf16 is the upper half of a float
+#if defined(__AVX512F__)
     const __m512i bits = _mm512_load_si512(row), zero = _mm512_setzero_si512();
     return {(Vec<T>)_mm512_unpacklo_epi16(zero, bits), (Vec<T>)_mm512_unpackhi_epi16(zero, bits)};
-  }
+#elif defined(__AVX2__)
+    const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(row)), zero{};
+    return {(Vec<T>)_mm256_unpacklo_epi16(zero, bits), (Vec<T>)_mm256_unpackhi_epi16(zero, bits)};
+#else
+    Row<T> wide;
+    for (int i = 0; i < Vector<T>::kPanel; ++i) {
+      (i % 8 < 4 ? wide.left : wide.right)[i / 8 * 4 + i % 4] = static_cast<T>(row[i]);
+    }
+    return wide;
 #endif
-  if constexpr (std::is_same_v<Operand, T>) return {load(row), load(row + Vector<T>::kWidth)};
+  }
 }
 
 }  // namespace

@@ -196,11 +196,11 @@ Rows<const T> StackedMlp<T>::hidden_rows(const T* const* hidden, int layer, int 
 
 template <class T>
 void StackedMlp<T>::layer_forward(const T* weight, const T* bias, Rows<const T> in, int m, int k,
-                                  int n, bool after_relu, Lists<T> lists, T* sums,
+                                  int n, bool after_relu, Lists<T> lists, T* room,
                                   Rows<T> out) const {
   if (after_relu && kernels_.sparse(in, m, k)) {
     kernels_.list_rows(in, m, k, lists);
-    kernels_.forward_lists(lists, m, k, weight, bias, n, sums, out);
+    kernels_.forward_lists(lists, m, k, weight, bias, n, room, out);
   } else {
     kernels_.dense.forward(in, m, k, weight, bias, n, nullptr, out);
   }
@@ -218,7 +218,7 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
     Buffer<T> first(stride * panels(inputs), Contents::kAny);
     Buffer<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0, Contents::kAny);
     ListBuffer<T> lists(most, kernels_.pieces_of(widest), Contents::kAny);
-    Buffer<T> sums(stride * kernels_.panels_together, Contents::kAny);
+    Buffer<T> room(kernels_.list_room(most), Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / blocks);
       const std::int64_t row = i % blocks * most;
@@ -234,7 +234,7 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
         }
         layer_forward(packed.weights_of(e, l), packed.biases_of(e, l), in, m, sizes_[l],
                       sizes_[l + 1], l > 0, lists.in_pieces(kernels_.pieces_of(sizes_[l])),
-                      sums.data(), result);
+                      room.data(), result);
         in = {result.data, result.panel_stride};
       }
       kernels_.head_forward(in, m, sizes_[head], packed.weights_of(e, head),
@@ -308,7 +308,7 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
   const std::size_t block_stride = std::size_t(chunk.block) * P;
   share_out_(std::int64_t(nets_) * chunk.blocks, [&](Range range) {
     ListBuffer<T> lists(chunk.block, kernels_.pieces_of(widest), Contents::kAny);
-    Buffer<T> sums(block_stride * kernels_.panels_together, Contents::kAny);
+    Buffer<T> room(kernels_.list_room(chunk.block), Contents::kAny);
     // The kernel passes a gradient where the layer's input is positive: of x, everywhere.
     const std::size_t input_block = d_x == nullptr ? 0 : block_stride * panels(inputs);
     Buffer<T> everywhere(input_block, Contents::kAny), d_input(input_block, Contents::kAny);
@@ -325,7 +325,7 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
         if (kernels_.sparse(d_out, m, n)) {
           const Lists<T> nonzero = lists.in_pieces(kernels_.pieces_of(n));
           kernels_.list_rows(d_out, m, n, nonzero);
-          kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), sums.data(),
+          kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), room.data(),
                                   d_in);
         } else {
           kernels_.dense.backward(d_out, m, n, packed.weights_of(e, l), in, k, T(1), nullptr, d_in);
@@ -366,8 +366,9 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
   const int P = kernels_.panel, head = hidden_layers(), outputs = sizes_.back();
   const int m = static_cast<int>(chunk.rows);
   const bool add = chunk.begin > 0;
-  std::vector<int> piece_rows;
-  for (int block = 0; block < chunk.blocks; ++block) piece_rows.push_back(block * chunk.block);
+  std::vector<int> bounds;
+  for (int block = 0; block < chunk.blocks; ++block) bounds.push_back(block * chunk.block);
+  bounds.push_back(m);
 
   struct Part {
     int net, layer, panel, panels;
@@ -397,6 +398,7 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
   };
   share_by_cost(costs, [&](Range range) {
     Buffer<T> gradient(largest, Contents::kAny), bias(std::max(P, outputs), Contents::kAny);
+    Buffer<T> room(kernels_.widened, Contents::kAny);
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const auto [e, l, p, count, listed] = parts[i];
       const int k = sizes_[l], n = sizes_[l + 1];
@@ -421,7 +423,7 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
       const Rows<const T> d{all.data + p * all.panel_stride, all.panel_stride};
       if (listed) {
         kernels_.weight_gradient_lists(chunk.columns[e * head + l]->in_pieces(chunk.blocks),
-                                       piece_rows.data(), k, d, count, gradient.data());
+                                       bounds.data(), k, d, count, room.data(), gradient.data());
       } else {
         const Rows<T> x = chunk.input_rows(e, 0, P);
         const Rows<const T> in = l == 0 ? Rows<const T>{x.data, x.panel_stride}

@@ -60,7 +60,7 @@ class StackedMlp {
   Packed pack(Layers<T> layers, bool forward, bool input_gradient) const;
   Rows<const T> hidden_rows(const T* const* hidden, int layer, int net, std::int64_t row) const;
   void layer_forward(const T* weight, const T* bias, Rows<const T> in, int m, int k, int n,
-                     bool after_relu, Lists<T> lists, T* sums, Rows<T> out) const;
+                     bool after_relu, Lists<T> lists, T* room, Rows<T> out) const;
   void chunk_backward(const T* d_out, const T* x, bool shared, const Packed& packed,
                       const T* const* hidden, T* d_x, Chunk& chunk) const;
   void chunk_gradients(const T* d_out, const T* const* hidden, const Chunk& chunk,

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "iql/host_device.h"
@@ -27,6 +28,12 @@ struct Stage {
 // ways turns out to be faster. The results are the same.
 enum class Sharing { kFaster, kNetworks, kRows };
 
+// The shares of nonzero elements above which products do without lists, by what they compute.
+// Negative: the kernels' own.
+struct ListDensity {
+  double forward = -1, backward = -1, weights = -1;
+};
+
 struct Config {
   int obs_dim, act_dim;
   std::vector<int> hidden;
@@ -41,6 +48,8 @@ struct Config {
   std::vector<Stage> stages{Stage{}};
   int threads = 1;                     // of the CPU engine
   Sharing sharing = Sharing::kFaster;  // of the CPU engine
+  std::string kernels;                 // of the CPU engine; empty: see cpu::kernels
+  ListDensity list_density;            // of the CPU engine
 };
 
 // Where a (0-based) step stands: its stage, and how often each network was updated before it, which

@@ -63,7 +63,7 @@ void Optimizer<T, Operand>::update_weights(Net& net, const Update& update, const
   } else if (listed(saved.listed[l - 1])) {
     setup_.kernels.weight_gradient_lists(
         saved.columns[l - 1].in_pieces(team.blocks()), team.bounds.data(), lines,
-        from_panel(saved.activation[l - 1]), update.panels, gradient);
+        from_panel(saved.activation[l - 1]), update.panels, scratch.list_room.data(), gradient);
   } else {
     setup_.kernels.dense.weight_gradient(setup_.rows(std::as_const(saved.gradient[l]), 0), B, lines,
                                          from_panel(saved.activation[l - 1]), update.panels,

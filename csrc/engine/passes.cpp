@@ -36,23 +36,14 @@ void Passes<T, Operand>::inner_layer(const HiddenLayer& layer, Weights weights,
   const T* bias = weights.values + layer.bias;
   const cpu::Lists<Operand> lists =
       scratch.row_lists.in_pieces(setup_.kernels.pieces_of(layer.inputs));
-  if (list_rows(in, m, layer.inputs, lists)) {
+  if (setup_.kernels.density(in, m, layer.inputs) <= setup_.list_density.forward) {
+    setup_.kernels.list_rows(in, m, layer.inputs, lists);
     setup_.kernels.forward_lists(lists, m, layer.inputs, weight, bias, layer.outputs,
-                                 scratch.sums.data(), out);
+                                 scratch.list_room.data(), out);
   } else {
     setup_.kernels.dense.forward(in, m, layer.inputs, weight, bias, layer.outputs,
                                  scratch.room.data(), out);
   }
-}
-
-// Lists the nonzero elements of a matrix's rows, where there are few enough for its products to go
-// by lists; returns whether there are.
-template <class T, class Operand>
-bool Passes<T, Operand>::list_rows(Rows<const Operand> matrix, int rows, int columns,
-                                   cpu::Lists<Operand> lists) const {
-  if (!setup_.kernels.sparse(matrix, rows, columns)) return false;
-  setup_.kernels.list_rows(matrix, rows, columns, lists);
-  return true;
 }
 
 template <class T, class Operand>
@@ -163,13 +154,17 @@ void Passes<T, Operand>::backward(const Net& net, int id, Workspace& w, const Te
       const cpu::Lists<Operand> lists =
           scratch.row_lists.in_pieces(setup_.kernels.pieces_of(layer.outputs));
       const Operand* weight = net.trained.operands + layer.weight;
-      const bool by_lists = list_rows(d_out, m, layer.outputs, lists);
-      saved.listed[l - 1][block] = by_lists;
-      if (by_lists) {
+      const double density = setup_.kernels.density(d_out, m, layer.outputs);
+      const bool for_weights = density <= setup_.list_density.weights;
+      saved.listed[l - 1][block] = for_weights;
+      if (for_weights) {
         setup_.kernels.list_columns(d_out, m, layer.outputs,
                                     saved.columns[l - 1].in_pieces(share.blocks), block);
+      }
+      if (density <= setup_.list_density.backward) {
+        setup_.kernels.list_rows(d_out, m, layer.outputs, lists);
         setup_.kernels.backward_lists(lists, m, layer.outputs, weight, activation(l - 1),
-                                      layer.inputs, scale, scratch.sums.data(), d_in);
+                                      layer.inputs, scale, scratch.list_room.data(), d_in);
       } else {
         setup_.kernels.dense.backward(d_out, m, layer.outputs, weight, activation(l - 1),
                                       layer.inputs, scale, scratch.room.data(), d_in);

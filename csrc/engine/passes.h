@@ -46,8 +46,6 @@ class Passes {
                    cpu::Rows<Operand> out) const;
   void inner_layer(const HiddenLayer& layer, Weights weights, cpu::Rows<const Operand> in, int m,
                    Workspace& scratch, cpu::Rows<Operand> out) const;
-  bool list_rows(cpu::Rows<const Operand> matrix, int rows, int columns,
-                 cpu::Lists<Operand> lists) const;
   void drop(const Seed& seed, std::int64_t step, int layer, int units, cpu::Rows<Operand> rows,
             int begin, int count) const;
 

@@ -25,12 +25,18 @@ struct Layouts {
   }
 };
 
+inline ListDensity own_where_negative(const ListDensity& given, double own) {
+  const auto chosen = [own](double density) { return density < 0 || own == 0 ? own : density; };
+  return {chosen(given.forward), chosen(given.backward), chosen(given.weights)};
+}
+
 template <class T, class Operand>
 struct Setup {
   Setup(Config config_, Dataset data_)
       : config(std::move(config_)),
         data(data_),
-        kernels(cpu::kernels<T, Operand>()),
+        kernels(cpu::kernels<T, Operand>(config.kernels)),
+        list_density(own_where_negative(config.list_density, kernels.list_density)),
         block_rows(kernels.piece),
         layouts(config, kernels.panel, 64 / sizeof(Operand)) {}
 
@@ -49,6 +55,7 @@ struct Setup {
   const Config config;
   Dataset data;  // what was met may grow between runs
   const cpu::Kernels<T, Operand>& kernels;
+  const ListDensity list_density;
   // Rows that go through all layers of a network together, at most: their activations stay in the
   // L2 cache from one layer to the next.
   const int block_rows;

@@ -44,7 +44,7 @@ Workspace<T, Operand>::Workspace(const Setup<T, Operand>& setup, int blocks, std
     widest = std::max(widest, width);
   }
   row_lists = cpu::ListBuffer<Operand>(lists ? setup.block_rows : 0, kernels.pieces_of(widest));
-  sums = Buffer<T>(lists ? setup.block_rows * P * kernels.panels_together : 0);
+  list_room = Buffer<T>(lists ? kernels.list_room(setup.block_rows) : 0);
   if (kernels.dense.room != nullptr) {
     room = Buffer<Operand>(kernels.dense.room(config.batch_size, widest));
   }

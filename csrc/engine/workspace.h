@@ -34,7 +34,7 @@ struct Workspace {
   std::vector<Head> heads;               // by NetworkId
   std::vector<Buffer<Operand>> scratch;  // [layer] of a block of rows: a forward that keeps nothing
   cpu::ListBuffer<Operand> row_lists;    // of a block of rows: the operand of one product
-  Buffer<T> sums;                        // of that product
+  Buffer<T> list_room;                   // of that product
   Buffer<Operand> room;                  // of a dense one
   Buffer<T> gradient;                    // of the weights and biases of one update
   Buffer<T> d_log_std;                   // [B][A]

@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -10,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/memory.h"
+#include "cpu/product_times.h"
 #include "engine/cpu_engine.h"
 #include "torch/py_engine.h"
 
@@ -67,7 +70,8 @@ void bind_engine(py::module_& module) {
                        int batch_size, std::vector<std::uint64_t> seeds,
                        std::vector<SeedHyperparameters> hyper, double actor_dropout,
                        std::int64_t actor_schedule_steps, bool old_value, bool deterministic_policy,
-                       std::vector<engine::Stage> stages, int threads) {
+                       std::vector<engine::Stage> stages, int threads, std::string kernels,
+                       std::optional<std::array<double, 3>> list_density) {
              if (obs_dim < 1 || act_dim < 1 || hidden.empty() || critics < 1 || batch_size < 1 ||
                  seeds.empty() || hyper.size() != seeds.size() || stages.empty() || threads < 1 ||
                  !(actor_dropout >= 0 && actor_dropout < 1)) {
@@ -90,12 +94,18 @@ void bind_engine(py::module_& module) {
              config.deterministic_policy = deterministic_policy;
              config.stages = std::move(stages);
              config.threads = threads;
+             config.kernels = std::move(kernels);
+             if (list_density) {
+               const auto [forward, backward, weights] = *list_density;
+               config.list_density = {forward, backward, weights};
+             }
              return config;
            }),
            py::kw_only(), py::arg("obs_dim"), py::arg("act_dim"), py::arg("hidden"),
            py::arg("critics"), py::arg("batch_size"), py::arg("seeds"), py::arg("hyper"),
            py::arg("actor_dropout"), py::arg("actor_schedule_steps"), py::arg("old_value"),
-           py::arg("deterministic_policy"), py::arg("stages"), py::arg("threads"));
+           py::arg("deterministic_policy"), py::arg("stages"), py::arg("threads"),
+           py::arg("kernels") = "", py::arg("list_density") = py::none());
   bind_cpu_engine<float>(module, "CpuEngineFloat");
   bind_cpu_engine<double>(module, "CpuEngineDouble");
   bind_cpu_engine<float, BFloat16>(module, "CpuEngineMixed");
@@ -114,6 +124,42 @@ void bind_engine(py::module_& module) {
     }
     return "";
   });
+  module.def(
+      "time_products",
+      [](const std::string& kernels, bool mixed, int rows, int inputs, int outputs,
+         double seconds) {
+        if (rows < 1 || inputs < 1 || outputs < 1) {
+          throw std::invalid_argument("sizes must be positive");
+        }
+        const auto timed = [&] {
+          const py::gil_scoped_release unlocked;
+          return mixed ? cpu::time_products(cpu::kernels<float, BFloat16>(kernels), rows, inputs,
+                                            outputs, seconds)
+                       : cpu::time_products(cpu::kernels<float>(kernels), rows, inputs, outputs,
+                                            seconds);
+        };
+        const cpu::LayerTimes times = timed();
+        py::dict found;
+        const auto add = [&](const char* kind, const cpu::ProductTimes& of) {
+          found[kind] = py::make_tuple(of.dense, of.listed[0], of.listed[1]);
+        };
+        add("forward", times.forward);
+        add("backward", times.backward);
+        add("weights", times.weights);
+        return found;
+      },
+      py::arg("kernels"), py::arg("mixed"), py::arg("rows"), py::arg("inputs"), py::arg("outputs"),
+      py::arg("seconds"));
+  module.attr("timed_densities") = py::make_tuple(cpu::kTimedDensities[0], cpu::kTimedDensities[1]);
+  module.def(
+      "multiply_and_add",
+      [](long rounds) {
+        const py::gil_scoped_release unlocked;
+        const cpu::Kernels<float>& kernels = cpu::kernels<float>();
+        cpu::Buffer<float> out(kernels.panel);
+        return kernels.multiply_and_add(rounds, out.data());
+      },
+      py::arg("rounds"));
   module.def(
       "cpu_kernel_sets",
       [](bool mixed) {

@@ -250,6 +250,9 @@ void mixed_sets_agree(double bias) {
        {std::vector<int>{130, 70}, std::vector<int>{40, 300, 24}}) {
     Config c = config(1, 1, hidden, 0.1);
     c.batch_size = 150;
+    // The new V has taken Adam's first step, which turns the rounding of a gradient near zero into
+    // a step up or down: the losses read the old one.
+    c.old_value = true;
     std::vector<float> first;
     with_each_mixed_set([&](const std::string& name) {
       const Columns columns;
@@ -265,7 +268,7 @@ void mixed_sets_agree(double bias) {
         size += std::pow(double(first[i]), 2);
       }
       CHECK(size > 0);
-      CHECK(std::sqrt(difference / size) < 1e-3);
+      CHECK(std::sqrt(difference / size) < 1e-4);
     });
   }
 }

@@ -92,9 +92,9 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   CHECK(kernels.count_nonzero(in.read(0), m, k) == nonzero);
   kernels.list_rows(in.read(0), m, k, rows.lists());
   kernels.forward(in.read(0), m, k, weight.data.data(), bias.data.data(), n, dense.from(0));
-  Buffer<T> sums(std::size_t(kernels.panels_together) * m * P);
-  kernels.forward_lists(rows.lists(), m, k, weight.data.data(), bias.data.data(), n, sums.data(),
-                        listed.from(0));
+  Buffer<T> list_room(kernels.list_room(m));
+  kernels.forward_lists(rows.lists(), m, k, weight.data.data(), bias.data.data(), n,
+                        list_room.data(), listed.from(0));
   CHECK(same(dense.data, listed.data));
   if (poison) CHECK(listed.at(m / 2, 0) != listed.at(m / 2, 0));
 
@@ -104,7 +104,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
   kernels.dense.backward(d_out.read(0), m, n, weight_t.data.data(), in.read(0), k, T(1.25), nullptr,
                          d_dense.from(0));
   kernels.backward_lists(d_rows.lists(), m, n, weight_t.data.data(), in.read(0), k, T(1.25),
-                         sums.data(), d_listed.from(0));
+                         list_room.data(), d_listed.from(0));
   CHECK(same(d_dense.data, d_listed.data));
 
   // The rows in two uneven pieces where there are enough, else in one.
@@ -122,7 +122,7 @@ void check_layer(const Kernels<T>& kernels, int m, int k, int n, double density,
                             g_dense.data() + std::size_t(p) * k * P);
   }
   kernels.weight_gradient_lists(columns.lists(), bounds.data(), k, d_out.read(0), panels,
-                                g_listed.data());
+                                list_room.data(), g_listed.data());
   CHECK(same(g_dense, g_listed));
 }
 
@@ -201,8 +201,13 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
     for (int c = 0; c < k && !poison; ++c) CHECK(ins.at(r, c) == in.at(r, c));
   }
 
+  std::vector<int> bounds = {0, m / 2 < kernels.piece ? m / 2 : kernels.piece};
+  while (bounds.back() < m) {
+    bounds.push_back(m - bounds.back() < kernels.piece ? m : bounds.back() + kernels.piece);
+  }
+  const int pieces = static_cast<int>(bounds.size()) - 1;
   ListBuffer<BFloat16> rows(m, kernels.pieces_of(k)), d_rows(m, kernels.pieces_of(n)),
-      columns(in.padded, 2);
+      columns(in.padded, pieces);
   std::size_t nonzero = 0;
   for (int r = 0; r < m; ++r) {
     for (int c = 0; c < k; ++c) nonzero += in.at(r, c) != 0.0f;
@@ -210,8 +215,7 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
   CHECK(kernels.count_nonzero(ins.read(0), m, k) == nonzero);
   kernels.list_rows(ins.read(0), m, k, rows.lists());
   kernels.list_rows(d_outs.read(0), m, n, d_rows.lists());
-  const int bounds[] = {0, m / 2, m};
-  for (int piece = 0; piece < 2; ++piece) {
+  for (int piece = 0; piece < pieces; ++piece) {
     kernels.list_columns(ins.read(bounds[piece]), bounds[piece + 1] - bounds[piece], k,
                          columns.lists(), piece);
   }
@@ -222,7 +226,7 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
   const auto& dense = kernels.dense;
   const int longer = m > k ? m : k;
   Buffer<BFloat16> room(dense.room == nullptr ? 0 : dense.room(m, longer > n ? longer : n));
-  Buffer<float> sums(std::size_t(kernels.panels_together) * m * P);
+  Buffer<float> list_room(kernels.list_room(m));
   const auto check_forward = [&] {
     if (poison) CHECK(outs.at(m / 2, 0) != outs.at(m / 2, 0));
     for (int r = 0; r < m; ++r) {
@@ -235,8 +239,8 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
       for (int c = n; c < d_out.padded; ++c) CHECK(outs.at(r, c) == 0);
     }
   };
-  kernels.forward_lists(rows.lists(), m, k, weights.data.data(), bias.data.data(), n, sums.data(),
-                        outs.from(0));
+  kernels.forward_lists(rows.lists(), m, k, weights.data.data(), bias.data.data(), n,
+                        list_room.data(), outs.from(0));
   check_forward();
   if (dense.forward != nullptr) {
     const Operands by_lists = outs;
@@ -264,8 +268,8 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
       for (int i = k; i < in.padded; ++i) CHECK(d_ins.at(r, i) == 0);
     }
   };
-  kernels.backward_lists(d_rows.lists(), m, n, weights_t.data(), ins.read(0), k, 1.25f, sums.data(),
-                         d_ins.from(0));
+  kernels.backward_lists(d_rows.lists(), m, n, weights_t.data(), ins.read(0), k, 1.25f,
+                         list_room.data(), d_ins.from(0));
   check_backward();
   if (dense.backward != nullptr) {
     const Operands by_lists = d_ins;
@@ -278,8 +282,8 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
 
   const int panels = d_out.padded / P;
   Buffer<float> gradient(std::size_t(panels) * k * P);
-  kernels.weight_gradient_lists(columns.lists(), bounds, k, d_outs.read(0), panels,
-                                gradient.data());
+  kernels.weight_gradient_lists(columns.lists(), bounds.data(), k, d_outs.read(0), panels,
+                                list_room.data(), gradient.data());
   const auto check_gradient = [&](int p) {
     for (int i = 0; i < k; ++i) {
       for (int c = 0; c < P; ++c) {
@@ -304,7 +308,9 @@ void check_mixed(const Kernels<float, BFloat16>& kernels, int m, int k, int n, d
     ListBuffer<BFloat16> whole(in.padded, 1);
     kernels.list_columns(ins.read(0), m, k, whole.lists(), 0);
     Buffer<float> in_one(gradient.size());
-    kernels.weight_gradient_lists(whole.lists(), bounds, k, d_outs.read(0), panels, in_one.data());
+    const int all[] = {0, m};
+    kernels.weight_gradient_lists(whole.lists(), all, k, d_outs.read(0), panels, list_room.data(),
+                                  in_one.data());
     CHECK(same(in_one, gradient));
   }
 
@@ -410,7 +416,7 @@ void check_choice() {
   }
   unsetenv("IQL_FAST_CPU_KERNELS");  // would name another
   const auto chosen = [](long l1_bytes) {
-    return std::string(iql::cpu::kernels<float, BFloat16>(l1_bytes).name);
+    return std::string(iql::cpu::kernels<float, BFloat16>("", l1_bytes).name);
   };
   CHECK(chosen(48 * 1024) == "avx512bf16-wide");
   CHECK(chosen(32 * 1024) == "avx512bf16");
