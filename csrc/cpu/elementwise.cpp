@@ -39,10 +39,11 @@ IQL_DECLARE_SET(avx512)
 
 namespace {
 
+// Of the instruction set that a set of kernels is named after.
 template <class T>
 const Elementwise<T>& named(const char* name) {
   for (const Elementwise<T>* const* set = all_elementwise<T>(); *set != nullptr; ++set) {
-    if (std::strcmp((*set)->name, name) == 0) return **set;
+    if (std::strncmp((*set)->name, name, std::strlen((*set)->name)) == 0) return **set;
   }
   throw std::logic_error(std::string("no elementwise loops are compiled for ") + name);
 }

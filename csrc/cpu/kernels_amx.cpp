@@ -1,7 +1,6 @@
 #define IQL_ISA amx
 #define IQL_VECTOR_BYTES 64
 #define IQL_TILE_ROWS 12
-#define IQL_LIST_LINES 2
 #define IQL_LIST_DENSITY 0.0  // see kernels_amx.h
 #include "cpu/kernels_impl.h"
 //

@@ -178,7 +178,7 @@ void tiled_weight_gradient(Rows<const BFloat16> in, int m, int k, Rows<const BFl
 // The gradient of eight panels of 256 weights each is a quarter of a megabyte, in the L2 caches of
 // the cores that have tiles; the left matrix is transposed for all of them together.
 constexpr Kernels<float, BFloat16> tiled(const char* name) {
-  Kernels<float, BFloat16> set = table<float, BFloat16, 2, 256>(name);
+  Kernels<float, BFloat16> set = table<float, BFloat16, 2, 2, 256>(name);
   set.panels_together = 8;
   set.list_density = 0;
   set.dense = {room, tiled_forward, tiled_backward, tiled_weight_gradient};

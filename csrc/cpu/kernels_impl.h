@@ -1,6 +1,6 @@
 // The kernels of kernels.h, written once over GCC/Clang vector types. The including file defines
-// IQL_ISA (a namespace), IQL_VECTOR_BYTES, IQL_TILE_ROWS, IQL_LIST_LINES (lines that a product with
-// lists has in registers) and IQL_LIST_DENSITY, and is compiled for that instruction set.
+// IQL_ISA (a namespace), IQL_VECTOR_BYTES, IQL_TILE_ROWS and IQL_LIST_DENSITY, and is compiled for
+// that instruction set.
 //
 // Here they are put together to a set. Their parts, by what they do:
 //   kernels_vectors.h        vectors, and rows of panels as vectors
@@ -52,8 +52,9 @@ constexpr DenseProducts<T, Operand> dense_products() {
   }
 }
 
-// The set whose products with lists have NP panels in registers, of lines cut into such pieces.
-template <class T, class Operand, int NP, int Piece = 128>
+// The set whose products with lists have so many lines in registers at a time and NP panels of
+// each, of lines cut into such pieces.
+template <class T, class Operand, int Lines, int NP, int Piece = 128>
 constexpr Kernels<T, Operand> table(
     const char* name, long l1_bytes = 0,
     DenseProducts<T, Operand> dense = dense_products<T, Operand>()) {
@@ -72,9 +73,9 @@ constexpr Kernels<T, Operand> table(
           count_nonzero<T, Operand>,
           list_rows<T, Operand, Piece>,
           list_columns<T, Operand>,
-          forward_lists<T, Operand, NP, Piece>,
-          backward_lists<T, Operand, NP, Piece>,
-          weight_gradient_lists<T, Operand, NP, Piece>,
+          forward_lists<T, Operand, NP, Piece, Lines>,
+          backward_lists<T, Operand, NP, Piece, Lines>,
+          weight_gradient_lists<T, Operand, NP, Piece, Lines>,
           head_forward<T, Operand>,
           head_backward<T, Operand>,
           head_gradient<T, Operand>,

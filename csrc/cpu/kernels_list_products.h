@@ -212,20 +212,20 @@ __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int pie
 // out [m lines, NP panels] += lists * b, over one piece; out is taken as zero where `first`. Then
 // finish(line, panel, left, right) of every vector of the result stores it.
 //
-// Two lines at a time: the additions of one go on while those of the other wait for their last
-// result. When the shorter ends, the next line takes its place; which it is is chosen without a
-// branch, as nobody foresees it.
+// Where two lines go at a time, the additions of one go on while those of the other wait for their
+// last result. When the shorter ends, the next line takes its place; which it is is chosen without
+// a branch, as nobody foresees it.
 //
 // All arguments are values: what a store could change would be loaded again. Never inlined: beside
 // its callers' variables GCC has no registers left for the loop's pointers.
-template <class T, int NP, int Piece, Made kMade, class Operand, class Finish>
+template <class T, int NP, int Piece, int kLines, Made kMade, class Operand, class Finish>
 __attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m,
                                               Rows<const Factor<T, Operand>> b,
                                               Ahead<T, Operand, Piece> ahead, bool first,
                                               Rows<T> out, const Finish finish) {
   Line<T, NP, Operand> one;
   one.start(a, piece, 0, first, out);
-  if constexpr (IQL_LIST_LINES == 2) {
+  if constexpr (kLines == 2) {
     for (int line = 1; line < m; ++line) {
       Line<T, NP, Operand> other;
       other.start(a, piece, line, first, out);
@@ -276,8 +276,8 @@ constexpr std::size_t kWidened =
 // finish(lists * b), m lines of `count` panels, NP at a time. Piece p of the lists meets the rows
 // first_row(p) ... first_row(p + 1) of b; sums(p) is where the sums of panels from p on wait for
 // the next piece.
-template <class T, int NP, int Piece, Made kMade, class Operand, class FirstRow, class Sums,
-          class Finish>
+template <class T, int NP, int Piece, int kLines, Made kMade, class Operand, class FirstRow,
+          class Sums, class Finish>
 inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
                            const FirstRow& first_row, int count, T* wide, const Sums& sums,
                            const Finish& finish) {
@@ -307,7 +307,7 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
     for (int i = 0; i < a.pieces; ++i) {
       const int piece = piece_at(i);
       if (i + 1 < a.pieces) {
-        multiply_piece<T, N, Piece, kMade>(
+        multiply_piece<T, N, Piece, kLines, kMade>(
             a, piece, m, usable(panels_at_once, p, piece), {rows(p, piece_at(i + 1)), N, fetches},
             i == 0, to, [=](int line, int q, Vec<T> left, Vec<T> right) {
               T* at = to.data + q * to.panel_stride + std::size_t(line) * P;
@@ -315,7 +315,7 @@ inline void multiply_lists(Lists<Operand> a, int m, Rows<const Operand> b,
               store(at + W, right);
             });
       } else {
-        multiply_piece<T, N, Piece, kMade>(
+        multiply_piece<T, N, Piece, kLines, kMade>(
             a, piece, m, usable(panels_at_once, p, piece),
             {left > 0 ? rows(p + N, piece_at(0)) : Rows<const Operand>{}, left < N ? left : N,
              fetches},
@@ -338,12 +338,12 @@ inline auto first_of_piece(int k) {
   return [=](int piece) { return piece * Piece < k ? piece * Piece : k; };
 }
 
-template <class T, class Operand, int NP, int Piece>
+template <class T, class Operand, int NP, int Piece, int kLines>
 void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
                    T* room, Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
   T* sums = room + kWidened<T, Operand, NP, Piece>;
-  multiply_lists<T, NP, Piece, Made::kNow>(
+  multiply_lists<T, NP, Piece, kLines, Made::kNow>(
       in, m, Rows<const Operand>{weight, std::size_t(k) * P}, first_of_piece<Piece>(k),
       panels<T>(n), room, [=](int) { return sums; },
       [=](int line, int p, Vec<T> left, Vec<T> right) {
@@ -351,12 +351,12 @@ void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const
       });
 }
 
-template <class T, class Operand, int NP, int Piece>
+template <class T, class Operand, int NP, int Piece, int kLines>
 void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
                     Rows<const Operand> in, int k, T scale, T* room, Rows<Operand> d_in) {
   constexpr int P = Vector<T>::kPanel;
   T* sums = room + kWidened<T, Operand, NP, Piece>;
-  multiply_lists<T, NP, Piece, Made::kNow>(
+  multiply_lists<T, NP, Piece, kLines, Made::kNow>(
       d_out, m, Rows<const Operand>{weight_t, std::size_t(n) * P}, first_of_piece<Piece>(n),
       panels<T>(k), room, [=](int) { return sums; },
       [=](int line, int p, Vec<T> left, Vec<T> right) {
@@ -365,12 +365,12 @@ void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
       });
 }
 
-template <class T, class Operand, int NP, int Piece>
+template <class T, class Operand, int NP, int Piece, int kLines>
 void weight_gradient_lists(Lists<Operand> in, const int* bounds, int k, Rows<const Operand> d_out,
                            int count, T* room, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const auto panel = [=](int p) { return d_weight + std::size_t(p) * k * P; };
-  multiply_lists<T, NP, Piece, Made::kBefore>(
+  multiply_lists<T, NP, Piece, kLines, Made::kBefore>(
       in, k, d_out, [=](int piece) { return bounds[piece]; }, count, room, panel,
       [=](int line, int p, Vec<T> left, Vec<T> right) {
         T* at = panel(p) + std::size_t(line) * P;

@@ -64,8 +64,11 @@ inline Vec<T> relu(Vec<T> x) {
 template <class T>
 double multiply_and_add(long rounds, T* out) {
   constexpr int kRows = IQL_TILE_ROWS < 6 ? IQL_TILE_ROWS : 6;
-  Tile<T, kRows> sums;
-  sums.clear();
+  Tile<T, kRows> sums;  // all different, or one would do for all
+  for (int r = 0; r < kRows; ++r) {
+    sums.left[r] = broadcast(T(r));
+    sums.right[r] = broadcast(T(-r - 1));
+  }
   const Vec<T> factor = broadcast(T(1) / 3), term = broadcast(T(1) / 5);
   for (long round = 0; round < rounds; ++round) {
 #pragma GCC unroll 16

@@ -117,6 +117,11 @@ LayerTimes time_products(const Kernels<T, Operand>& kernels, int rows, int input
       });
     }
   }
+  for (ProductTimes* kind : {&times.forward, &times.backward, &times.weights}) {
+    for (double* of_block : {&kind->dense, &kind->listed[0], &kind->listed[1]}) {
+      *of_block *= double(rows) / m;
+    }
+  }
   return times;
 }
 

@@ -17,8 +17,8 @@ struct LayerTimes {
   ProductTimes forward, backward, weights;
 };
 
-// Of one block of rows forward and backward, and of the weights' gradient by that block: the least
-// of several times, of which some are taken in any case and more within so many seconds.
+// Of so many rows, by a block of which is timed as the engine does it: the least of several times,
+// of which some are taken in any case and more within so many seconds.
 template <class T, class Operand>
 LayerTimes time_products(const Kernels<T, Operand>& kernels, int rows, int inputs, int outputs,
                          double seconds);

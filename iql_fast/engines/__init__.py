@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines import resources
+from iql_fast.engines import kernel_choice, resources
 from iql_fast.engines.base import (
     DTYPES,
     METRICS,
@@ -18,6 +18,7 @@ from iql_fast.engines.base import (
     NetworkSpec,
     Precision,
 )
+from iql_fast.engines.kernel_choice import KernelChoice
 from iql_fast.methods.base import Batch, Method
 from iql_fast.methods.dt import DT
 from iql_fast.methods.iql import TRAINED, Stage
@@ -32,6 +33,7 @@ __all__ = [
     "Batch",
     "Engine",
     "Hyperparameters",
+    "KernelChoice",
     "Metrics",
     "NetworkSpec",
     "Precision",
@@ -208,6 +210,7 @@ def create(
     *,
     precision: Precision = "fp32",
     threads: int = 0,
+    kernels: KernelChoice | None = None,
 ) -> Engine:
     """An engine with freshly initialised networks.
 
@@ -215,6 +218,8 @@ def create(
         name: ``"auto"``, ``"cuda"``, ``"graph"``, ``"cpu"`` or ``"reference"``.
         precision: ``"fp32"``, ``"fp64"``, ``"mixed"`` or ``"bf16x3"``; not every engine has each.
         threads: CPU threads; 0 takes all cores that this process may use.
+        kernels: of the engine ``"cpu"``; None takes those that are fastest here
+            (``kernel_choice.choose``).
 
     Raises:
         UserError: the engine cannot be used here, or needs more memory or threads than there are.
@@ -243,7 +248,8 @@ def create(
     if name == "cpu":
         from iql_fast.engines.cpu import CpuEngine
 
-        return CpuEngine(network, hyper, data, seeds, precision, threads)
+        kernels = kernels or kernel_choice.choose(precision, network, hyper.batch_size)
+        return CpuEngine(network, hyper, data, seeds, precision, threads, kernels)
     from iql_fast.engines.reference import ReferenceEngine
 
     if threads:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.kernel_choice import KernelChoice
 from iql_fast.engines.native import NativeEngine
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
@@ -36,9 +38,21 @@ class CpuEngine(NativeEngine):
         seeds: Sequence[int],
         precision: Precision = "fp32",
         threads: int = 0,
+        kernels: KernelChoice | None = None,
     ) -> None:
         self.threads = threads or usable_cores()
-        super().__init__(network, hyper, data, seeds, precision, self.threads)
+        self.kernels = kernels or KernelChoice("", because="the first that this machine can run")
+        super().__init__(
+            network,
+            hyper,
+            data,
+            seeds,
+            precision,
+            threads=self.threads,
+            kernels=self.kernels.kernels,
+            list_density=self.kernels.list_density,
+        )
+        self.kernels = replace(self.kernels, kernels=self.kernel_set)
 
     def _create(self, native: Any, *arguments: Any) -> Any:
         kind = {

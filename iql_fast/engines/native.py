@@ -37,7 +37,11 @@ WEIGHTS, FIRST_MOMENT, SECOND_MOMENT, TARGET = range(4)
 
 
 class NativeEngine(Exclusive):
-    """See ``iql_fast.engines.base.Engine``. A subclass makes the native object."""
+    """See ``iql_fast.engines.base.Engine``. A subclass makes the native object.
+
+    Args:
+        of_engine: what the native configuration has for that engine alone.
+    """
 
     data_on_host = False
     metrics = METRICS
@@ -49,7 +53,7 @@ class NativeEngine(Exclusive):
         data: Transitions,
         seeds: Sequence[int],
         precision: Precision,
-        threads: int = 1,
+        **of_engine: Any,
     ) -> None:
         super().__init__()
         native: Any = extension.load()
@@ -80,7 +84,7 @@ class NativeEngine(Exclusive):
                 native.Stage(**{net: net in stage.trains for net in TRAINED}, steps=stage.steps)
                 for stage in hyper.stages
             ],
-            threads=threads,
+            **of_engine,
         )
         self._native = self._create(
             native,

@@ -21,8 +21,9 @@ from iql_fast.data import LoadedData
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.replay import Replay
 from iql_fast.data.transform import normalised
-from iql_fast.engines import Engine, resources
+from iql_fast.engines import Engine, KernelChoice, kernel_choice, resources
 from iql_fast.engines.base import OnlineEngine
+from iql_fast.engines.cpu import CpuEngine
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
@@ -85,13 +86,14 @@ def launch(
         )
         loaded = replace(loaded, scoring=_scoring(loaded.scoring, options))
         prepared = _prepare(loaded, options)
-        chosen = _choose_engine(prepared, options, engine_name, place.engine_because)
+        chosen = _choose_engine(prepared, options, engine_name, place, console)
         rows = len(loaded.transitions)
         console.print(f"task    {loaded.title}: {rows:,} transitions ({loaded.source})")
         for note in loaded.notes:
             console.print(f"data    {note}", style="yellow" if "warning" in note else None)
         _say_settings(options, loaded, console)
         console.print(f"engine  {chosen.engine.name} ({chosen.because})")
+        _say_kernels(chosen.engine, console)
         if chosen.engine.data_on_host:
             console.print("data    in the host's memory, which is slower than the device's")
         tuning = _fine_tuning(loaded, options, prepared, chosen.engine, console)
@@ -233,15 +235,15 @@ def _prepare(loaded: LoadedData, options: TrainConfig) -> _Prepared:
 
 
 def _choose_engine(
-    prepared: _Prepared, options: TrainConfig, name: str, because: str | None
+    prepared: _Prepared, options: TrainConfig, name: str, place: Place, console: Console
 ) -> _Chosen:
     """The engine, with fresh networks of the data's sizes.
 
     Args:
         name: as asked for; ``"auto"`` leaves the choice to the sizes.
-        because: why it is asked for, where that is not the user's wish.
     """
     transitions, hyper = prepared.transitions, prepared.learner
+    because = place.engine_because
     if options.online.online_steps and isinstance(hyper, IQL) and name == "auto":
         name = "reference" if engines.available(options.precision)["cpu"] else "cpu"
         because = because or "it can meet transitions while it trains"
@@ -266,8 +268,40 @@ def _choose_engine(
         options.seed_list,
         precision=options.precision,
         threads=options.threads,
+        kernels=_kernels(place, options, console),
     )
     return _Chosen(engine, because or why)
+
+
+def _kernels(place: Place, options: TrainConfig, console: Console) -> KernelChoice | None:
+    """Those that a run began with, unless the user asks for others or they cannot run here."""
+    began_with = place.kernels
+    if began_with is None or kernel_choice.asked_for():
+        return None
+    if began_with.kernels in kernel_choice.usable(options.precision):
+        return began_with
+    console.print(
+        f"warning the run began with the kernels {began_with.kernels}, which this machine cannot "
+        "run: it goes on with others, and does not end bit for bit where it would have ended",
+        style="yellow",
+    )
+    return None
+
+
+def _say_kernels(engine: Engine, console: Console) -> None:
+    """What the engine on the CPU computes with, and whether lower precision pays."""
+    if not isinstance(engine, CpuEngine):
+        return
+    console.print(f"kernels {engine.kernel_set} ({engine.kernels.because})")
+    if engine.precision != "mixed":
+        return
+    gain = kernel_choice.gain_of_mixed(engine.network, engine.hyper.batch_size)
+    if gain is not None and gain < kernel_choice.WORTHWHILE:
+        console.print(
+            "warning fp32 is as fast: here the products of mixed precision are "
+            f"{gain:.2f} times as fast as its own",
+            style="yellow",
+        )
 
 
 def _fine_tuning(
@@ -353,6 +387,7 @@ def _record(
         "engine": chosen.engine.name,
         "engine_because": chosen.because,
         "data_on_host": chosen.engine.data_on_host,
+        "kernels": chosen.engine.kernels.record() if isinstance(chosen.engine, CpuEngine) else None,
         "data": loaded.record | {"sha256": digest.of_columns(loaded.transitions.columns())},
         "scoring": loaded.scoring.record(),
         "policy": prepared.learner.policy(),

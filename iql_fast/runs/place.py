@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from typing_extensions import Self
 
-from iql_fast.engines import Engine
+from iql_fast.engines import Engine, KernelChoice
 from iql_fast.runs import checkpoint, completeness, folder
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
@@ -30,6 +30,10 @@ class Place(Protocol):
     @property
     def engine_because(self) -> str | None:
         """Why ``engine_name`` answers what it does, where that is not the user's wish."""
+
+    @property
+    def kernels(self) -> KernelChoice | None:
+        """Those that the engine has to compute with, where it has the choice."""
 
     def engine_name(self, asked: str) -> str:
         """The engine to train on, or ``"auto"``, where the user asks for ``asked``."""
@@ -62,6 +66,7 @@ class NewRun:
     """See ``Place``. The folder's former run, if it may be replaced, stays until ``open``."""
 
     engine_because = None
+    kernels = None
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         self.path = path
@@ -131,6 +136,12 @@ class ResumedRun:
         self.run = run
         self.before = run.read_config()
         self._stack = ExitStack()
+
+    @property
+    def kernels(self) -> KernelChoice | None:
+        # Others may round differently, too.
+        record = self.before.get("kernels")
+        return record and KernelChoice.from_record(record, "the run began with them")
 
     def engine_name(self, asked: str) -> str:  # noqa: ARG002
         # Another engine rounds differently: the run would not end where it was to end.

@@ -2,7 +2,6 @@
 #define IQL_ISA amx_emulated
 #define IQL_VECTOR_BYTES 64
 #define IQL_TILE_ROWS 12
-#define IQL_LIST_LINES 2
 #define IQL_LIST_DENSITY 0.0
 #include "cpu/kernels_impl.h"
 //
