@@ -87,7 +87,7 @@ def throughput_table(table: Sequence[Row], title: str) -> Table:
     threads = None
     for row in table:
         contender = row.contender
-        is_floor = contender.kind == "floor"
+        is_floor = contender.bounds
         if threads not in (None, contender.threads):
             shown.add_section()
         threads = contender.threads

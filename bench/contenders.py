@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from iql_fast.support.errors import UserError
 #: Precisions that our engine on the CPU is timed in; the rivals compute in fp32.
 PRECISIONS: tuple[engines.Precision, ...] = ("fp32", "mixed")
 
-#: Order of the square matrices whose product sets the floor: the size that most of a step's
+#: Order of the square matrices whose product is timed for the floor: the size that most of a step's
 #: operations have with the paper's networks and batch.
 FLOOR_SIZE = 256
 
@@ -46,6 +47,11 @@ class Contender:
     seeds: int = 1
     precision: engines.Precision = "fp32"
     workload: Workload = field(default_factory=Workload)
+
+    @property
+    def bounds(self) -> bool:
+        """Whether it trains nothing, and sets the floor of those with as many threads."""
+        return KINDS[self.kind].role == "floor"
 
     @property
     def title(self) -> str:
@@ -164,6 +170,21 @@ def floor(contender: Contender) -> Runner:
     return Runner(run, worth=2 * FLOOR_SIZE**3 / flops_a_step(contender.workload))
 
 
+def peak(contender: Contender) -> Runner:
+    """Multiplications and additions in registers alone, the most that the cores can do, counted in
+    steps of as many operations."""
+    multiply_and_add = extension.load().multiply_and_add
+    rounds = 100_000  # some tens of microseconds
+    cores = ThreadPoolExecutor(contender.threads)
+    operations = float(multiply_and_add(rounds))
+
+    def run(times: int) -> None:
+        each = rounds * times // contender.threads
+        list(cores.map(multiply_and_add, [each] * contender.threads))
+
+    return Runner(run, contender.threads, worth=operations / flops_a_step(contender.workload))
+
+
 @dataclass(frozen=True)
 class Kind:
     """A sort of contender.
@@ -210,6 +231,7 @@ def _jax_sees_no_device() -> str:
 #: In the order of the tables.
 KINDS: dict[str, Kind] = {
     "floor": Kind("sgemm floor", "floor", floor),
+    "peak": Kind("FMA peak", "floor", peak, extension.unavailable_reason),
     "eager": Kind("eager torch", "rival", eager),
     "compile": Kind("torch.compile", "rival", compiled, slow_to_start=True),
     "jax": Kind("JAX lax.scan", "rival", jax_scan, _jax_missing, many_seeds=True),

@@ -44,7 +44,7 @@ def disturbances(measured: Mapping[Contender, Sequence[Window]]) -> dict[Contend
     own = {contender: _own(contender, windows) for contender, windows in measured.items()}
     found: dict[Contender, list[str]] = {}
     for contender in measured:
-        floors = [c for c in measured if c.kind == "floor" and c.threads == contender.threads]
+        floors = [c for c in measured if c.bounds and c.threads == contender.threads]
         reasons = own[contender]
         if not reasons and any(own[c] for c in floors):
             reasons = ["its floor was disturbed"]
@@ -60,7 +60,7 @@ def _own(contender: Contender, windows: Sequence[Window]) -> list[str]:
         reasons.append(f"others had {share:.0%} of its cores")
     if (used := cores_used(windows)) > contender.threads * 1.05 + 0.05:
         reasons.append(f"used {used:.2f} cores for {contender.threads} threads")
-    if contender.kind == "floor":
+    if contender.bounds:
         if len(windows) < 2:
             reasons.append("one round cannot show its spread")
         wide = spread([window.rate for window in windows])

@@ -18,7 +18,7 @@ def throughput(path: Path, table: Sequence[Row], title: str, footnote: str) -> N
 
     counts = sorted({row.contender.threads for row in table})
     groups = {n: [row for row in table if row.contender.threads == n] for n in counts}
-    heights = [1 + sum(row.contender.kind != "floor" for row in groups[n]) for n in counts]
+    heights = [1 + sum(not row.contender.bounds for row in groups[n]) for n in counts]
     figure = Figure(figsize=(9, 1.6 + 0.5 * sum(heights)), layout="constrained")
     panels = figure.subplots(
         len(counts), 1, squeeze=False, sharex=True, height_ratios=heights
@@ -26,7 +26,7 @@ def throughput(path: Path, table: Sequence[Row], title: str, footnote: str) -> N
     figure.suptitle(title)
     for axes, n in zip(panels, counts, strict=True):
         bars = sorted(
-            (row for row in groups[n] if row.contender.kind != "floor"), key=lambda r: r.median
+            (row for row in groups[n] if not row.contender.bounds), key=lambda r: r.median
         )
         for place, row in enumerate(bars):
             error = [[row.median - row.low], [row.high - row.median]]
@@ -36,9 +36,11 @@ def throughput(path: Path, table: Sequence[Row], title: str, footnote: str) -> N
             colour = "white" if KINDS[row.contender.kind].role == "ours" else "black"
             axes.text(0, place, f"  {row.median:.0f}", va="center", color=colour, weight="bold")
         axes.set_yticks(range(len(bars)), [_label(row) for row in bars])
-        for floor in (row for row in groups[n] if row.contender.kind == "floor"):
-            axes.axvspan(floor.low, floor.high, color="C3", alpha=0.15, linewidth=0, zorder=0)
-            axes.axvline(floor.median, color="C3", linestyle="--", label="every product by sgemm")
+        floors = {"floor": ("C3", "every product by sgemm"), "peak": ("C4", "at the FMA peak")}
+        for floor in (row for row in groups[n] if row.contender.bounds):
+            colour, label = floors[floor.contender.kind]
+            axes.axvspan(floor.low, floor.high, color=colour, alpha=0.15, linewidth=0, zorder=0)
+            axes.axvline(floor.median, color=colour, linestyle="--", label=label)
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
         axes.set_title("1 thread" if n == 1 else f"{n} threads", loc="left", fontsize=10)
         axes.grid(axis="x", alpha=0.3)

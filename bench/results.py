@@ -12,6 +12,7 @@ from bench import noise
 from bench.contenders import KINDS, Contender
 from bench.processes import Window
 from bench.workload import Workload, flops_a_step
+from iql_fast.engines import Precision, kernel_choice
 from iql_fast.runs import machine as computer
 from iql_fast.support import extension
 from iql_fast.support.cores import usable_cores
@@ -87,8 +88,8 @@ class Point:
 
 
 def floor_of(row: Row, table: Sequence[Row]) -> Row | None:
-    """The floor with as many threads."""
-    return _fastest(row, table, lambda c: c.kind == "floor")
+    """The floor with as many threads: the better of those that were timed."""
+    return _fastest(row, table, lambda c: c.bounds)
 
 
 def eager_of(row: Row, table: Sequence[Row]) -> Row | None:
@@ -117,7 +118,7 @@ def ratio(row: Row, other: Row | None) -> float | None:
 
 
 def ratio_to_floor(row: Row, table: Sequence[Row]) -> float | None:
-    """Against a step whose every product runs at the rate of the library's own.
+    """Against a step whose every product runs at the rate of the floor.
 
     The floor is in steps of its own sizes, so operations are what is compared.
     """
@@ -163,15 +164,14 @@ def machine(
         for row in table
         if row.disturbed
     ]
-    sgemm: dict[int, list[float]] = {}
+    bounds: dict[str, dict[int, list[float]]] = {"floor": {}, "peak": {}}
     for row in table:
-        if row.contender.kind == "floor":
-            sgemm.setdefault(row.contender.threads, []).append(row.gflop_per_s)
+        if row.contender.bounds:
+            of_kind = bounds[row.contender.kind]
+            of_kind.setdefault(row.contender.threads, []).append(row.gflop_per_s)
     kernels = mixed = ""
     if not extension.unavailable_reason():
-        native = extension.load()
-        kernels = str(native.cpu_kernel_set())
-        mixed = "" if native.mixed_unavailable_reason() else str(native.cpu_kernel_set(mixed=True))
+        kernels, mixed = _chosen("fp32"), _chosen("mixed")
     versions = computer.versions()
     return computer.machine() | {
         "cores_usable": usable_cores(),
@@ -180,13 +180,23 @@ def machine(
         "python": versions["python"],
         "torch": versions["torch"],
         "jax": _version("jax"),
-        "sgemm_gflop_per_s": {
-            str(n): statistics.median(rates) for n, rates in sorted(sgemm.items())
+        **{
+            f"{name}_gflop_per_s": {
+                str(n): statistics.median(rates) for n, rates in sorted(bounds[kind].items())
+            }
+            for name, kind in (("sgemm", "floor"), ("peak", "peak"))
         },
         "left_out": {describe(c, usual): reason for c, reason in left_out.items()},
         "noisy": bool(disturbed),
         "noise": "; ".join(dict.fromkeys(disturbed)),
     }
+
+
+def _chosen(precision: Precision) -> str:
+    """The kernels that our engine takes for the usual networks."""
+    usual = Workload()
+    choice = kernel_choice.choose(precision, usual.network, usual.batch)
+    return choice.kernels if choice else ""
 
 
 def describe(contender: Contender, usual: Workload) -> str:

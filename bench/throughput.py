@@ -8,8 +8,9 @@ the whole run, one works at a time: each round gives every contender one window,
 that a machine whose speed drifts drifts for all. Starting, compiling and warming up are not timed;
 drawing the batches is. The data are synthetic, with hopper's sizes.
 
-The floor is the rate at which every matrix product of the step would run through torch's own
-256x256x256 sgemm, measured in the same rounds. "to floor", "to eager" and "to best rival" divide
+The floor is the rate of a step that does nothing but its matrix products, and these as fast as
+torch's own 256x256x256 sgemm or as multiplications and additions in registers alone, whichever is
+faster; both are measured in the same rounds. "to floor", "to eager" and "to best rival" divide
 medians at the same number of threads; a rival may train as many seeds at once as the row does, or
 fewer. "others" is the share of a contender's cores that other
 processes had during its windows; where it, or the spread of the floor, is too large, the rows are
@@ -41,6 +42,8 @@ from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
 NAMES = list(dict.fromkeys(name for kind in KINDS.values() for name in kind.precisions))
+#: What bounds all others.
+FLOORS = [name for name, kind in KINDS.items() if kind.role == "floor"]
 CHOICES = [name for name, kind in KINDS.items() if kind.role != "floor" and kind.precisions]
 
 
@@ -131,7 +134,7 @@ def line_up(arguments: argparse.Namespace) -> list[Contender]:
     contenders = []
     for threads in sorted(set(arguments.threads or ({1} if on_device else {1, usable_cores()}))):
         if not on_device:
-            contenders.append(Contender("floor", threads, workload=workload))
+            contenders += [Contender(kind, threads, workload=workload) for kind in FLOORS]
         for kind in (kind for kind in choices if kind in kinds):
             seeds_wanted = set(arguments.seeds or ({1, 16} if on_device else {1, threads}))
             precisions = [p for p in KINDS[kind].precisions if p in arguments.precision]
@@ -146,8 +149,8 @@ def line_up(arguments: argparse.Namespace) -> list[Contender]:
 
 
 def to_json(table: list[results.Row], machine: dict[str, Any]) -> str:
-    """The JSON file; the floor is in ``machine``, for it trains nothing."""
-    rows = [results.to_json(row, table) for row in table if row.contender.kind != "floor"]
+    """The JSON file; the floors are in ``machine``, for they train nothing."""
+    rows = [results.to_json(row, table) for row in table if not row.contender.bounds]
     return json.dumps({"machine": machine, "results": rows}, indent=1) + "\n"
 
 

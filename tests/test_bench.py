@@ -345,11 +345,13 @@ def test_the_line_up():
     found = [(c.kind, c.threads, c.seeds, c.precision) for c in throughput.line_up(arguments)]
     assert found == [
         ("floor", 1, 1, "fp32"),
+        ("peak", 1, 1, "fp32"),
         ("eager", 1, 1, "fp32"),
         ("jax", 1, 1, "fp32"),
         ("iql_fast", 1, 1, "fp32"),
         ("iql_fast", 1, 1, "mixed"),
         ("floor", 2, 1, "fp32"),
+        ("peak", 2, 1, "fp32"),
         ("eager", 2, 1, "fp32"),
         ("jax", 2, 1, "fp32"),
         ("jax", 2, 2, "fp32"),
@@ -360,7 +362,9 @@ def test_the_line_up():
     ]
     arguments = throughput.parser().parse_args(["--threads", "1", "--precision", "fp32"])
     contenders = throughput.line_up(arguments)
-    assert [c.kind for c in contenders] == ["floor", "eager", "compile", "jax", "iql_fast"]
+    assert [c.kind for c in contenders] == [
+        *("floor", "peak", "eager", "compile", "jax", "iql_fast")
+    ]
     assert {c.workload.rows for c in contenders} == {1_000_000}
     arguments = throughput.parser().parse_args(["--device", "cuda", "--seeds", "1", "8"])
     found = [(c.kind, c.seeds, c.precision) for c in throughput.line_up(arguments)]

@@ -24,10 +24,11 @@ def test_info_names_every_engine_and_why_it_cannot_be_used() -> None:
         assert build["compiler"] in result.stdout
         assert build["torch"] in result.stdout
         assert build["flags"] in result.stdout
-        native = extension.load()
-        mixed = native.mixed_unavailable_reason()
-        found = next(line for line in lines if line[:1] == ["mixed"])
-        assert found[1] == ("none:" if mixed else native.cpu_kernel_set(mixed=True))
+        for precision in ("fp32", "mixed"):
+            sets = extension.load().cpu_kernel_sets(mixed=precision == "mixed")
+            found = next(line for line in lines if line[:2] == ["kernels", precision])
+            assert found[2] in sets
+            assert " ".join(found).endswith(f"can run: {', '.join(sets)}")
 
 
 def test_an_option_that_does_not_exist_is_refused() -> None:

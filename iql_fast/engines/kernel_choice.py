@@ -60,10 +60,22 @@ class KernelChoice:
         return asdict(self)
 
     @staticmethod
-    def from_record(record: Mapping[str, Any], because: str) -> KernelChoice:
-        """The one that a run's record has."""
-        density = record["list_density"]
-        return KernelChoice(record["kernels"], density and tuple(density), because)
+    def from_record(record: Any, because: str) -> KernelChoice:
+        """The one that a record has.
+
+        Raises:
+            ValueError: it has none.
+        """
+        try:
+            density = record["list_density"]
+            if density is not None:
+                density = tuple(float(density[i]) for i in range(len(KINDS)))
+                if not all(0 <= share <= 1 for share in density):
+                    raise ValueError
+            seconds = {str(name): float(of) for name, of in record["seconds"].items()}
+            return KernelChoice(str(record["kernels"]), density, because, seconds)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError):
+            raise ValueError(f"no choice of kernels: {record!r}") from None
 
 
 def asked_for() -> str:
@@ -167,17 +179,11 @@ def _kept(precision: Precision, sizes: Mapping[str, int]) -> KernelChoice | None
     """What was measured before, if it can be read."""
     try:
         content = json.loads(_path(precision, sizes).read_text())
-        density = tuple(float(content["list_density"][i]) for i in range(len(KINDS)))
-        choice = KernelChoice(
-            str(content["kernels"]),
-            density,  # type: ignore[arg-type]
-            str(content["because"]),
-            {str(name): float(of) for name, of in content["seconds"].items()},
-        )
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        choice = KernelChoice.from_record(content, str(content["because"]))
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     known = choice.kernels in usable(precision) and choice.kernels in choice.seconds
-    return choice if known and all(0 <= d <= 1 for d in density) else None
+    return choice if known and choice.list_density is not None else None
 
 
 def _keep(precision: Precision, sizes: Mapping[str, int], choice: KernelChoice) -> None:

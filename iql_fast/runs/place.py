@@ -140,8 +140,12 @@ class ResumedRun:
     @property
     def kernels(self) -> KernelChoice | None:
         # Others may round differently, too.
-        record = self.before.get("kernels")
-        return record and KernelChoice.from_record(record, "the run began with them")
+        if (record := self.before.get("kernels")) is None:  # of an older run, or another engine
+            return None
+        try:
+            return KernelChoice.from_record(record, "the run began with them")
+        except ValueError as error:
+            raise UserError(f"{self.run.config}: kernels is {error}") from None
 
     def engine_name(self, asked: str) -> str:  # noqa: ARG002
         # Another engine rounds differently: the run would not end where it was to end.
