@@ -98,12 +98,19 @@ inline void transpose_block(const BFloat16* panel, int c0, int rows, T* block) {
     for (int i = 0; i < W; ++i) store(block + half + i * P, a[i]);
   }
 }
+
+template <class T>
+inline void store_line(const T* line, BFloat16* row) {  // of numbers that were bf16 before
+  const HalfLanes left = (HalfLanes)load(line), right = (HalfLanes)load(line + Vector<T>::kWidth);
+  *reinterpret_cast<HalfLanes*>(row) = upper_halves(left, right);
+}
 #endif
 
 // A line of such a block as a row of a panel.
-template <class T, class Operand>
-inline void store_line(const T* line, Operand* row) {
-  store_operands<T>(load(line), load(line + Vector<T>::kWidth), row);
+template <class T>
+inline void store_line(const T* line, T* row) {
+  store(row, load(line));
+  store(row + Vector<T>::kWidth, load(line + Vector<T>::kWidth));
 }
 
 template <class T, class Operand>
