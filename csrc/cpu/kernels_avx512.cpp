@@ -11,9 +11,10 @@ extern const Kernels<float> kFloat, kFloatNarrow;
 extern const Kernels<double> kDouble, kDoubleNarrow;
 extern const Kernels<float, BFloat16> kMixed, kMixedNarrow;
 const Kernels<float> kFloat = table<float, float, 2, 2>("avx512");
-const Kernels<float> kFloatNarrow = table<float, float, 1, 2>("avx512-narrow");
+const Kernels<float> kFloatNarrow = table<float, float, 1, 2>("avx512-narrow", 0, 0.75);
 const Kernels<double> kDouble = table<double, double, 2, 2>("avx512");
-const Kernels<double> kDoubleNarrow = table<double, double, 1, 2>("avx512-narrow");
+const Kernels<double> kDoubleNarrow = table<double, double, 1, 2>("avx512-narrow", 0, 0.75);
 const Kernels<float, BFloat16> kMixed = table<float, BFloat16, 2, 2>("avx512");
-const Kernels<float, BFloat16> kMixedNarrow = table<float, BFloat16, 1, 2>("avx512-narrow");
+const Kernels<float, BFloat16> kMixedNarrow =
+    table<float, BFloat16, 1, 2>("avx512-narrow", 0, 0.75);
 }  // namespace iql::cpu::avx512
