@@ -115,7 +115,7 @@ def test_results_do_not_depend_on_threads_or_on_the_seeds_beside(seeds):
             assert torch.equal(tensor[-1], alone.state_dict()[key][0]), key
 
 
-@pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512", "avx512-narrow"])
+@pytest.mark.parametrize("kernels", ["portable", "avx2", "avx512"])
 def test_every_kernel_set_that_runs_here(kernels, monkeypatch):
     if kernels not in extension.load().cpu_kernel_sets():
         pytest.skip(f"this machine cannot run {kernels}")

@@ -159,12 +159,10 @@ def test_results_do_not_depend_on_threads_or_on_how_runs_are_divided(
 
 
 @needs_mixed
-@pytest.mark.parametrize(
-    "sets", [("avx512bf16", "avx512bf16-wide"), ("avx512", "avx512-narrow")], ids=" ".join
-)
-def test_sets_that_multiply_in_one_way_give_the_same_bits(sets, monkeypatch):
-    if missing := set(sets) - set(KERNEL_SETS):
-        pytest.skip(f"this machine cannot run {', '.join(missing)}")
+def test_sets_of_the_same_instructions_give_the_same_bits(monkeypatch):
+    sets = [name for name in KERNEL_SETS if name.startswith("avx512bf16")]
+    if len(sets) < 2:
+        pytest.skip("this machine has no instructions for bf16")
     data = random_transitions()
     network = NetworkSpec(11, 3, (290, 200))  # 10 panels and 7: groups of 4, 2 and 1
     states = []

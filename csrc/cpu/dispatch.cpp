@@ -26,11 +26,6 @@ IQL_DECLARE_KERNELS(portable)
 #if defined(__x86_64__)
 IQL_DECLARE_KERNELS(avx2)
 IQL_DECLARE_KERNELS(avx512)
-namespace avx512 {
-extern const Kernels<float> kFloatNarrow;
-extern const Kernels<double> kDoubleNarrow;
-extern const Kernels<float, BFloat16> kMixedNarrow;
-}  // namespace avx512
 namespace avx512bf16 {
 extern const Kernels<float, BFloat16> kMixed, kMixedWide;
 }
@@ -49,7 +44,7 @@ template <>
 const Kernels<float>* const* all_kernels<float>() {
   static const Kernels<float>* const sets[] = {
 #if defined(__x86_64__)
-      &avx512::kFloat, &avx512::kFloatNarrow, &avx2::kFloat,
+      &avx512::kFloat, &avx2::kFloat,
 #endif
       &portable::kFloat, nullptr};
   return sets;
@@ -59,7 +54,7 @@ template <>
 const Kernels<double>* const* all_kernels<double>() {
   static const Kernels<double>* const sets[] = {
 #if defined(__x86_64__)
-      &avx512::kDouble, &avx512::kDoubleNarrow, &avx2::kDouble,
+      &avx512::kDouble, &avx2::kDouble,
 #endif
       &portable::kDouble, nullptr};
   return sets;
@@ -73,7 +68,6 @@ const Kernels<float, BFloat16>* const* all_kernels<float, BFloat16>() {
       &avx512bf16::kMixedWide,
       &avx512bf16::kMixed,
       &avx512::kMixed,
-      &avx512::kMixedNarrow,
       &avx2::kMixed,
 #endif
       &portable::kMixed,
@@ -124,7 +118,7 @@ bool can_run(const char* name) {
     return can_run("avx512") && __builtin_cpu_supports("avx512bf16") &&
            __builtin_cpu_supports("avx512vbmi2");
   }
-  if (std::strcmp(name, "avx512") == 0 || std::strcmp(name, "avx512-narrow") == 0) {
+  if (std::strcmp(name, "avx512") == 0) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
   }

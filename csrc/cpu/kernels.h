@@ -93,8 +93,7 @@ struct DenseProducts {
 
 template <class T, class Operand = T>
 struct Kernels {
-  // "portable", "avx2", "avx512", "avx512-narrow"; with bf16 besides "avx512bf16",
-  // "avx512bf16-wide", "amx".
+  // "portable", "avx2", "avx512"; with bf16 besides "avx512bf16", "avx512bf16-wide", "amx".
   const char* name;
   long l1_bytes;  // it is meant for cores whose L1 data cache is no smaller
   int panel;      // P

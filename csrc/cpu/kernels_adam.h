@@ -11,7 +11,7 @@ namespace iql::cpu::IQL_ISA {
 namespace {
 
 template <class T, class Operand>
-void operands(const T* panel, int rows, Operand* out) {
+IQL_KERNEL void operands(const T* panel, int rows, Operand* out) {
   constexpr int P = Vector<T>::kPanel;
   for (int r = 0; r < rows; ++r, panel += P, out += P) {
     store_operands<T>(load(panel), load(panel + Vector<T>::kWidth), out);
@@ -62,8 +62,8 @@ inline void approach(T* __restrict target, const T* __restrict weight, std::size
 }
 
 template <class T, class Operand>
-void adam(AdamArrays<T, Operand> arrays, const T* gradient, std::size_t n, const AdamStep<T>& step,
-          T alpha) {
+IQL_KERNEL void adam(AdamArrays<T, Operand> arrays, const T* gradient, std::size_t n,
+                     const AdamStep<T>& step, T alpha) {
   constexpr int P = Vector<T>::kPanel;
   constexpr std::size_t kTogether = 32 * P;  // stay in the L1 cache from one loop to the next
   for (std::size_t at = 0; at < n; at += kTogether) {

@@ -28,8 +28,8 @@ inline void multiply_rows(Rows<const T> a, int k, const T* b, Tile<T, MR>& tile)
 }
 
 template <class T, class Operand>
-void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
-             Rows<Operand> out) {
+IQL_KERNEL void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int n,
+                        Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
   for (int p = 0; p < panels<T>(n); ++p) {
     const T *panel = weight + std::size_t(p) * k * P, *bias_panel = bias + p * P;
@@ -48,8 +48,8 @@ void forward(Rows<const T> in, int m, int k, const T* weight, const T* bias, int
 }
 
 template <class T>
-void backward(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in, int k,
-              T scale, T*, Rows<T> d_in) {
+IQL_KERNEL void backward(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T> in,
+                         int k, T scale, T*, Rows<T> d_in) {
   constexpr int P = Vector<T>::kPanel;
   for (int p = 0; p < panels<T>(k); ++p) {
     const T* panel = weight_t + std::size_t(p) * n * P;
@@ -69,7 +69,7 @@ void backward(Rows<const T> d_out, int m, int n, const T* weight_t, Rows<const T
 }
 
 template <class T, class Operand>
-void weight_gradient(Rows<const T> in, int m, int k, const Operand* d_out, T* d_weight) {
+IQL_KERNEL void weight_gradient(Rows<const T> in, int m, int k, const Operand* d_out, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   for_tiles(k, [&](auto count, int first) {
     constexpr int MR = decltype(count)::value;
@@ -96,7 +96,7 @@ void weight_gradient(Rows<const T> in, int m, int k, const Operand* d_out, T* d_
 }
 
 template <class T, class Operand>
-void bias_gradient(const Operand* d_out, int m, T* d_bias) {
+IQL_KERNEL void bias_gradient(const Operand* d_out, int m, T* d_bias) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   Tile<T, 4> sum;  // four running sums, so that one addition need not wait for the last
   sum.clear();

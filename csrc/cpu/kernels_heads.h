@@ -29,8 +29,8 @@ inline void head_rows(Rows<const Operand> in, int count, const T* weight, T bias
 }
 
 template <class T, class Operand>
-void head_forward(Rows<const Operand> in, int m, int k, const T* weight, const T* bias, int n,
-                  T* out) {
+IQL_KERNEL void head_forward(Rows<const Operand> in, int m, int k, const T* weight, const T* bias,
+                             int n, T* out) {
   constexpr int P = Vector<T>::kPanel, N = Vector<T>::kWidth < 4 ? Vector<T>::kWidth : 4;
   const int count = panels<T>(k);
   const auto at = [&](int r) { return Rows<const Operand>{in.data + r * P, in.panel_stride}; };
@@ -48,8 +48,8 @@ void head_forward(Rows<const Operand> in, int m, int k, const T* weight, const T
 }
 
 template <class T, class Operand>
-void head_backward(const T* d_out, int m, int n, const T* weight, Rows<const Operand> in, int k,
-                   T scale, Rows<Operand> d_in) {
+IQL_KERNEL void head_backward(const T* d_out, int m, int n, const T* weight, Rows<const Operand> in,
+                              int k, T scale, Rows<Operand> d_in) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const int count = panels<T>(k);
   for (int p = 0; p < count; ++p) {
@@ -89,8 +89,8 @@ inline void head_gradient_panels(Rows<const Operand> in, int m, const T* d_out, 
 }
 
 template <class T, class Operand>
-void head_gradient(Rows<const Operand> in, int m, int k, const T* d_out, int n, T* d_weight,
-                   T* d_bias) {
+IQL_KERNEL void head_gradient(Rows<const Operand> in, int m, int k, const T* d_out, int n,
+                              T* d_weight, T* d_bias) {
   constexpr int P = Vector<T>::kPanel;
   const int count = panels<T>(k);
   int p = 0;

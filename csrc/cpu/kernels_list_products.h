@@ -219,10 +219,10 @@ __attribute__((always_inline)) inline void fetch_lists(Lists<Operand> a, int pie
 // All arguments are values: what a store could change would be loaded again. Never inlined: beside
 // its callers' variables GCC has no registers left for the loop's pointers.
 template <class T, int NP, int Piece, int kLines, Made kMade, class Operand, class Finish>
-__attribute__((noinline)) void multiply_piece(Lists<Operand> a, int piece, int m,
-                                              Rows<const Factor<T, Operand>> b,
-                                              Ahead<T, Operand, Piece> ahead, bool first,
-                                              Rows<T> out, const Finish finish) {
+__attribute__((noinline)) IQL_KERNEL void multiply_piece(Lists<Operand> a, int piece, int m,
+                                                         Rows<const Factor<T, Operand>> b,
+                                                         Ahead<T, Operand, Piece> ahead, bool first,
+                                                         Rows<T> out, const Finish finish) {
   Line<T, NP, Operand> one;
   one.start(a, piece, 0, first, out);
   if constexpr (kLines == 2) {
@@ -339,8 +339,8 @@ inline auto first_of_piece(int k) {
 }
 
 template <class T, class Operand, int NP, int Piece, int kLines>
-void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias, int n,
-                   T* room, Rows<Operand> out) {
+IQL_KERNEL void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const T* bias,
+                              int n, T* room, Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
   T* sums = room + kWidened<T, Operand, NP, Piece>;
   multiply_lists<T, NP, Piece, kLines, Made::kNow>(
@@ -352,8 +352,9 @@ void forward_lists(Lists<Operand> in, int m, int k, const Operand* weight, const
 }
 
 template <class T, class Operand, int NP, int Piece, int kLines>
-void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
-                    Rows<const Operand> in, int k, T scale, T* room, Rows<Operand> d_in) {
+IQL_KERNEL void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
+                               Rows<const Operand> in, int k, T scale, T* room,
+                               Rows<Operand> d_in) {
   constexpr int P = Vector<T>::kPanel;
   T* sums = room + kWidened<T, Operand, NP, Piece>;
   multiply_lists<T, NP, Piece, kLines, Made::kNow>(
@@ -366,8 +367,8 @@ void backward_lists(Lists<Operand> d_out, int m, int n, const Operand* weight_t,
 }
 
 template <class T, class Operand, int NP, int Piece, int kLines>
-void weight_gradient_lists(Lists<Operand> in, const int* bounds, int k, Rows<const Operand> d_out,
-                           int count, T* room, T* d_weight) {
+IQL_KERNEL void weight_gradient_lists(Lists<Operand> in, const int* bounds, int k,
+                                      Rows<const Operand> d_out, int count, T* room, T* d_weight) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const auto panel = [=](int p) { return d_weight + std::size_t(p) * k * P; };
   multiply_lists<T, NP, Piece, kLines, Made::kBefore>(

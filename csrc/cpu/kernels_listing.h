@@ -145,7 +145,7 @@ inline int count_nonzero(const BFloat16* row) {
 #endif
 
 template <class T, class Operand>
-std::size_t count_nonzero(Rows<const Operand> in, int m, int k) {
+IQL_KERNEL std::size_t count_nonzero(Rows<const Operand> in, int m, int k) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   std::size_t total = 0;
   for (int p = 0; p < panels<T>(k); ++p) {
@@ -170,7 +170,7 @@ std::size_t count_nonzero(Rows<const Operand> in, int m, int k) {
 }
 
 template <class T, class Operand, int Piece>
-void list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists) {
+IQL_KERNEL void list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists) {
   constexpr int P = Vector<T>::kPanel;
   for (int r = 0; r < m; ++r) {
     for (int piece = 0; piece < lists.pieces; ++piece) {
@@ -189,23 +189,30 @@ void list_rows(Rows<const Operand> in, int m, int k, Lists<Operand> lists) {
 }
 
 template <class T, class Operand>
-void list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> lists, int piece) {
+IQL_KERNEL void list_columns(Rows<const Operand> in, int m, int k, Lists<Operand> lists,
+                             int piece) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   for (int c0 = 0; c0 < k; c0 += W) {
     const Operand* panel = in.data + (c0 / P) * in.panel_stride;
     const int count = k - c0 < W ? k - c0 : W;
     int n[W] = {};
-    const auto list = [&](int c) { return std::size_t(c0 + c) * lists.pieces + piece; };
-    const auto place = [&](int c) { return lists.place + list(c) * kListCapacity<Operand>; };
+    // Of the first column's list, and from each column's to the next.
+    const std::size_t first = std::size_t(c0) * lists.pieces + piece,
+                      apart = std::size_t(lists.pieces) * kListCapacity<Operand>;
+    constexpr int kWider = sizeof(Factor<T, Operand>) / sizeof(Operand);
+    Factor<T, Operand>* const value = values_of<T>(lists, first);
+    std::uint8_t* const place = lists.place + first * kListCapacity<Operand>;
     for (int r0 = 0; r0 < m; r0 += P) {
       alignas(IQL_VECTOR_BYTES) Factor<T, Operand> block[W * P];
       transpose_block<T>(panel + r0 * P, c0 % P, m - r0, block);
       for (int c = 0; c < count; ++c) {
-        n[c] = append_line<T>(block + c * P, r0, values_of<T>(lists, list(c)), place(c), n[c]);
+        n[c] =
+            append_line<T>(block + c * P, r0, value + c * apart / kWider, place + c * apart, n[c]);
       }
     }
     for (int c = 0; c < count; ++c) {
-      lists.count[list(c)] = fill_up(values_of<T>(lists, list(c)), place(c), n[c]);
+      lists.count[first + c * lists.pieces] =
+          fill_up(value + c * apart / kWider, place + c * apart, n[c]);
     }
   }
 }

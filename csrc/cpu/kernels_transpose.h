@@ -114,7 +114,7 @@ inline void store_line(const T* line, T* row) {
 }
 
 template <class T, class Operand>
-void transpose_panel(const Operand* panel, int k, int p, int n, Operand* weight_t) {
+IQL_KERNEL void transpose_panel(const Operand* panel, int k, int p, int n, Operand* weight_t) {
   constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
   const int columns = n - p * P < P ? n - p * P : P;
   for (int i0 = 0; i0 < k; i0 += P) {

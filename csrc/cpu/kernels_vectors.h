@@ -18,6 +18,10 @@
 
 #include "cpu/kernels.h"
 
+// All that a kernel calls becomes a part of it, however many kernels a file has: a compiler that
+// weighs the size of the whole file stops inlining in the middle of the innermost loop.
+#define IQL_KERNEL __attribute__((flatten))
+
 namespace iql::cpu::IQL_ISA {
 namespace {
 

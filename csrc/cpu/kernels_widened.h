@@ -46,8 +46,8 @@ inline void multiply_widened(Rows<const Operand> left, int m, int k, const Opera
 }
 
 template <class T, class Operand>
-void widened_forward(Rows<const Operand> in, int m, int k, const Operand* weight, const T* bias,
-                     int n, Operand* room, Rows<Operand> out) {
+IQL_KERNEL void widened_forward(Rows<const Operand> in, int m, int k, const Operand* weight,
+                                const T* bias, int n, Operand* room, Rows<Operand> out) {
   constexpr int P = Vector<T>::kPanel;
   multiply_widened<T>(in, m, k, weight, n, room, [=](int row, int p, Vec<T> left, Vec<T> right) {
     finish_forward<T>(left, right, bias + p * P, out.data + p * out.panel_stride + row * P);
@@ -55,8 +55,9 @@ void widened_forward(Rows<const Operand> in, int m, int k, const Operand* weight
 }
 
 template <class T, class Operand>
-void widened_backward(Rows<const Operand> d_out, int m, int n, const Operand* weight_t,
-                      Rows<const Operand> in, int k, T scale, Operand* room, Rows<Operand> d_in) {
+IQL_KERNEL void widened_backward(Rows<const Operand> d_out, int m, int n, const Operand* weight_t,
+                                 Rows<const Operand> in, int k, T scale, Operand* room,
+                                 Rows<Operand> d_in) {
   constexpr int P = Vector<T>::kPanel;
   multiply_widened<T>(
       d_out, m, n, weight_t, k, room, [=](int row, int p, Vec<T> left, Vec<T> right) {
@@ -66,8 +67,9 @@ void widened_backward(Rows<const Operand> d_out, int m, int n, const Operand* we
 }
 
 template <class T, class Operand>
-void widened_weight_gradient(Rows<const Operand> in, int m, int k, Rows<const Operand> d_out,
-                             int count, Operand* room, T* d_weight) {
+IQL_KERNEL void widened_weight_gradient(Rows<const Operand> in, int m, int k,
+                                        Rows<const Operand> d_out, int count, Operand* room,
+                                        T* d_weight) {
   constexpr int P = Vector<T>::kPanel;
   T* panel = reinterpret_cast<T*>(room);
   const Rows<T> rows{panel + std::size_t(m) * P, std::size_t(m) * P};

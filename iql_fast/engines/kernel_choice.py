@@ -30,8 +30,8 @@ SECONDS = 0.3
 LARGEST = 512
 #: Multiplications of a product below which there is nothing to gain.
 SMALLEST = 2**21
-#: A set comes before an earlier one in the list only where it is faster by as much: they may differ
-#: in bits, and what is measured differs from hour to hour.
+#: A set of other instructions comes before an earlier one in the list only where it is faster by as
+#: much: they may differ in bits, and what is measured differs from hour to hour.
 FASTER = 1.05
 #: Mixed precision that gains less than this is no faster than fp32.
 WORTHWHILE = 1.05
@@ -88,6 +88,11 @@ def usable(precision: Precision) -> list[str]:
     return list(extension.load().cpu_kernel_sets(mixed=precision == "mixed"))
 
 
+def alike(one: str, other: str) -> bool:
+    """Whether two sets compute by the same instructions, and so give the same bits."""
+    return one.partition("-")[0] == other.partition("-")[0]
+
+
 def choose(precision: Precision, network: NetworkSpec, batch_size: int) -> KernelChoice | None:
     """The kernels for networks of those sizes; None: the first that this machine can run, where
     there is nothing to measure.
@@ -123,9 +128,9 @@ def prefer(network: NetworkSpec, batch_size: int) -> None:
     choice = choose("fp32", network, batch_size)
     if choice is None or asked_for():
         return
-    instructions = usable("fp32")[0].partition("-")[0]
-    alike = [name for name in choice.seconds if name.partition("-")[0] == instructions]
-    extension.load().prefer_kernels(min(alike, key=choice.seconds.__getitem__, default=""))
+    usual = usable("fp32")[0]
+    fitting = [name for name in choice.seconds if alike(name, usual)]
+    extension.load().prefer_kernels(min(fitting, key=choice.seconds.__getitem__, default=""))
 
 
 def gain_of_mixed(network: NetworkSpec, batch_size: int) -> float | None:
@@ -152,7 +157,7 @@ def _measured(precision: Precision, sizes: Mapping[str, int]) -> KernelChoice:
     }
     best = names[0]
     for name in names[1:]:
-        if seconds[best] >= FASTER * seconds[name]:
+        if seconds[best] >= seconds[name] * (1 if alike(name, best) else FASTER):
             best = name
     others = ", ".join(
         f"{name} {seconds[name] / seconds[best]:.2f}" for name in names if name != best
