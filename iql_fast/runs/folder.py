@@ -74,6 +74,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def logged(self) -> Path:
+        """The run in each tracker that it is logged to, and how far."""
+        return self.path / "logged.json"
+
+    @property
     def curves(self) -> Path:
         return self.path / "curves.png"
 
@@ -200,7 +205,7 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     for old in (
         *filter(is_leftover, path.iterdir()),
         *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
-        *(folder.failure, folder.evaluation, folder.episodes, *folder.exports()),
+        *(folder.failure, folder.evaluation, folder.episodes, folder.logged, *folder.exports()),
     ):
         old.unlink(missing_ok=True)
     return folder

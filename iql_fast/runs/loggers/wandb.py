@@ -1,0 +1,95 @@
+"""Weights & Biases, online or offline as its own settings say."""
+
+from __future__ import annotations
+
+import netrc
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from iql_fast.runs.loggers.base import PROJECT, Begun, Row, Told, silence
+from iql_fast.support.errors import UserError
+
+#: Of a row that says which step it is of; wandb's own counter only goes up, but scores come after
+#: later rows of metrics.
+STEP = "step"
+#: Seconds that an upload may take at the end; what is not sent then lies in wandb's own folder.
+FINISH = 45.0
+
+
+class Wandb:
+    """See ``Tracker``."""
+
+    @staticmethod
+    def check() -> str | None:
+        """See ``Tracker``. Without a key wandb would ask for one on the terminal."""
+        import wandb
+
+        settings = wandb.setup().settings
+        if settings.mode == "disabled":
+            return "nothing is logged, since wandb is disabled (WANDB_MODE)"
+        if settings.mode not in ("online", "shared"):
+            return None
+        if not _has_key(settings):
+            raise UserError(
+                f"--log wandb: there is no API key for {settings.base_url}. Run `wandb login`, set "
+                "WANDB_API_KEY, or log to a local folder with WANDB_MODE=offline."
+            )
+        if why := silence(str(settings.base_url)):
+            return f"{why}; WANDB_MODE=offline logs to a local folder"
+        return None
+
+    def begin(self, run: Told) -> Begun:
+        import wandb
+
+        environment = os.environ
+        settings = wandb.Settings(
+            silent=True,  # its lines would fall into the progress bar
+            console=environment.get("WANDB_CONSOLE", "off"),
+            finish_timeout=float(environment.get("WANDB_FINISH_TIMEOUT", FINISH)),
+        )
+        self._run: Any = wandb.init(
+            project=environment.get("WANDB_PROJECT", PROJECT),
+            name=environment.get("WANDB_NAME", run.name),
+            id=run.before,
+            resume="allow",
+            config=run.settings,
+            reinit="create_new",  # whatever run the calling program has stays as it is
+            settings=settings,
+        )
+        self._run.define_metric(STEP, hidden=True)
+        self._run.define_metric("*", step_metric=STEP)
+        offline = bool(self._run.offline)
+        # The folders of an offline run that was resumed are synced one after the other.
+        goes_on = run.before is not None and (offline or bool(self._run.resumed))
+        if offline:
+            folder = Path(self._run.dir).parent
+            return Begun(self._run.id, f"offline; `wandb sync {folder}` uploads it", goes_on)
+        return Begun(self._run.id, str(self._run.url or self._run.name), goes_on)
+
+    def rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._run.log({**row.values, STEP: row.step})
+
+    def end(self, summary: Mapping[str, float] | None) -> None:
+        if summary is not None:
+            self._run.summary.update(dict(summary))
+        self._run.finish(exit_code=0 if summary is not None else 1)
+
+
+def _has_key(settings: Any) -> bool:
+    """Whether wandb will find a key by itself: in the environment, its settings or .netrc."""
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    if settings.api_key:
+        return True
+    named = os.environ.get("NETRC")
+    files = [Path(named)] if named else [Path.home() / name for name in (".netrc", "_netrc")]
+    for file in files:
+        with suppress(OSError, netrc.NetrcParseError):
+            if netrc.netrc(str(file)).authenticators(urlparse(str(settings.base_url)).netloc):
+                return True
+    return False
