@@ -1,7 +1,7 @@
 """Where a run is logged beside its own tables: TensorBoard, and the trackers of ``--log``.
 
-Each is one file with a ``Logger`` (``base.py``). The tables stay the record of a run; what a tracker
-shows is a copy of them (``mirror.py``), handed over in the background (``background.py``).
+Each is one file with a ``Logger`` (``base.py``). The tables stay the record of a run; what a
+tracker shows is a copy of them (``mirror.py``), handed over in the background (``background.py``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def named(given: Sequence[str]) -> tuple[str, ...]:
     names = [name.strip() for word in given for name in word.split(",")]
     for name in names:
         if name not in NAMES:
-            raise UserError(f"--log is {ascii(name)}; expected of: {', '.join(NAMES)}.")
+            raise UserError(f"--log is {name!a}; expected of: {', '.join(NAMES)}.")
     return tuple(dict.fromkeys(names))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from iql_fast.runs.loggers.base import Logger, Row, Told
+from iql_fast.runs.loggers.base import Row, Told, Tracker
 
 #: Rows that wait for a tracker at most; those that come then are lost to it.
 MOST_WAITING = 10_000
@@ -36,7 +37,7 @@ class Background:
     def __init__(
         self,
         name: str,
-        tracker: Logger,
+        tracker: Tracker,
         run: Told,
         history: Sequence[Row],
         arrived: Arrived,
@@ -50,6 +51,7 @@ class Background:
         self._over = threading.Event()
         self._summary: Mapping[str, float] | None = None
         self._unsent = len(history)
+        self._given: deque[tuple[float, Arrived]] = deque()
         self._gap = self._warned = self._given_up = False
         self._count = threading.Lock()
         self._thread = threading.Thread(target=self._work, name=f"log-{name}", daemon=True)
@@ -78,10 +80,11 @@ class Background:
             self._say(f"log     waiting for {self._name}, {patience:.0f} s at most")
             self._thread.join(patience - SAID_AFTER)
         self._given_up = self._thread.is_alive()
-        if self._given_up:
-            self._say(f"warning --log {self._name} did not finish in time")
+        said = ["it did not finish in time"] if self._given_up else []
         if self._unsent:
-            self._say(f"warning --log {self._name}: {self._unsent:,} rows were lost; {REMEDY}")
+            said.append(f"{self._unsent:,} rows did not arrive; {REMEDY}")
+        if said:
+            self._say(f"warning --log {self._name}: {'; '.join(said)}")
 
     def _work(self) -> None:
         if not self._try(self._begin):
@@ -90,19 +93,20 @@ class Background:
             self._send(self._history[first : first + MOST_AT_ONCE])
         while not (self._over.is_set() and self._waiting.empty()):
             self._send(self._next())
-        self._try(lambda: self._tracker.end(self._summary))
+            self._settle(time.monotonic() - self._tracker.settles)
+        if self._try(lambda: self._tracker.end(self._summary)):
+            self._settle(time.monotonic())
 
     def _begin(self) -> None:
         begun = self._tracker.begin(self._run)
         if not begun.goes_on:
             self._before = {}
-        self._arrived = dict(self._before)
+        self._identity, self._arrived = begun.run, dict(self._before)
         self._mark(begun.run, self._arrived)
-        self._begun = begun.run
         self._say(f"log     {self._name}: {begun.where}")
 
     def _next(self) -> list[Row]:
-        """What waits, once something does; nothing where the run ends meanwhile."""
+        """What waits; nothing where that is nothing for a moment."""
         rows: list[Row] = []
         try:
             rows.append(self._waiting.get(timeout=0.1))
@@ -120,8 +124,15 @@ class Background:
         with self._count:
             self._unsent -= len(rows)
         if new and not self._gap:
-            self._arrived |= {row.table: row.step for row in new}
-            self._try(lambda: self._mark(self._begun, self._arrived))
+            self._given.append((time.monotonic(), {row.table: row.step for row in new}))
+
+    def _settle(self, until: float) -> None:
+        """Mark what the tracker was given up to a moment."""
+        before = dict(self._arrived)
+        while self._given and self._given[0][0] <= until:
+            self._arrived |= self._given.popleft()[1]
+        if self._arrived != before:
+            self._try(lambda: self._mark(self._identity, self._arrived))
 
     def _try(self, what: Callable[[], None]) -> bool:
         """Whether it was done; the first time that it is not, the user reads why."""

@@ -8,6 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from iql_fast.runs.method_options import options_of_others
+
 #: Name under which runs are gathered, where the tracker's own settings name no other.
 PROJECT = "iql_fast"
 #: Columns of a table that are shown, and as what; a table that is not named here shows all.
@@ -77,7 +79,13 @@ class Logger(Protocol):
 
 
 class Tracker(Logger, Protocol):
-    """A logger of ``--log``, for which something may be missing."""
+    """A logger of ``--log``, for which something may be missing.
+
+    Attributes:
+        settles: seconds after which what it was given is safe, should this process be killed.
+    """
+
+    settles: float
 
     @staticmethod
     def check() -> str | None:
@@ -117,10 +125,12 @@ def _values(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> dict
 
 
 def settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's record (config.json) goes along with it: its options by name, and beside
-    them how it is scored, its data, and the software and machine."""
+    """What of a run's record (config.json) goes along with it: its options by name, without those
+    of other methods, and beside them how it is scored, its data, and the software and machine."""
+    others = options_of_others(record["options"].get("method", "iql"))
+    options = {name: value for name, value in record["options"].items() if name not in others}
     kept = ("engine", "data", "scoring", "versions", "machine", "goes_on_from")
-    return {**record["options"], **{name: record[name] for name in kept if name in record}}
+    return {**options, **{name: record[name] for name in kept if name in record}}
 
 
 def results(summary: Mapping[str, Any]) -> dict[str, float]:

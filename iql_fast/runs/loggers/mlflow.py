@@ -17,6 +17,8 @@ METRICS, PARAMETERS, CHARACTERS = 1000, 100, 6000
 class Mlflow:
     """See ``Tracker``."""
 
+    settles = 0.0
+
     @staticmethod
     def check() -> str | None:
         """See ``Tracker``."""
@@ -43,11 +45,13 @@ class Mlflow:
                     raise
         if found is not None and found.info.lifecycle_stage != "active":
             found = None  # somebody removed it
-        self._id = run.before if found is not None else self._created(run)
-        if found is not None:
+        if found is None:
+            self._id = self._created(run)
+        else:
+            self._id = str(found.info.run_id)
             self._client.update_run(self._id, "RUNNING")
         where = f"run {self._id} in {mlflow.get_tracking_uri()}"
-        return Begun(str(self._id), where, found is not None)
+        return Begun(self._id, where, found is not None)
 
     def _created(self, run: Told) -> str:
         from mlflow.entities import Param

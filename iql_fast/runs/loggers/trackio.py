@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iql_fast.runs.loggers.base import PROJECT, Begun, Row, Told, silence
+from iql_fast.support.errors import UserError
 
 
 class Trackio:
     """See ``Tracker``. A run is known by its name there, so it is given one that no other has."""
+
+    settles = 2.0  # a thread of its own writes every half second
 
     @staticmethod
     def check() -> str | None:
@@ -19,26 +22,32 @@ class Trackio:
         server = os.environ.get("TRACKIO_SERVER_URL", "")
         if os.environ.get("TRACKIO_SPACE_ID") or not server.startswith("http"):
             return None
+        if "write_token=" not in server and not os.environ.get("TRACKIO_WRITE_TOKEN"):
+            raise UserError(
+                f"--log trackio: TRACKIO_SERVER_URL={server} takes no rows without a token. Set "
+                "TRACKIO_WRITE_TOKEN, or leave out both to log to a local folder."
+            )
         if why := silence(server.partition("?")[0]):
             return f"{why}; without TRACKIO_SERVER_URL it logs to a local folder"
         return None
 
     def begin(self, run: Told) -> Begun:
-        import trackio
-
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         name = run.before or f"{run.name}-{secrets.token_hex(3)}"
-        known = {"config": run.settings, "embed": False}
         goes_on = run.before is not None
         try:
-            self._run: Any = trackio.init(
-                project, name, resume="must" if goes_on else "never", **known
-            )
+            self._run = self._begun(project, name, run.settings, "must" if goes_on else "never")
         except ValueError:  # somebody removed it
             goes_on = False
-            self._run = trackio.init(project, name, **known)
+            self._run = self._begun(project, name, run.settings, "never")
         self._step = 0
         return Begun(name, f"`trackio show --project {project}`, run {name}", goes_on)
+
+    def _begun(self, project: str, name: str, settings: dict[str, Any], resume: str) -> Any:
+        import trackio
+
+        # No dashboard in a notebook's cell, which would begin a server.
+        return trackio.init(project, name, resume=resume, config=settings, embed=False)
 
     def rows(self, rows: Sequence[Row]) -> None:
         for row in rows:

@@ -23,6 +23,8 @@ FINISH = 45.0
 class Wandb:
     """See ``Tracker``."""
 
+    settles = 10.0  # its own process writes every few seconds
+
     @staticmethod
     def check() -> str | None:
         """See ``Tracker``. Without a key wandb would ask for one on the terminal."""
@@ -46,11 +48,11 @@ class Wandb:
         import wandb
 
         environment = os.environ
-        settings = wandb.Settings(
-            silent=True,  # its lines would fall into the progress bar
-            console=environment.get("WANDB_CONSOLE", "off"),
-            finish_timeout=float(environment.get("WANDB_FINISH_TIMEOUT", FINISH)),
-        )
+        chosen: dict[str, Any] = {
+            "silent": True,  # its lines would fall into the progress bar
+            "console": environment.get("WANDB_CONSOLE", "off"),
+            "finish_timeout": float(environment.get("WANDB_FINISH_TIMEOUT", FINISH)),
+        }
         self._run: Any = wandb.init(
             project=environment.get("WANDB_PROJECT", PROJECT),
             name=environment.get("WANDB_NAME", run.name),
@@ -58,7 +60,7 @@ class Wandb:
             resume="allow",
             config=run.settings,
             reinit="create_new",  # whatever run the calling program has stays as it is
-            settings=settings,
+            settings=wandb.Settings(**chosen),
         )
         self._run.define_metric(STEP, hidden=True)
         self._run.define_metric("*", step_metric=STEP)
