@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from iql_fast.runs.loggers.base import Row, Told, Tracker
 
@@ -80,7 +81,11 @@ class Background:
             self._say(f"log     waiting for {self._name}, {patience:.0f} s at most")
             self._thread.join(patience - SAID_AFTER)
         self._given_up = self._thread.is_alive()
-        said = ["it did not finish in time"] if self._given_up else []
+        said = []
+        if self._given_up:
+            said.append("it did not finish in time")
+            with suppress(Exception):
+                self._tracker.abandon()
         if self._unsent:
             said.append(f"{self._unsent:,} rows did not arrive; {REMEDY}")
         if said:
@@ -139,9 +144,9 @@ class Background:
         try:
             what()
         except BaseException as error:  # a package may call sys.exit
-            if not self._warned:
+            if not (self._warned or self._given_up):
                 self._warned = True
-                said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                said = " ".join(f"{type(error).__name__} {error}".split())[:300]
                 self._say(f"warning --log {self._name} failed ({said}); training goes on")
             return False
         return True

@@ -95,6 +95,10 @@ class Tracker(Logger, Protocol):
             UserError: nothing could be logged like this; says what to do.
         """
 
+    def abandon(self) -> None:
+        """Called from another thread where one of the others does not return: let go of what would
+        keep this process from ending."""
+
 
 def rows_of(table: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
     """The rows of a run's table as loggers show them: those of a step together, with means over

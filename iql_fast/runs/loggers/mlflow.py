@@ -29,6 +29,9 @@ class Mlflow:
             return f"{why}; MLFLOW_TRACKING_URI names another, such as sqlite:///mlflow.db"
         return None
 
+    def abandon(self) -> None:
+        pass  # its threads end with the process
+
     def begin(self, run: Told) -> Begun:
         import mlflow
         from mlflow.exceptions import MlflowException

@@ -31,6 +31,9 @@ class Trackio:
             return f"{why}; without TRACKIO_SERVER_URL it logs to a local folder"
         return None
 
+    def abandon(self) -> None:
+        pass  # its threads end with the process
+
     def begin(self, run: Told) -> Begun:
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         name = run.before or f"{run.name}-{secrets.token_hex(3)}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import netrc
 import os
+import signal
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +21,8 @@ from iql_fast.support.errors import UserError
 STEP = "step"
 #: Seconds that an upload may take at the end; what is not sent then lies in wandb's own folder.
 FINISH = 45.0
+#: Seconds that its process has at the exit of this one, where it did not finish in time.
+LEAVE = 5.0
 
 
 class Wandb:
@@ -43,6 +48,10 @@ class Wandb:
         if why := silence(str(settings.base_url)):
             return f"{why}; WANDB_MODE=offline logs to a local folder"
         return None
+
+    def abandon(self) -> None:
+        """Python's exit waits for wandb's own process, and that for the server."""
+        threading.Thread(target=_end_own_process, daemon=True).start()
 
     def begin(self, run: Told) -> Begun:
         import wandb
@@ -95,3 +104,24 @@ def _has_key(settings: Any) -> bool:
             if netrc.netrc(str(file)).authenticators(urlparse(str(settings.base_url)).netloc):
                 return True
     return False
+
+
+def _end_own_process() -> None:
+    """End wandb's process soon after this one has come to its end; what was not uploaded lies in
+    wandb's folder."""
+    threading.main_thread().join()
+    time.sleep(LEAVE)
+    for process in _own_processes("wandb-core"):
+        os.kill(process, signal.SIGKILL)
+
+
+def _own_processes(name: str) -> list[int]:
+    """Those of that name that this process started (on Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            stat = (folder / "stat").read_text()
+            own_name, rest = stat[stat.index("(") + 1 :].rsplit(")", 1)
+            if own_name == name and int(rest.split()[1]) == os.getpid():
+                found.append(int(folder.name))
+    return found
