@@ -14,7 +14,7 @@ from iql_fast import finetune, table, train
 from iql_fast.runs import config, folder, loggers
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.loggers import background, base
+from iql_fast.runs.loggers import background, base, wandb
 from iql_fast.runs.loggers.base import Begun, Row
 from iql_fast.runs.loggers.mirror import Marks
 from iql_fast.runs.rows import read_rows
@@ -111,7 +111,8 @@ def test_a_tracker_is_given_what_the_tables_hold(logged, plain, tmp_path, capsys
     assert values["value_loss/mean"] == sum(of_seeds) / 2
     assert not any(name.startswith(("step", "seed/", "seconds")) for name in values)
     (summary,) = one.ends
-    assert summary["seed_steps_per_second"] > 0
+    assert (summary.table, summary.step) == ("summary", 450)
+    assert summary.values["seed_steps_per_second"] > 0
     assert one.told.name == "run"
     settings = one.told.settings
     assert (settings["expectile"], settings["data"]["rows"]) == ([0.7], 390)
@@ -197,7 +198,7 @@ def test_rows_beyond_what_may_wait_are_counted(monkeypatch):
     handed.rows(Row("metrics", step, {"a": 1.0}) for step in range(1, 9))
     assert time.monotonic() - begun < 0.5
     held.set()
-    handed.end({})
+    handed.end(None)
     handed.wait(time.monotonic() + 10)
     assert [row.step for row in fake.given] == [1, 2, 3, 4, 5]
     (line,) = [line for line in said if line.startswith("warning")]
@@ -324,8 +325,10 @@ def test_values_of_rows():
 
 def test_results_and_flat_settings():
     kind = {"per_seed": {"0": 1.0, "1": 3.0}, "mean": 2.0, "std": 1.0}
-    found = base.results({"seed_steps_per_second": 5, "scores": {"final": kind}})
-    assert found == {
+    told = {"training_steps": 9, "seed_steps_per_second": 5, "scores": {"final": kind}}
+    found = base.results(told)
+    assert (found.table, found.step) == ("summary", 9)
+    assert found.values == {
         "seed_steps_per_second": 5.0,
         "final_score/mean": 2.0,
         "final_score/std": 1.0,
@@ -385,3 +388,23 @@ def test_a_table_hands_it_to_its_runs():
     options = table.Options(tasks=("hopper-medium-v2",), log=("wandb,trackio",))
     (run,) = table.runs_of(options).values()
     assert run.records.log == ("wandb", "trackio")
+
+
+@pytest.mark.parametrize("host", ["https://one.example", "http://one.example:8080"])
+def test_where_wandb_finds_its_key(monkeypatch, tmp_path, host):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_IDENTITY_TOKEN_FILE", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    settings = SimpleNamespace(api_key=None, base_url=host)
+    assert not wandb._has_key(settings)
+    file = tmp_path / "netrc"
+    for content, holds in (("machine", False), ("machine other login user password x", False)):
+        file.write_text(content)
+        assert wandb._has_key(settings) == holds
+    file.write_text(f"machine {host.partition('//')[2]} login user password x")
+    assert wandb._has_key(settings)
+    file.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert wandb._has_key(settings)
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert wandb._has_key(SimpleNamespace(api_key="x", base_url=host))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from iql_fast.policies import safetensors_file
-from iql_fast.runs import checkpoint, found_scores, hub_folder, model_card, trained
+from iql_fast.runs import checkpoint, config, found_scores, hub_folder, model_card, trained
+from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.model_card import About
 from iql_fast.runs.trained import TrainedPolicy
@@ -26,7 +27,7 @@ def write(out: Path, run: RunFolder, policy: TrainedPolicy) -> list[str]:
         UserError: ``out`` holds something else, or the run's own files are damaged.
     """
     hub_folder.check_place(out)
-    record, notes = run.read_config(), []
+    record, notes = _checked(run), []
     scores = found_scores.of_checkpoint(run, record, policy.step)
     if scores is None:
         why = record["scoring"].get("note") or f"step {policy.step:,} was not scored"
@@ -44,8 +45,16 @@ def write(out: Path, run: RunFolder, policy: TrainedPolicy) -> list[str]:
         (folder / hub_folder.WEIGHTS).write_bytes(content)
         for name, (source, _) in sources.items():
             shutil.copyfile(source, folder / name)
-        (folder / hub_folder.CARD).write_text(model_card.text(about), encoding="utf-8")
+        (folder / hub_folder.CARD).write_bytes(model_card.text(about).encode("utf-8", "replace"))
     return notes
+
+
+def _checked(run: RunFolder) -> dict[str, Any]:
+    """The run's record, whose options are all there and of their types."""
+    record = run.read_config()
+    stored = config.of_record(record["options"])
+    options = config.with_options(TrainConfig(), stored, str(run.config))
+    return record | {"options": config.flat(options)}
 
 
 def _sources(

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from iql_fast.runs.loggers.base import Row, Told, Tracker
@@ -50,7 +50,7 @@ class Background:
         self._mark, self._say = mark, say
         self._waiting: queue.Queue[Row] = queue.Queue(MOST_WAITING)
         self._over = threading.Event()
-        self._summary: Mapping[str, float] | None = None
+        self._summary: Row | None = None
         self._unsent = len(history)
         self._given: deque[tuple[float, Arrived]] = deque()
         self._gap = self._warned = self._given_up = False
@@ -68,7 +68,7 @@ class Background:
             except queue.Full:
                 self._gap = True
 
-    def end(self, summary: Mapping[str, float] | None) -> None:
+    def end(self, summary: Row | None) -> None:
         """Let the tracker finish; returns at once."""
         self._summary = summary
         self._over.set()

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     """What a run's table has of one step.
 
     Attributes:
-        table: its name, ``"metrics"``, ``"scores"`` or ``"episodes"``.
+        table: its name, ``"metrics"``, ``"scores"`` or ``"episodes"``; or ``"summary"``.
         step: of training.
         values: by the names that loggers show: ``"value_loss/seed0"``, ``"value_loss/mean"``.
     """
@@ -74,7 +74,7 @@ class Logger(Protocol):
     def rows(self, rows: Sequence[Row]) -> None:
         """Log these, steps increasing within a table."""
 
-    def end(self, summary: Mapping[str, float] | None) -> None:
+    def end(self, summary: Row | None) -> None:
         """The last call: the numbers that the run came to, or None where it was stopped."""
 
 
@@ -137,14 +137,14 @@ def settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, **{name: record[name] for name in kept if name in record}}
 
 
-def results(summary: Mapping[str, Any]) -> dict[str, float]:
+def results(summary: Mapping[str, Any]) -> Row:
     """The numbers of a run's summary: ``final_score/mean``, ``final_score/seed0``, ..."""
     numbers = {"seed_steps_per_second": float(summary["seed_steps_per_second"])}
     for kind, found in summary.get("scores", {}).items():
         numbers |= {f"{kind}_score/{name}": float(found[name]) for name in ("mean", "std")}
         for seed, score in found["per_seed"].items():
             numbers[f"{kind}_score/seed{seed}"] = float(score)
-    return numbers
+    return Row("summary", int(summary["training_steps"]), numbers)
 
 
 def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from iql_fast.runs.loggers.base import PROJECT, Begun, Row, Told, flat, silence
@@ -59,8 +59,8 @@ class Mlflow:
     def _created(self, run: Told) -> str:
         from mlflow.entities import Param
 
-        name = os.environ.get("MLFLOW_RUN_NAME", run.name)
-        identity = str(self._client.create_run(self._experiment(), run_name=name).info.run_id)
+        made = self._client.create_run(self._experiment(), run_name=run.name)
+        identity = str(made.info.run_id)
         told = flat(run.settings).items()
         parameters = [Param(name, str(value)[:CHARACTERS]) for name, value in told]
         for some in _parts(parameters, PARAMETERS):
@@ -82,9 +82,9 @@ class Mlflow:
         for some in _parts(metrics, METRICS):
             self._client.log_batch(self._id, metrics=some)
 
-    def end(self, summary: Mapping[str, float] | None) -> None:
+    def end(self, summary: Row | None) -> None:
         if summary is not None:
-            self.rows([Row("summary", 0, dict(summary))])
+            self.rows([summary])
         self._client.set_terminated(self._id, "FINISHED" if summary is not None else "KILLED")
 
 

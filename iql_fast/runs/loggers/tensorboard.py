@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from iql_fast.runs.loggers.base import Begun, Row, Told
@@ -30,5 +30,5 @@ class TensorBoard:
             for name, value in row.values.items():
                 self._board.add_scalar(name, value, row.step)
 
-    def end(self, summary: Mapping[str, float] | None) -> None:  # noqa: ARG002
+    def end(self, summary: Row | None) -> None:  # noqa: ARG002
         self._board.close()

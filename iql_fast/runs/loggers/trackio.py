@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from iql_fast.runs.loggers.base import PROJECT, Begun, Row, Told, silence
@@ -35,29 +35,26 @@ class Trackio:
         pass  # its threads end with the process
 
     def begin(self, run: Told) -> Begun:
-        project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         name = run.before or f"{run.name}-{secrets.token_hex(3)}"
         goes_on = run.before is not None
         try:
-            self._run = self._begun(project, name, run.settings, "must" if goes_on else "never")
+            self._run = self._begun(name, run.settings, "must" if goes_on else "never")
         except ValueError:  # somebody removed it
             goes_on = False
-            self._run = self._begun(project, name, run.settings, "never")
-        self._step = 0
-        return Begun(name, f"`trackio show --project {project}`, run {name}", goes_on)
+            self._run = self._begun(name, run.settings, "never")
+        return Begun(name, f"`trackio show --project {PROJECT}`, run {name}", goes_on)
 
-    def _begun(self, project: str, name: str, settings: dict[str, Any], resume: str) -> Any:
+    def _begun(self, name: str, settings: dict[str, Any], resume: str) -> Any:
         import trackio
 
         # No dashboard in a notebook's cell, which would begin a server.
-        return trackio.init(project, name, resume=resume, config=settings, embed=False)
+        return trackio.init(PROJECT, name, resume=resume, config=settings, embed=False)
 
     def rows(self, rows: Sequence[Row]) -> None:
         for row in rows:
             self._run.log(dict(row.values), step=row.step)
-            self._step = max(self._step, row.step)
 
-    def end(self, summary: Mapping[str, float] | None) -> None:
+    def end(self, summary: Row | None) -> None:
         if summary is not None:
-            self._run.log(dict(summary), step=self._step)
+            self.rows([summary])
         self._run.finish()

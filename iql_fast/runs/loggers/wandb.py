@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,9 @@ class Wandb:
         for row in rows:
             self._run.log({**row.values, STEP: row.step})
 
-    def end(self, summary: Mapping[str, float] | None) -> None:
+    def end(self, summary: Row | None) -> None:
         if summary is not None:
-            self._run.summary.update(dict(summary))
+            self._run.summary.update(summary.values)
         self._run.finish(exit_code=0 if summary is not None else 1)
 
 
