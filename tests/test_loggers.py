@@ -14,7 +14,7 @@ from iql_fast import finetune, table, train
 from iql_fast.runs import config, folder, loggers
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.loggers import background, base, wandb
+from iql_fast.runs.loggers import background, base
 from iql_fast.runs.loggers.base import Begun, Row
 from iql_fast.runs.loggers.mirror import Marks
 from iql_fast.runs.rows import read_rows
@@ -388,23 +388,3 @@ def test_a_table_hands_it_to_its_runs():
     options = table.Options(tasks=("hopper-medium-v2",), log=("wandb,trackio",))
     (run,) = table.runs_of(options).values()
     assert run.records.log == ("wandb", "trackio")
-
-
-@pytest.mark.parametrize("host", ["https://one.example", "http://one.example:8080"])
-def test_where_wandb_finds_its_key(monkeypatch, tmp_path, host):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_IDENTITY_TOKEN_FILE", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    settings = SimpleNamespace(api_key=None, base_url=host)
-    assert not wandb._has_key(settings)
-    file = tmp_path / "netrc"
-    for content, holds in (("machine", False), ("machine other login user password x", False)):
-        file.write_text(content)
-        assert wandb._has_key(settings) == holds
-    file.write_text(f"machine {host.partition('//')[2]} login user password x")
-    assert wandb._has_key(settings)
-    file.unlink()
-    monkeypatch.setenv("WANDB_API_KEY", "x")
-    assert wandb._has_key(settings)
-    monkeypatch.delenv("WANDB_API_KEY")
-    assert wandb._has_key(SimpleNamespace(api_key="x", base_url=host))

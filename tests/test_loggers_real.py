@@ -13,11 +13,13 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from iql_fast.runs.loggers.base import rows_of
 from iql_fast.runs.rows import read_rows
+from iql_fast.support.errors import UserError
 
 from .conftest import d4rl_columns, write_hdf5
 from .extras import needed
@@ -266,6 +268,28 @@ def test_wandb_without_a_key_is_an_error_before_any_work(home):
     assert "there is no API key for http" in " ".join(result.stderr.split())
     assert "WANDB_MODE=offline" in result.stderr
     assert not (home / "keyless").exists()
+
+
+def test_where_wandb_finds_its_key(monkeypatch, tmp_path):
+    needed("wandb")
+    from iql_fast.runs.loggers.wandb import _has_key
+
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    settings = SimpleNamespace(api_key=None, base_url="https://one.example")
+    assert not _has_key(settings)
+    file.write_text(f"machine other.example login user password {40 * 'a'}")
+    assert not _has_key(settings)
+    file.write_text(f"machine one.example login user password {40 * 'a'}")
+    assert _has_key(settings)
+    file.unlink()
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+    assert _has_key(settings)
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    with pytest.raises(UserError, match=r"--log wandb: WANDB_API_KEY invalid.*wandb login"):
+        _has_key(settings)
 
 
 PATIENCE = 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 import signal
 import threading
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 from iql_fast.runs.loggers.base import PROJECT, Begun, Row, Told, silence
 from iql_fast.support.errors import UserError
@@ -56,15 +54,15 @@ class Wandb:
     def begin(self, run: Told) -> Begun:
         import wandb
 
-        environment = os.environ
+        own, environment = wandb.setup().settings, os.environ
         chosen: dict[str, Any] = {
             "silent": True,  # its lines would fall into the progress bar
             "console": environment.get("WANDB_CONSOLE", "off"),
             "finish_timeout": float(environment.get("WANDB_FINISH_TIMEOUT", FINISH)),
         }
         self._run: Any = wandb.init(
-            project=environment.get("WANDB_PROJECT", PROJECT),
-            name=environment.get("WANDB_NAME", run.name),
+            project=own.project or PROJECT,
+            name=own.run_name or run.name,
             id=run.before,
             resume="allow",
             config=run.settings,
@@ -92,18 +90,21 @@ class Wandb:
 
 
 def _has_key(settings: Any) -> bool:
-    """Whether wandb will find a key by itself: in the environment, its settings or .netrc."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
-    if settings.api_key:
-        return True
-    named = os.environ.get("NETRC")
-    files = [Path(named)] if named else [Path.home() / name for name in (".netrc", "_netrc")]
-    for file in files:
-        with suppress(OSError, netrc.NetrcParseError):
-            if netrc.netrc(str(file)).authenticators(urlparse(str(settings.base_url)).netloc):
-                return True
-    return False
+    """Whether wandb finds a key by itself: in the environment, in .netrc or in its settings.
+
+    Raises:
+        UserError: it finds one that cannot be one.
+    """
+    try:
+        from wandb.errors import AuthenticationError
+        from wandb.sdk.lib.wbauth import authenticate_session
+    except ImportError:  # of another version: what all of them know
+        return bool(os.environ.get("WANDB_API_KEY") or settings.api_key)
+    asked = {"host": settings.base_url, "source": "--log", "prompt": False}
+    try:
+        return authenticate_session(**asked, update_session=False) is not None
+    except AuthenticationError as error:
+        raise UserError(f"--log wandb: {error} Run `wandb login`.") from None
 
 
 def _end_own_process() -> None:
