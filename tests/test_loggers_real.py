@@ -336,8 +336,8 @@ def test_a_server_that_never_answers_delays_nothing(home, name):
     # The end waited no longer than it may, and the process went.
     returned = float(result.stdout.split()[-1])
     trained = (home / f"silent-{name}" / "summary.json").stat().st_mtime
-    assert returned - trained < PATIENCE + 5
-    assert ended - returned < 15
+    assert returned - trained < PATIENCE + 20
+    assert ended - returned < 40  # wandb alone waits for a minute
     for table in ("metrics", "scores"):
         rows = [read_rows(home / out / f"{table}.csv") for out in ("run", f"silent-{name}")]
         assert [without_time(row) for row in rows[0]] == [without_time(row) for row in rows[1]]
