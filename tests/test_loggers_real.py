@@ -292,7 +292,7 @@ def test_where_wandb_finds_its_key(monkeypatch, tmp_path):
         _has_key(settings)
 
 
-PATIENCE = 6
+PATIENCE = 12
 #: The command with less patience, which says when it returned.
 IMPATIENT = f"""
 import sys, time
@@ -330,8 +330,11 @@ def test_a_server_that_never_answers_delays_nothing(home, name):
     assert result.returncode == 0, result.stderr
     told = " ".join(result.stdout.split())
     assert "does not answer (ReadTimeout)" in told
-    assert told.count(f"warning --log {name}") == 2, told  # before training, and after it
-    assert f"warning --log {name}: it did not finish in time; 12 rows did not arrive" in told
+    if name == "trackio":  # which keeps what it cannot send, and sends it another time
+        assert "saved locally" in result.stderr
+    else:
+        assert told.count(f"warning --log {name}") == 2, told  # before training, and after it
+        assert f"warning --log {name}: it did not finish in time; 12 rows did not arrive" in told
     assert (home / f"silent-{name}" / "summary.json").exists()
     # The end waited no longer than it may, and the process went.
     returned = float(result.stdout.split()[-1])

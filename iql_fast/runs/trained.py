@@ -261,7 +261,7 @@ def _lengths(record: Mapping[str, Any], key: str, size: int) -> list[tuple[str, 
 def about(policy: TrainedPolicy) -> dict[str, str]:
     """What a file says about the policy in it, beyond its numbers."""
     layout = {} if policy.layout is None else {"observation_layout": json.dumps(policy.layout)}
-    return {
+    told = {
         "task": policy.task,
         "data": policy.data,
         "seed": str(policy.seed),
@@ -269,3 +269,5 @@ def about(policy: TrainedPolicy) -> dict[str, str]:
         MARK: __version__,
         **layout,
     }
+    # Names of files may hold half a character, which no format does.
+    return {name: text.encode("utf-8", "replace").decode() for name, text in told.items()}
