@@ -1,7 +1,9 @@
-"""``python -m iql_fast.export RUN --to FORMAT``: a run's policy as a file for other programs."""
+"""``python -m iql_fast.export RUN --to FORMAT``: a run's policy as a file for other programs, or as
+a folder for a hub of models."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +30,19 @@ REMEDY = "pip install 'iql-fast[export]'"
 
 @dataclass
 class Options:
-    """Write a run's policy, from the environment's observations to its mean actions, to a file."""
+    """Write a run's policy, from the environment's observations to its mean actions, to a file, or
+    to a folder that can be published as it is."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """folder of the run"""
-    to: Literal["onnx", "torch", "safetensors"]
+    to: Literal["onnx", "torch", "safetensors", "hub-folder"]
     """onnx: a graph for onnxruntime and others; torch: a program of torch.export, .pt2;
-    safetensors: weights and units by name, as iql_fast/policies/safetensors_file.py lists them"""
+    safetensors: weights and units by name, as iql_fast/policies/safetensors_file.py lists them;
+    hub-folder: those with a model card and pictures, for the Hugging Face Hub"""
     out: Path | None = None
-    """the file (default: policy.onnx, .pt2 or .safetensors in the run, with the seed in its name
-    where the run has several, and the step where --checkpoint names one). A former export is
-    replaced, any other file is not"""
+    """the file or folder (default: policy.onnx, .pt2, .safetensors or hub in the run, with the seed
+    in its name where the run has several, and the step where --checkpoint names one). A former
+    export is replaced, anything else is not"""
     seed: int | None = None
     """training seed (default: the run's first)"""
     checkpoint: int | None = None
@@ -56,26 +60,44 @@ def main() -> None:
             "from Python, with numpy alone."
         )
     out = options.out or _default(options, policy)
+    checked = _write_folder(out, options, policy) if options.to == "hub-folder" else (
+        _write_file(out, options.to, policy)
+    )  # fmt: skip
+    print(f"{policy.data}, seed {policy.seed}, step {policy.step:,}: {checked}")
+    if options.to == "hub-folder":
+        print(f"upload it with: {shlex.join(['hf', 'upload', 'USER/NAME', str(out)])}")
+    print(out)
+
+
+def _write_file(out: Path, to: str, policy: TrainedPolicy) -> str:
     _check_name(out)
-    format_ = formats.FORMATS[options.to]
+    format_ = formats.FORMATS[to]
     try:
         content = format_.encode(policy.whole, trained.about(policy))
     except ImportError as error:
-        raise UserError(f"--to {options.to} needs {error.name or error}: {REMEDY}.") from None
+        raise UserError(f"--to {to} needs {error.name or error}: {REMEDY}.") from None
     with written_beside(out) as partial:
         partial.write_bytes(content)
         try:
-            checked = _compare(format_.decode(partial.read_bytes()), policy)
+            return _compare(format_.decode(partial.read_bytes()), policy)
         except ImportError as error:
-            checked = f"not checked, since {error.name or error} is not installed: {REMEDY}"
-    print(f"{policy.data}, seed {policy.seed}, step {policy.step:,}: {checked}")
-    print(out)
+            return f"not checked, since {error.name or error} is not installed: {REMEDY}"
+
+
+def _write_folder(out: Path, options: Options, policy: TrainedPolicy) -> str:
+    from iql_fast.runs import publishing  # loads what the other formats can do without
+
+    for note in publishing.write(out, RunFolder(options.run), policy):
+        print(f"note    {note}")
+    return _compare(trained.load(out), policy)
 
 
 def _default(options: Options, policy: TrainedPolicy) -> Path:
     several = len(trained.seeds(RunFolder(options.run).read_config())) > 1
     seed = f"-seed{policy.seed}" if several else ""
     step = "" if options.checkpoint is None else f"-step{policy.step}"
+    if options.to == "hub-folder":
+        return options.run / f"hub{seed}{step}"
     return options.run / f"policy{seed}{step}{formats.FORMATS[options.to].suffix}"
 
 

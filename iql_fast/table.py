@@ -12,7 +12,7 @@ import tyro
 from iql_fast import finetune, methods
 from iql_fast.data import resolve
 from iql_fast.engines import Precision
-from iql_fast.runs import config, ensure, table1, table2
+from iql_fast.runs import config, ensure, loggers, table1, table2
 from iql_fast.runs.config import Evaluation, Records, TrainConfig
 from iql_fast.runs.launch import check_learner
 from iql_fast.runs.tables import PaperTable
@@ -75,6 +75,8 @@ class Options:
     """seed of regenerated data"""
     physics: Physics = "d4rl"
     """mechanics that policies are scored in and data regenerated in (gymnasium: locomotion only)"""
+    log: tuple[str, ...] = ()
+    """trackers beside metrics.csv and TensorBoard: wandb, mlflow, trackio (docs/logging.md)"""
 
     @property
     def table(self) -> PaperTable:
@@ -106,6 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = Output(options.folder, "table")
     for key, run in asked.items():  # every error that can be seen now, before hours of training
         check_learner(run, run.engine)
+        loggers.check(run.records.log)
         ensure.check(run, options.folder / folder_of(*key))
     runs = with_data(asked, options)
     ours: dict[str, list[Any]] = {}
@@ -186,7 +189,7 @@ def options_of(name: str, method: str, options: Options) -> TrainConfig:
         data_seed=options.data_seed,
         physics=options.physics,
         evaluation=Evaluation(options.eval_episodes, options.eval_interval, options.eval_workers),
-        records=Records(options.log_interval, options.checkpoint_interval),
+        records=Records(options.log_interval, options.checkpoint_interval, options.log),
     )
     given = options.online_steps
     if options.fine_tuning:

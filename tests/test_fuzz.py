@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from iql_fast.environments import scoring
-from iql_fast.runs import checkpoint, config, trained
+from iql_fast.runs import checkpoint, config, publishing, trained
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.rows import StepTable, last_step, read_rows
@@ -268,6 +268,34 @@ def test_a_record_that_was_changed_is_refused_or_does(small, data):
             assert str(run.path) in refusal
         else:
             assert np.isfinite(policy(np.zeros(2, np.float32))).all()
+
+
+@settings(FIXED, max_examples=30)  # each folder is brought to the disk
+@given(data=st.data())
+def test_a_record_that_was_changed_makes_a_card_or_is_refused(small, data):
+    choose = Drawn(data)
+    record = odd_runs.edited(choose, {k: v for k, v in small.record.items() if "sha256" not in k})
+    with tempfile.TemporaryDirectory() as folder:
+        run, out = RunFolder(small.write(Path(folder) / "run")), Path(folder) / "hub"
+        run.config.write_text(json.dumps(record))
+        policy, refusal = outcome(lambda: trained.load(run.path))
+        if refusal:
+            return
+        _, refusal = outcome(lambda: publishing.write(out, run, policy))
+        if refusal:
+            assert "config.json" in refusal
+            assert not out.exists()
+            return
+        head = yaml.safe_load((out / "README.md").read_text().split("---\n")[1])
+        assert head["library_name"] == "iql-fast"
+        told = odd_runs.edited(choose, json.loads((out / "config.json").read_text()))
+        (out / "config.json").write_text(json.dumps(told))
+        again, refusal = outcome(lambda: trained.load(out))
+        if refusal:
+            assert str(out) in refusal
+        else:
+            row = np.zeros(2, np.float32)
+            np.testing.assert_array_equal(again(row), policy(row))
 
 
 @FIXED

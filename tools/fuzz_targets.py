@@ -241,13 +241,13 @@ def rows(folder: Path) -> Read:
 def record(folder: Path) -> Read:
     """A run's record and what is made of it."""
     from iql_fast.environments import scoring
-    from iql_fast.runs import config, trained
+    from iql_fast.runs import config, publishing, trained
     from iql_fast.runs.curves import reference_lines
     from iql_fast.runs.folder import RunFolder
     from tests import odd_runs
 
     plain = odd_runs.small_run()
-    run = RunFolder(plain.write(folder / "run"))
+    run, hub = RunFolder(plain.write(folder / "run")), folder / "hub"
 
     def read(content: bytes) -> None:
         choose = Bytes(content)
@@ -268,6 +268,11 @@ def record(folder: Path) -> Read:
         if policy is not None:
             policy(np.zeros(2, np.float32))
             trained.about(policy)
+            shutil.rmtree(hub, ignore_errors=True)
+            if refused(lambda: publishing.write(hub, run, policy)) is not None:
+                told = json.loads((hub / "config.json").read_text())
+                written(choose, hub / "config.json", told)
+                refused(lambda: trained.load(hub))
 
     return read
 

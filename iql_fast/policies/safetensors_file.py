@@ -67,3 +67,23 @@ def decode(content: bytes) -> Portable:
         tensors["action.half"],
         tensors["log_std"],
     )
+
+
+def misfit(policy: Portable) -> str | None:
+    """The first tensor that does not fit the others."""
+    obs_dim, act_dim = policy.obs_mean.shape, policy.act_half.shape
+    columns = {
+        "observation.mean": policy.obs_mean.ndim == 1,
+        "observation.scale": policy.obs_scale.shape == obs_dim and bool(np.all(policy.obs_scale)),
+        "action.half": policy.act_half.ndim == 1,
+        "action.middle": policy.act_middle.shape == act_dim,
+        "log_std": policy.log_std.shape == act_dim,
+        "layers.0.weight": len(policy.layers) > 0,
+    }
+    width = obs_dim
+    for i, (weight, bias) in enumerate(policy.layers):
+        columns[f"layers.{i}.weight"] = weight.ndim == 2 and weight.shape[1:] == width
+        columns[f"layers.{i}.bias"] = bias.shape == weight.shape[:1]
+        width = bias.shape
+    columns["action.half"] &= width == act_dim
+    return next((name for name, fits in columns.items() if not fits), None)

@@ -17,6 +17,7 @@ from iql_fast.data.transform import RewardTransform
 from iql_fast.engines import PER_SEED, Hyperparameters, NetworkSpec, Precision, Stage
 from iql_fast.methods.base import Method
 from iql_fast.methods.ranges import RANGES, fault
+from iql_fast.runs import loggers
 from iql_fast.runs.method_options import (
     SHARED,
     OwnSettings,
@@ -150,6 +151,8 @@ class Records:
     """steps that one row of metrics.csv is averaged over"""
     checkpoint_interval: int = 10_000
     """steps from one checkpoint to the next"""
+    log: tuple[str, ...] = ()
+    """trackers beside metrics.csv and TensorBoard: wandb, mlflow, trackio (docs/logging.md)"""
 
 
 @dataclass(frozen=True)
@@ -311,7 +314,8 @@ class TrainConfig:
 #: The groups of TrainConfig, whose options carry no prefix.
 GROUPS = ("algorithm", "own", "departures", "rewards", "evaluation", "online", "records")
 #: Options that do not change what a run computes, so a resumed run may change them.
-FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline")
+FREE = ("threads", "eval_workers", "eval_beside", "resume", "overwrite", "config", "out", "offline",
+        "log")  # fmt: skip
 
 
 def of_record(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -450,8 +454,9 @@ def completed(config: TrainConfig) -> TrainConfig:
     )
     # Absolute: a run may be resumed from another folder.
     dataset = None if config.dataset is None else config.dataset.expanduser().absolute()
-    config = replace(config, algorithm=algorithm, evaluation=evaluation, dataset=dataset)
-    config = replace(config, steps=config.updates)
+    records = replace(config.records, log=loggers.named(config.records.log))
+    config = replace(config, algorithm=algorithm, evaluation=evaluation, records=records)
+    config = replace(config, dataset=dataset, steps=config.updates)
     _check(config)
     return config
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iql_fast.policies import formats
-from iql_fast.runs import checkpoint, met
+from iql_fast.runs import checkpoint, hub_folder, met
 from iql_fast.runs.record import fault
 from iql_fast.support import digest
 from iql_fast.support.errors import UserError
@@ -74,6 +74,11 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def logged(self) -> Path:
+        """The run in each tracker that it is logged to, and how far."""
+        return self.path / "logged.json"
+
+    @property
     def curves(self) -> Path:
         return self.path / "curves.png"
 
@@ -99,6 +104,10 @@ class RunFolder:
     def exports(self) -> list[Path]:
         """What ``python -m iql_fast.export`` wrote here under names of its own."""
         return [path for path in self.path.glob("policy*") if formats.is_export(path)]
+
+    def hub_folders(self) -> list[Path]:
+        """Those of ``--to hub-folder`` here under names of its own, as they were written."""
+        return [path for path in self.path.glob("hub*") if hub_folder.is_untouched(path)]
 
     def read_config(self) -> dict[str, Any]:
         """The record that the run began with.
@@ -200,9 +209,11 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
     for old in (
         *filter(is_leftover, path.iterdir()),
         *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
-        *(folder.failure, folder.evaluation, folder.episodes, *folder.exports()),
+        *(folder.failure, folder.evaluation, folder.episodes, folder.logged, *folder.exports()),
     ):
         old.unlink(missing_ok=True)
+    for exported in folder.hub_folders():
+        shutil.rmtree(exported)
     return folder
 
 

@@ -31,7 +31,7 @@ from iql_fast.environments.stepping import Stepping
 from iql_fast.methods.base import Method
 from iql_fast.methods.iql import IQL
 from iql_fast.policies.units import Units
-from iql_fast.runs import checkpoint, completeness, config, machine, met, progress
+from iql_fast.runs import checkpoint, completeness, config, loggers, machine, met, progress
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.finetuning import FineTuning
@@ -65,7 +65,10 @@ def launch(
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
     check_learner(options, engine_name)
+    notes = loggers.check(options.records.log)
     if note := resources.check_threads(options.threads):
+        notes.append(note)
+    for note in notes:
         console.print(f"warning {note}", style="yellow")
     _check_environment(options, console)
     with ExitStack() as stack:

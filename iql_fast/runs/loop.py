@@ -33,6 +33,7 @@ from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.finetuning import Ended
 from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.loggers.mirror import Mirror
 from iql_fast.runs.rows import StepTable, read_rows
 from iql_fast.runs.schedule import Schedule
 from iql_fast.runs.summary import summarise
@@ -94,8 +95,6 @@ class Loop:
     """seconds that a resumed run has taken so far, by what on"""
 
     def __post_init__(self) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         step = self.engine.step
         self.seconds = dict.fromkeys(("training", "evaluation", "records"), 0.0) | dict(self.spent)
         self.learner = self.config.learner()
@@ -108,8 +107,8 @@ class Loop:
             tables.append(self.acted)
         for table in tables:
             table.cut_after(step)
-        # At step 0 too: a run killed before its first checkpoint left events behind.
-        self.board: Any = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1)
+        names = self.config.records.log
+        self.mirror = Mirror(names, self.folder, step, lambda text: self.say(text))
         self.whole = self._checkpoint(step, self.engine.state_dict())
         self.reached: deque[_Reached] = deque()
         self.curves_drawn = self.copied = time.monotonic()
@@ -124,11 +123,12 @@ class Loop:
         """
         try:
             with ExitStack() as stack:
-                stack.callback(self.board.close)
+                stack.callback(self.mirror.end)
                 self._loop()
                 summary = self._summary()
                 write_json(self.folder.summary, summary)
                 self._draw()
+                self.mirror.end(summary)
         except OSError as error:
             self.folder.require()
             last = checkpoint.steps(self.folder.checkpoints)
@@ -240,19 +240,17 @@ class Loop:
         for s, seed in enumerate(self.engine.seeds):
             values = {name: float(metrics[name][s]) for name in self.engine.metrics}
             values |= {name: float(x[s]) for name, x in rates.items()}
-            for name, value in values.items():
-                if not np.isnan(value):  # what the stage does not compute
-                    self.board.add_scalar(f"{name}/seed{seed}", value, step)
             row: dict[str, Any] = {"step": step, "seed": seed, **values}
             rows.append(row | {"seconds": round(self.seconds["training"], 3)})
         self.folder.require()
         self.metrics.append(rows)
+        self.mirror.rows("metrics", rows)
 
     def _log_episodes(self, ended: Sequence[Ended]) -> None:
-        for episode in ended:
-            self.board.add_scalar(f"episode_return/seed{episode.seed}", episode.total, episode.step)
-        if ended:
-            self.acted.append([dict(zip(self.acted.columns, e, strict=True)) for e in ended])
+        rows = [dict(zip(self.acted.columns, episode, strict=True)) for episode in ended]
+        if rows:
+            self.acted.append(rows)
+            self.mirror.rows("episodes", rows)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -300,8 +298,8 @@ class Loop:
                     "episodes": returns.shape[1],
                 }
             )
-            self.board.add_scalar(f"score/seed{seed}", rows[-1]["score"], step)
         self.scores.append(rows)
+        self.mirror.rows("scores", rows)
         means = scores.mean(1)
         spread = f" +- {means.std():.1f} over {len(seeds)} seeds" if len(seeds) > 1 else ""
         text = f"score {means.mean():.1f}{spread}"

@@ -64,6 +64,16 @@ def values_by_method(setting: str) -> str:
     return "; ".join([first, *(f"{value} for {', '.join(by_value[value])}" for value in others)])
 
 
+def options_of_others(method: str) -> set[str]:
+    """The options of settings that only other methods have."""
+    return {
+        option_of(other, setting.name)
+        for other in methods.NAMES
+        if other not in (method, "iql")
+        for setting in own_settings(methods.get(other))
+    }
+
+
 def given_for_others(values: Mapping[str, Any], method: str) -> str | None:
     """An option of another method's that was given, as it is spelled."""
     for other in methods.NAMES:

@@ -63,7 +63,8 @@ def _expected(hint: Any) -> str:
         return f"one of {', '.join(parts)}"
     if origin is tuple:
         count = "" if ... in parts else f"{len(parts)} "
-        return f"{count}whole numbers" if parts[0] is int else f"{count}numbers"
+        kinds = {int: "whole numbers", str: "names"}
+        return f"{count}{kinds.get(parts[0], 'numbers')}"
     if parts:  # an option that may be left out
         return _expected(parts[0])
     return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(

@@ -59,6 +59,10 @@ def _scores(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_number, value.values()))
 
 
+def _texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_text, value.values()))
+
+
 def _policy(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
@@ -100,6 +104,11 @@ REQUIRED: dict[str, tuple[Test, str]] = {
     "data.return_mean": (_or_none(_number), "a number or null"),
 }
 OPTIONAL: dict[str, tuple[Test, str]] = {
+    "data.rows": (_count, "a positive number"),
+    "data.reward_scale": (_number, "a number"),
+    "data.reward_shift": (_number, "a number"),
+    "data.sha256": (_text, "a text"),
+    "versions": (_texts, "an object of texts"),
     "scoring.note": (_text, "a text"),
     "scoring.horizon": (_whole, "a whole number"),
     "scoring.published": (_scores, "an object of numbers"),

@@ -18,7 +18,7 @@ from iql_fast.policies.candidates import Candidates
 from iql_fast.policies.policy import Policy
 from iql_fast.policies.portable import MARK, Portable, portable
 from iql_fast.policies.sequence import SequencePolicy
-from iql_fast.runs import checkpoint
+from iql_fast.runs import checkpoint, hub_folder
 from iql_fast.runs.folder import RunFolder
 from iql_fast.support.errors import UserError
 
@@ -153,10 +153,14 @@ def load(
 ) -> TrainedPolicy | TrainedSequence:
     """The policy of a seed (None: the first) at a checkpoint (None: the last).
 
+    ``path`` is a run's folder, or one of ``export --to hub-folder``, which holds one policy.
+
     Raises:
         UserError: this is no run, it has no such seed or checkpoint, its policy was not trained by
             then, or its record does not fit its weights.
     """
+    if hub_folder.is_one(path):
+        return _exported(path, seed, step)
     run = RunFolder(path)
     record = run.read_config()
     options, held = record["options"], seeds(record)
@@ -204,6 +208,14 @@ def load(
     return TrainedPolicy(portable(policy), *about)
 
 
+def _exported(path: Path, seed: int | None, step: int | None) -> TrainedPolicy:
+    held = hub_folder.read(path)
+    for what, asked, own in (("seed", seed, held.seed), ("checkpoint", step, held.step)):
+        if asked not in (None, own):
+            raise UserError(f"{path} has no {what} {asked}: it holds one policy, of {what} {own}.")
+    return TrainedPolicy(*held)
+
+
 def _sizes(policy: Policy | SequencePolicy) -> tuple[int, int]:
     """Of its observations and its actions."""
     if isinstance(policy, SequencePolicy):
@@ -249,7 +261,7 @@ def _lengths(record: Mapping[str, Any], key: str, size: int) -> list[tuple[str, 
 def about(policy: TrainedPolicy) -> dict[str, str]:
     """What a file says about the policy in it, beyond its numbers."""
     layout = {} if policy.layout is None else {"observation_layout": json.dumps(policy.layout)}
-    return {
+    told = {
         "task": policy.task,
         "data": policy.data,
         "seed": str(policy.seed),
@@ -257,3 +269,5 @@ def about(policy: TrainedPolicy) -> dict[str, str]:
         MARK: __version__,
         **layout,
     }
+    # Names of files may hold half a character, which no format does.
+    return {name: text.encode("utf-8", "replace").decode() for name, text in told.items()}
