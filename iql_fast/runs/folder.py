@@ -96,6 +96,11 @@ class RunFolder:
         """What ``python -m iql_fast.evaluate`` found."""
         return self.path / "evaluation.json"
 
+    @property
+    def report(self) -> Path:
+        """The page that ``python -m iql_fast.report`` makes of the run."""
+        return self.path / "report.html"
+
     def exports(self) -> list[Path]:
         """What ``python -m iql_fast.export`` wrote here under names of its own."""
         return [path for path in self.path.glob("policy*") if formats.is_export(path)]

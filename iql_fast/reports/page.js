@@ -1,0 +1,136 @@
+"use strict";
+(() => {
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const shown = (value) => String(Number(value.toPrecision(5)));
+  const plots = [];
+
+  // What a button says is on: a curve is drawn where its run and its layer both are.
+  const off = { group: new Set(), layer: new Set() };
+  const keys = document.querySelectorAll("button.key");
+
+  function apply() {
+    for (const { root } of plots) {
+      for (const renderer of root.renderers) {
+        const [group, layer] = renderer.tags;
+        renderer.visible = !off.group.has(String(group)) && !off.layer.has(layer);
+      }
+    }
+  }
+
+  for (const key of keys) {
+    const kind = key.dataset.group === undefined ? "layer" : "group";
+    const name = key.dataset[kind];
+    if (key.getAttribute("aria-pressed") === "false") off[kind].add(name);
+    key.addEventListener("click", () => {
+      const on = key.getAttribute("aria-pressed") !== "true";
+      key.setAttribute("aria-pressed", String(on));
+      off[kind][on ? "delete" : "add"](name);
+      apply();
+    });
+  }
+
+  // A canvas knows no style sheet: its colours follow the page's.
+  function paint() {
+    const [ink, line] = [css("--muted"), css("--line")];
+    for (const { root } of plots) {
+      for (const axis of [...root.below, ...root.left]) {
+        axis.setv({
+          axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: line,
+          major_tick_line_color: line, minor_tick_line_color: null,
+          axis_label_text_font: "system-ui, sans-serif", axis_label_text_font_style: "normal",
+          axis_label_text_font_size: "12px", major_label_text_font_size: "12px",
+          major_label_text_font: "system-ui, sans-serif",
+        });
+      }
+      for (const part of root.center) {
+        if ("grid_line_color" in part) part.grid_line_color = line;
+      }
+    }
+  }
+
+  // The arrow keys go from step to step; what the curves are there is told in words.
+  function walk(plot) {
+    const lines = () => plot.root.renderers.filter(
+      (r) => r.tags[1] === "mean" && r.name && r.visible);
+    const column = (line, name) => Array.from(line.data_source.get_column(name));
+    let place = -1;
+    plot.element.addEventListener("keydown", (event) => {
+      const steps = [...new Set(lines().flatMap((line) => column(line, "step")))]
+        .sort((a, b) => a - b);
+      const to = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: steps.length - 1,
+        PageDown: place + 10, PageUp: place - 10 }[event.key];
+      if (to === undefined || steps.length === 0) return;
+      event.preventDefault();
+      place = Math.min(Math.max(to, 0), steps.length - 1);
+      const step = steps[place];
+      const said = lines().flatMap((line) => {
+        const at = column(line, "step").indexOf(step);
+        if (at < 0) return [];
+        const [mean, low, high] = ["mean", "low", "high"].map((name) => column(line, name)[at]);
+        const range = low === high ? "" : ` (${shown(low)} to ${shown(high)})`;
+        return [`${line.name} ${shown(mean)}${range}`];
+      });
+      plot.readout.textContent = `step ${step.toLocaleString("en")}: ${said.join("; ")}`;
+      plot.mark.setv({ location: step, visible: true });
+    });
+    plot.element.addEventListener("blur", () => { plot.mark.visible = false; });
+  }
+
+  async function draw() {
+    const items = JSON.parse(document.getElementById("figures").textContent);
+    for (const [number, { item }] of items.entries()) {
+      const element = document.getElementById(`plot-${number}`);
+      const views = await Bokeh.embed.embed_item(item, element.id);
+      const view = [...views][0] ?? Object.values(views)[0];
+      const root = view.model;
+      const mark = root.center.find((part) => part.name === "place");
+      const readout = element.parentElement.querySelector(".readout");
+      const plot = { element, root, mark, readout };
+      plots.push(plot);
+      walk(plot);
+    }
+    paint();
+    apply();
+    document.documentElement.dataset.drawn = "yes";
+  }
+
+  for (const media of ["(prefers-color-scheme: dark)", "print"]) {
+    matchMedia(media).addEventListener("change", paint);
+  }
+
+  for (const button of document.querySelectorAll("button.play")) {
+    button.addEventListener("click", () => {
+      const on = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(on));
+      button.textContent = on ? "Stop" : "Play";
+      button.parentElement.querySelector(".film").hidden = !on;
+      button.parentElement.querySelector(".still").hidden = on;
+    });
+  }
+
+  // A click on a heading sorts by its column, a second one the other way round.
+  for (const button of document.querySelectorAll("button.sort")) {
+    button.addEventListener("click", () => {
+      const heading = button.closest("th");
+      const body = heading.closest("table").tBodies[0];
+      const place = heading.cellIndex;
+      const up = heading.getAttribute("aria-sort") !== "ascending";
+      for (const other of heading.parentElement.children) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const number = button.dataset.kind === "number";
+      const value = (row) => {
+        const cell = row.cells[place];
+        if (!number) return cell.textContent.trim();
+        return cell.dataset.value ? Number(cell.dataset.value) : null;
+      };
+      const order = (a, b) => {
+        const [x, y] = [value(a), value(b)];
+        if (x === null || y === null) return (x === null) - (y === null); // none: always last
+        return (up ? 1 : -1) * (number ? x - y : x.localeCompare(y));
+      };
+      body.append(...[...body.rows].sort(order));
+    });
+  }
+
+  if (document.getElementById("figures")) draw();
+})();
