@@ -43,7 +43,7 @@ def main() -> None:
         raise UserError("Name the folders of one or more runs.")
     check_writable(options.out)
     first, second = (scored(paths) for paths in (options.runs, options.against))
-    runs = [*first, *second]
+    runs = list({run.folder.path: run for run in (*first, *second)}.values())
     shared = sets.shared_settings(runs)
     sides = [sets.gathered(side, shared) for side in (first, second)]
     better = None
@@ -56,13 +56,19 @@ def main() -> None:
         bands(runs),
     )
     print_scores(runs)
-    print_sets(sets.gathered(runs, shared))
+    found = sets.gathered(runs, shared)
+    print_sets(found)
     if shared:
         print(f"All of them: {settings.label(shared)}.")
     for run in runs:
         print(f"{run.name}: {normal.sentence(run)}")
     if better is not None:
         print(better)
+    for one in (one for one in found if one.twice):
+        print(
+            f"warning {one.twice} score(s) of {one.label} are left out over tasks: of seeds that "
+            "another run has too"
+        )
     for note in (note for run in runs for note in run.scores.notes):
         print(f"warning {note}")
     print(options.out)
@@ -131,8 +137,7 @@ def print_sets(found: Sequence[ScoreSet]) -> None:
         seeds = sum(map(len, one.scores))
         shown = "returns: not on one scale" if middle is None else middle.shown()
         rows.append([one.label, str(len(one.tasks)), str(seeds), shown])
-    title = "Over tasks (IQM: interquartile mean of all scores)"
-    output.print_table(title, ("method", "tasks", "scores", MIDDLE), rows)
+    output.print_table("Over tasks", ("method", "tasks", "scores", MIDDLE), rows)
 
 
 def improvement(first: ScoreSet, second: ScoreSet) -> str:

@@ -113,23 +113,24 @@ def groups(jobs: Sequence[Job]) -> list[Group]:
             if not seeds or seeds[-1][0] is not job:
                 seeds.append((job, []))
             seeds[-1][1].append(seed)
-    labels = _labels([(members[key][0][0], told[key]) for key in members])
+    labels = _labels([(members[key][0], told[key]) for key in members])
     return [
         _group(label, told[key], members[key]) for key, label in zip(members, labels, strict=True)
     ]
 
 
-def _labels(firsts: Sequence[tuple[Job, str]]) -> list[str]:
-    """A name for each group, of its first job and its settings."""
-    titles, ways = ({getattr(job, x) for job, _ in firsts} for x in ("task", "method"))
-    paths = [job.path for job, _ in firsts]
+def _labels(firsts: Sequence[tuple[tuple[Job, list[int]], str]]) -> list[str]:
+    """A name for each group, by its first member and its settings."""
+    titles, ways = ({getattr(job, x) for (job, _), _ in firsts} for x in ("task", "method"))
     labels = []
-    for job, told in firsts:
+    for (job, seeds), told in firsts:
         if job.swept:
             parts = [job.task] * (len(titles) > 1) + [job.method] * (len(ways) > 1) + [told]
             labels.append(", ".join(filter(None, parts)) or job.task)
         else:
-            labels.append(f"{job.name}, {told}" if paths.count(job.path) > 1 else job.name)
+            own = job.settings[job.seeds.index(seeds[0])]
+            apart = settings.label(settings.without(own, settings.common(job.settings)))
+            labels.append(f"{job.name}, {apart}" if apart else job.name)
     return labels
 
 

@@ -83,9 +83,11 @@ def _failure(run: Standing) -> dict[str, Any]:
     if run.state != "failed":
         return {}
     try:
-        return read_json(run.folder.failure, f"{run.folder.path} failed")
+        told = read_json(run.folder.failure, f"{run.folder.path} failed")
     except UserError as error:
         return {"failure": str(error)}
+    statistics = told.pop("statistics", None)
+    return told | (statistics if isinstance(statistics, dict) else {})
 
 
 def facts(record: Any, above: str = "") -> Iterator[tuple[str, str]]:

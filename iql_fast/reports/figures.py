@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from bokeh.plotting import figure as Figure
 
 REMEDY = "pip install 'iql-fast[report]'"
-#: Colours that people with any colour vision tell apart (Okabe and Ito's, without those that are
-#: hard to see on white or on black), and dashes for when they begin anew.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+#: Colours on white and on black that people with any colour vision tell apart (after Okabe and Ito),
+#: and dashes for when they begin anew.
+COLOURS = (
+    *(("#0072B2", "#4AA3E8"), ("#D55E00", "#F07B33"), ("#009E73", "#2BBE92")),
+    *(("#CC79A7", "#E29AC1"), ("#E69F00", "#EDB53C"), ("#555C63", "#CDD3D9")),
+)
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 #: Steps of a curve that are drawn at most.
 MOST_STEPS = 2000
@@ -59,6 +62,10 @@ TITLES = {
 _LOGARITHMIC = ("value_loss", "critic_loss", "weight", "weight_max")
 
 
+#: Groups and their numbers on the page.
+Numbered = Sequence[tuple[int, Group]]
+
+
 @dataclass(frozen=True)
 class Panel:
     """A figure and what is said of it.
@@ -77,9 +84,15 @@ class Panel:
     thinned: int
 
 
-def style(number: int) -> tuple[str, str]:
-    """Colour and dash of a group's line."""
-    return COLOURS[number % len(COLOURS)], DASHES[number // len(COLOURS) % len(DASHES)]
+def style(number: int) -> tuple[int, str]:
+    """Place of the colour and dash of a group's line."""
+    return number % len(COLOURS), DASHES[number // len(COLOURS) % len(DASHES)]
+
+
+def _style(number: int) -> tuple[str, str]:
+    """Colour on white and dash; a page in the dark has the other colour put in by its script."""
+    place, dash = style(number)
+    return COLOURS[place][0], dash
 
 
 def script() -> str:
@@ -97,26 +110,31 @@ def script() -> str:
 
 
 def panels(groups: Sequence[Group]) -> list[Panel]:
-    """Scores first, then every quantity that any of the groups has."""
-    names = dict.fromkeys([SCORE, *(name for group in groups for name in group.curves)])
-    return [_panel(name, groups) for name in names if any(name in g.curves for g in groups)]
+    """Scores first, a panel for each problem, then every quantity that any of the groups has."""
+    found = []
+    scored = [(number, g) for number, g in enumerate(groups) if SCORE in g.curves]
+    for where in dict.fromkeys((g.title, g.unit) for _, g in scored):
+        of_one = [(number, g) for number, g in scored if (g.title, g.unit) == where]
+        found.append(_panel(SCORE, f"{where[0]}: {where[1]}", of_one))
+    names = dict.fromkeys(name for group in groups for name in group.curves if name != SCORE)
+    for name in names:
+        having = [(number, g) for number, g in enumerate(groups) if name in g.curves]
+        found.append(_panel(name, TITLES.get(name, name.replace("_", " ")), having))
+    return found
 
 
-def _panel(name: str, groups: Sequence[Group]) -> Panel:
+def _panel(name: str, title: str, groups: Numbered) -> Panel:
     from bokeh.embed import json_item
 
-    unit = ", ".join(dict.fromkeys(g.unit for g in groups if g.unit)) if name == SCORE else ""
-    title = f"Score ({unit})" if unit else TITLES.get(name, name.replace("_", " "))
-    plot = _empty(name, groups)
+    plot = _empty(name, [group for _, group in groups])
     layers, thinned = set[str](), 1
     if name == SCORE:
         layers |= set(_references(plot, groups))
-    for number, group in enumerate(groups):
-        if name in group.curves:
-            curve = group.curves[name]
-            every = -(-len(curve.steps) // MOST_STEPS)
-            thinned = max(thinned, every)
-            layers |= set(_draw(plot, number, group, _every(curve, every), name, len(groups)))
+    for number, group in groups:
+        curve = group.curves[name]
+        every = -(-len(curve.steps) // MOST_STEPS)
+        thinned = max(thinned, every)
+        layers |= set(_draw(plot, number, group, _every(curve, every), name, len(groups)))
     _mark_place(plot)
     item = json_item(plot)  # type: ignore[no-untyped-call]
     return Panel(name, title, item, tuple(x for x in LAYERS if x in layers), thinned)
@@ -129,10 +147,10 @@ def _every(curve: Curve, every: int) -> Curve:
 
 
 def _empty(name: str, groups: Sequence[Group]) -> Figure:
-    from bokeh.models import CustomJSTickFormatter, NumeralTickFormatter  # noqa: F401
+    from bokeh.models import NumeralTickFormatter
     from bokeh.plotting import figure
 
-    positive = all((g.curves[name].values > 0).all() for g in groups if name in g.curves)
+    positive = all((group.curves[name].values > 0).all() for group in groups)
     plot = figure(
         height=HEIGHT,
         sizing_mode="stretch_width",
@@ -140,6 +158,7 @@ def _empty(name: str, groups: Sequence[Group]) -> Figure:
         tools="box_zoom,reset,save",
         active_drag=None,
         toolbar_location="above",
+        toolbar_inner=True,
         output_backend="canvas",
         background_fill_color=None,
         border_fill_color=None,
@@ -152,6 +171,10 @@ def _empty(name: str, groups: Sequence[Group]) -> Figure:
     plot.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")
     plot.xaxis.axis_label = "training steps"
     plot.xgrid.visible = False
+    for axis in plot.axis:
+        axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "12px"
+        axis.axis_label_text_font_style = "normal"
     for seam in {group.seam for group in groups if group.seam is not None}:
         _seam(plot, seam)
     return plot
@@ -181,7 +204,7 @@ def _draw(
     """Line, range and single seeds of a group; yields the layers."""
     from bokeh.models import ColumnDataSource, HoverTool
 
-    colour, dash = style(number)
+    colour, dash = _style(number)
     several = curve.values.shape[1] > 1
     columns = {
         "step": curve.steps.astype(np.int32),
@@ -202,8 +225,8 @@ def _draw(
     line = plot.line("step", "mean", source=source, color=colour, line_dash=dash, line_width=2)
     _tag(line, number, "mean")
     line.name = group.label
-    if len(curve.steps) <= 100:
-        points = plot.scatter("step", "mean", source=source, color=colour, size=4)
+    if len(curve.steps) <= 12:  # a line of few points does not show where they are
+        points = plot.scatter("step", "mean", source=source, color=colour, size=5)
         _tag(points, number, "mean")
     yield "mean"
     value = "@mean{%.5g}" + (" (@low{%.5g} to @high{%.5g})" if several else "")
@@ -225,7 +248,7 @@ def _acted(plot: Figure, number: int, group: Group) -> Iterator[str]:
     if len(group.acted[0]) >= curves.EPISODES_TOGETHER:
         steps, means = (curves.together(x) for x in group.acted)
         every = -(-len(steps) // MOST_STEPS)
-        colour, _ = style(number)
+        colour, _ = _style(number)
         line = plot.line(
             steps[::every].astype(np.int32), means[::every].astype(np.float32),
             color=colour, alpha=0.5, line_width=1, line_dash="dotted",
@@ -234,12 +257,12 @@ def _acted(plot: Figure, number: int, group: Group) -> Iterator[str]:
         yield "acted"
 
 
-def _references(plot: Figure, groups: Sequence[Group]) -> Iterator[str]:
+def _references(plot: Figure, groups: Numbered) -> Iterator[str]:
     """Our own runs behind the scores; the paper's score and that of the data across them."""
-    ends = [g.curves[SCORE].steps[[0, -1]] for g in groups if SCORE in g.curves]
+    ends = [group.curves[SCORE].steps[[0, -1]] for _, group in groups]
     first, last = min(e[0] for e in ends), max(e[1] for e in ends)
-    for number, group in enumerate(groups):
-        colour, _ = style(number)
+    for number, group in groups:
+        colour, _ = _style(number)
         if group.band is not None:
             band, shown = group.band, slice(0, int(np.searchsorted(group.band.steps, last)) + 1)
             columns = (band.steps[shown], band.low[shown], band.high[shown])

@@ -58,7 +58,8 @@ def of_paths(paths: Sequence[Path]) -> list[Job]:
 
 def _of_run(path: Path) -> Job:
     run = standing.read(path)
-    each = tuple(settings.of_seeds(run.options))
+    departing, varying = settings.of_seeds(run.options), settings.varying(run.options)
+    each = tuple(one | own for one, own in zip(departing, varying, strict=True))
     seeds = run.options.seed_list
     return Job(run.name, path, run, "", run.title, run.method, seeds, each)
 

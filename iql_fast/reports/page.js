@@ -2,18 +2,17 @@
 (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const shown = (value) => String(Number(value.toPrecision(5)));
+  const COLOURS = 6; // that the style sheet has: --c0 to --c5
   const plots = [];
 
   // What a button says is on: a curve is drawn where its run and its layer both are.
   const off = { group: new Set(), layer: new Set() };
   const keys = document.querySelectorAll("button.key");
 
-  function apply() {
-    for (const { root } of plots) {
-      for (const renderer of root.renderers) {
-        const [group, layer] = renderer.tags;
-        renderer.visible = !off.group.has(String(group)) && !off.layer.has(layer);
-      }
+  function apply({ root }) {
+    for (const renderer of root.renderers) {
+      const [group, layer] = renderer.tags;
+      renderer.visible = !off.group.has(String(group)) && !off.layer.has(layer);
     }
   }
 
@@ -25,25 +24,27 @@
       const on = key.getAttribute("aria-pressed") !== "true";
       key.setAttribute("aria-pressed", String(on));
       off[kind][on ? "delete" : "add"](name);
-      apply();
+      plots.forEach(apply);
     });
   }
 
   // A canvas knows no style sheet: its colours follow the page's.
-  function paint() {
+  function paint({ root }) {
     const [ink, line] = [css("--muted"), css("--line")];
-    for (const { root } of plots) {
-      for (const axis of [...root.below, ...root.left]) {
-        axis.setv({
-          axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: line,
-          major_tick_line_color: line, minor_tick_line_color: null,
-          axis_label_text_font: "system-ui, sans-serif", axis_label_text_font_style: "normal",
-          axis_label_text_font_size: "12px", major_label_text_font_size: "12px",
-          major_label_text_font: "system-ui, sans-serif",
-        });
-      }
-      for (const part of root.center) {
-        if ("grid_line_color" in part) part.grid_line_color = line;
+    for (const axis of [...root.below, ...root.left]) {
+      axis.setv({
+        axis_label_text_color: ink, major_label_text_color: ink, axis_line_color: line,
+        major_tick_line_color: line, minor_tick_line_color: null,
+      });
+    }
+    for (const part of root.center) {
+      if ("grid_line_color" in part) part.grid_line_color = line;
+    }
+    for (const { glyph, tags: [group, layer] } of root.renderers) {
+      if (layer === "ours") continue;
+      const colour = { value: css(`--c${group % COLOURS}`) };
+      for (const name of ["line_color", "fill_color"]) {
+        if (name in glyph) glyph[name] = colour;
       }
     }
   }
@@ -76,26 +77,28 @@
     plot.element.addEventListener("blur", () => { plot.mark.visible = false; });
   }
 
+  // One figure after the other, so that the page answers in between.
   async function draw() {
     const items = JSON.parse(document.getElementById("figures").textContent);
     for (const [number, { item }] of items.entries()) {
       const element = document.getElementById(`plot-${number}`);
-      const views = await Bokeh.embed.embed_item(item, element.id);
-      const view = [...views][0] ?? Object.values(views)[0];
+      const [view] = await Bokeh.embed.embed_item(item, element.id);
       const root = view.model;
       const mark = root.center.find((part) => part.name === "place");
       const readout = element.parentElement.querySelector(".readout");
       const plot = { element, root, mark, readout };
       plots.push(plot);
+      paint(plot);
+      apply(plot);
       walk(plot);
+      element.dataset.drawn = "yes";
+      await new Promise((next) => setTimeout(next));
     }
-    paint();
-    apply();
     document.documentElement.dataset.drawn = "yes";
   }
 
   for (const media of ["(prefers-color-scheme: dark)", "print"]) {
-    matchMedia(media).addEventListener("change", paint);
+    matchMedia(media).addEventListener("change", () => plots.forEach(paint));
   }
 
   for (const button of document.querySelectorAll("button.play")) {

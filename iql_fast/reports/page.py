@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import datetime
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,6 +90,8 @@ def render(title: str, jobs: Sequence[Job], films: int = FILMS) -> str:
         lstrip_blocks=True,
     )
     environment.filters["media"] = _media
+    # Bokeh's JSON refers to what stands before, so that its keys stay in their order.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     groups = content.groups(jobs)
     panels = figures.panels(groups)
     scripts = [_inline(figures.script()), _inline(_own("page.js"))]
@@ -117,9 +119,15 @@ def render(title: str, jobs: Sequence[Job], films: int = FILMS) -> str:
         hidden=figures.HIDDEN,
         style_of=figures.style,
         runs=runs,
+        others=_others(groups),
+        verdicts=_by_text((run.verdict, run.name) for run in runs),
+        notes=_by_text((note, run.name) for run in runs for note in run.notes),
+        unpictured=_by_text((r.picture, r.name) for r in runs if isinstance(r.picture, str)),
         options=details.options_of(jobs),
         scripts=scripts,
         style=_own("page.css"),
+        colours=figures.COLOURS,
+        score_panels=sum(panel.key == content.SCORE for panel in panels),
         policy=policy(scripts),
         mark=MARK,
     )
@@ -176,6 +184,22 @@ def _told(compared: Comparison) -> Mapping[str, Any]:
         "several": any(len(one.tasks) > 1 for one in compared.sets),
         "left_out": sorted({label for one in pairs for label in one.left_out}),
     }
+
+
+def _by_text(said: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """What is said -> the runs of which it is."""
+    found: dict[str, list[str]] = {}
+    for text, name in said:
+        found.setdefault(text, []).append(name)
+    return found
+
+
+def _others(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    """Title of the data -> what others than the paper report."""
+    found = {
+        group.title: {x: v for x, v in group.published.items() if x != "paper"} for group in groups
+    }
+    return {title: scores for title, scores in found.items() if scores}
 
 
 def _own(name: str) -> str:

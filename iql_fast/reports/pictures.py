@@ -45,9 +45,9 @@ def of_run(run: Standing, filmed: bool) -> Picture | str:
     environment = run.scoring.environment
     if environment is None:
         return f"No picture: the run has no simulator ({run.scoring.note})."
-    how = f"`python -m iql_fast.evaluate --run {run.folder.path} --video FILE.gif` makes a film."
+    how = "python -m iql_fast.evaluate --run RUN --video FILE.gif makes a film of any run's episode."
     if not filmed:
-        return f"Not filmed. {how}"
+        return f"Not filmed: --films N films the first N runs that have a simulator. {how}"
     if environment[:1] == "{" or ":" in environment:
         # Making it would import whatever code the run's folder names.
         called = simulator.label(environment)

@@ -22,16 +22,15 @@ from iql_fast.support.errors import UserError
 from iql_fast.tasks import reference_curves
 from iql_fast.tasks.reference_curves import Kind, ReferenceCurves
 
-#: What each attribute of a kind is called in a sentence.
+#: What is said of ours where an attribute of their kind is another.
 _WORDS = {
-    "physics": "in {} physics",
+    "physics": "scored in {} physics",
     "simulator": "scored by MuJoCo {}",
-    "origin": "on data of the origin {}",
-    "fingerprint": "on regenerated data of another recipe or seed ({})",
-    "settings": "with {}",
-    "steps": "of {:,} steps",
+    "origin": "trained on data of the origin {}",
+    "fingerprint": "trained on regenerated data of another recipe or seed",
+    "settings": "trained with {}",
+    "steps": "trained for {:,} steps",
 }
-_LIKE_THE_PAPER = "the default settings"
 
 
 class Band(NamedTuple):
@@ -44,7 +43,7 @@ class Band(NamedTuple):
 
     @property
     def label(self) -> str:
-        return f"our own {self.runs} run(s), lowest to highest"
+        return f"{count(self.runs)} of our own, lowest to highest"
 
 
 def kind_of(options: TrainConfig, data: Mapping[str, Any], scoring: Scoring, mujoco: str) -> Kind:
@@ -102,8 +101,8 @@ def like(wanted: Kind) -> ReferenceCurves:
         raise UserError("there are no runs of our own of this task and method")
     nearest = min(near, key=lambda found: len(found.kind.differs(wanted)))
     if differing := nearest.kind.differs(wanted):
-        said = (_said(name, getattr(nearest.kind, name)) for name in differing)
-        raise UserError(f"ours are {', '.join(said)}")
+        said = dict.fromkeys(_said(name, nearest.kind) for name in differing)
+        raise UserError(f"ours were {', '.join(said)}")
     return nearest
 
 
@@ -117,9 +116,13 @@ def band(options: TrainConfig, data: Mapping[str, Any], scoring: Scoring, mujoco
 
 def band_of(curves: ReferenceCurves) -> Band:
     """The range of curves."""
-    steps = next(iter(curves.curves.values())).steps
-    scores = np.array([curve.scores for curve in curves.curves.values()])  # [seeds, T]
-    return Band(np.array(steps, float), scores.min(0), scores.max(0), len(scores))
+    scores = _scores(curves)
+    return Band(np.array(curves.steps, float), scores.min(0), scores.max(0), len(scores))
+
+
+def _scores(curves: ReferenceCurves) -> NDArray[np.float64]:
+    """``[seeds, T]``."""
+    return np.array([curve.scores for curve in curves.curves.values()])
 
 
 def sentence(run: Standing) -> str:
@@ -137,20 +140,14 @@ def _compared(run: Standing, curves: ReferenceCurves) -> str:
     for row in run.scores.rows:
         by_step.setdefault(int(row["step"]), []).append(float(row["score"]))
     whole = {step: x for step, x in by_step.items() if len(x) == run.options.seeds}
-    known = next(iter(curves.curves.values())).steps
-    steps = [step for step in sorted(whole) if step in known][-FINAL_EVALUATIONS:]
+    steps = [step for step in sorted(whole) if step in curves.steps][-FINAL_EVALUATIONS:]
     if not steps:
         raise UserError("there is no evaluation yet at a step at which ours were scored")
     own = np.mean([whole[step] for step in steps], 0)  # [seeds]
-    theirs = np.array(
-        [
-            np.mean([dict(zip(c.steps, c.scores, strict=True))[step] for step in steps])
-            for c in curves.curves.values()
-        ]
-    )
+    theirs = _scores(curves)[:, np.isin(curves.steps, steps)].mean(1)
     low, high, mean = theirs.min(), theirs.max(), own.mean()
     said = f"{mean:.1f} after {steps[-1]:,} steps"
-    beside = f"our {_runs(len(theirs))} ({low:.1f} to {high:.1f})"
+    beside = f"our {count(len(theirs))} ({low:.1f} to {high:.1f})"
     if low <= mean <= high:
         return f"{said}: within the range of {beside}."
     outside = own < low if mean < low else own > high
@@ -162,8 +159,9 @@ def _compared(run: Standing, curves: ReferenceCurves) -> str:
     return said + (_advice(run, curves) if where == "below" else "")
 
 
-def _runs(count: int) -> str:
-    return "one run" if count == 1 else f"{count} runs"
+def count(runs: int) -> str:
+    """For people."""
+    return "one run" if runs == 1 else f"{runs} runs"
 
 
 def _advice(run: Standing, curves: ReferenceCurves) -> str:
@@ -175,7 +173,11 @@ def _advice(run: Standing, curves: ReferenceCurves) -> str:
     return f" Look at the notes on its data, and at its losses and values.{said}"
 
 
-def _said(name: str, value: Any) -> str:
+def _said(name: str, of_ours: Kind) -> str:
+    """In what ours are others."""
+    value = getattr(of_ours, name)
     if name == "settings":
-        return _WORDS[name].format(settings.label(value) or _LIKE_THE_PAPER)
+        value = settings.label(value) or "the default settings"
+    if name == "fingerprint" and not value:  # which their origin tells
+        return _said("origin", of_ours)
     return _WORDS[name].format(value)

@@ -50,6 +50,17 @@ def of_seeds(options: TrainConfig) -> list[dict[str, Any]]:
     return [of_seed(options, place) for place in range(options.seeds)]
 
 
+def varying(options: TrainConfig) -> list[dict[str, Any]]:
+    """Of each seed, the settings in which the seeds of the run differ, defaults among them."""
+    own = config.flat(options)
+    names = [
+        name
+        for name in own
+        if name in per_seed_options(options.method) and len(set(own[name])) > 1
+    ]
+    return [{name: [own[name][place]] for name in names} for place in range(options.seeds)]
+
+
 def of_seed(options: TrainConfig, place: int) -> dict[str, Any]:
     """The departures that make a learner of its own of the seed at that place: without what changes
     nothing of what is learned, and with its own value where seeds have different ones."""

@@ -1,6 +1,6 @@
 """Scores of runs of our own, evaluation by evaluation: what a new run is held against.
 
-One JSON file a kind of run lies in ``reference_curves/``; ``tools/reference_curves.py`` writes them.
+One JSON file a kind of run lies in ``curves/``; ``tools/reference_curves.py`` writes them.
 """
 
 from __future__ import annotations
@@ -53,44 +53,45 @@ class Kind:
 
 @dataclass(frozen=True)
 class Curve:
-    """The scores of one seed.
+    """The scores of one seed, in the order of the evaluations, and the versions that it ran with
+    (package -> version)."""
 
-    Attributes:
-        steps, scores: of each evaluation, in their order.
-        versions: package -> version that it ran with.
-    """
-
-    steps: tuple[int, ...]
     scores: tuple[float, ...]
     versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class ReferenceCurves:
-    """Our runs of one kind: training seed -> its curve, all scored at the same steps."""
+    """Our runs of one kind.
+
+    Attributes:
+        steps: at which all of them were scored.
+        curves: training seed -> its scores.
+    """
 
     kind: Kind
+    steps: tuple[int, ...]
     curves: Mapping[int, Curve]
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
         curves = {str(seed): asdict(self.curves[seed]) for seed in sorted(self.curves)}
-        return {"kind": asdict(self.kind), "curves": curves}
+        return {"kind": asdict(self.kind), "steps": self.steps, "curves": curves}
 
 
 def from_record(record: Mapping[str, Any]) -> ReferenceCurves:
     """The inverse of ``ReferenceCurves.record``."""
     curves = {
-        int(seed): Curve(tuple(c["steps"]), tuple(c["scores"]), c["versions"])
-        for seed, c in record["curves"].items()
+        int(seed): Curve(tuple(curve["scores"]), curve["versions"])
+        for seed, curve in record["curves"].items()
     }
-    return ReferenceCurves(Kind(**record["kind"]), curves)
+    return ReferenceCurves(Kind(**record["kind"]), tuple(record["steps"]), curves)
 
 
 @functools.cache
 def ours() -> tuple[ReferenceCurves, ...]:
     """All that come with the package."""
-    folder = resources.files("iql_fast.tasks").joinpath("reference_curves")
+    folder = resources.files("iql_fast.tasks").joinpath("curves")
     files: Iterable[Any] = folder.iterdir() if folder.is_dir() else ()
     texts = [file.read_text() for file in files if file.name.endswith(".json")]
     return tuple(from_record(json.loads(text)) for text in texts)
