@@ -16,9 +16,8 @@ from iql_fast.runs.folder import settled
 from iql_fast.support import digest
 from iql_fast.tasks import catalogue
 
-#: Columns of metrics.csv between the seed and the seconds, as IQL's are.
-METRICS = ("value_loss", "critic_loss", "actor_loss", "value", "q", "advantage", "advantage_std",
-           "weight", "weight_max", "weight_clipped", "actor_lr")  # fmt: skip
+#: Columns of metrics.csv between the seed and the seconds: a few of IQL's.
+METRICS = ("value_loss", "advantage")
 VERSIONS = {"iql-fast": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6", "gymnasium": "1.4.0",
             "mujoco": "3.17.0"}  # fmt: skip
 REGENERATED = {"origin": "regenerated", "physics": "d4rl", "mujoco": "3.17.0", "seed": 0}

@@ -80,7 +80,9 @@ def test_a_run_under_way_is_held_against_ours_at_its_step(ours, tmp_path):
 
 def test_versions_that_differ_are_named(ours, tmp_path, monkeypatch):
     monkeypatch.setitem(report_runs.VERSIONS, "torch", "3.0.0")
-    assert "Versions that differ: torch 3.0.0 (ours 2.13.0)." in said(tmp_path, scores={0: [0.0] * 3})
+    assert "Versions that differ: torch 3.0.0 (ours 2.13.0)." in said(
+        tmp_path, scores={0: [0.0] * 3}
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,11 @@ def test_versions_that_differ_are_named(ours, tmp_path, monkeypatch):
     [
         (("--steps", "400"), {}, "ours were trained for 300 steps"),
         (("--steps", "300", "--expectile", "0.9"), {}, "ours were trained with hidden 8"),
-        (("--steps", "300", "--method", "td3_bc"), {}, "no runs of our own of this task and method"),
+        (
+            ("--steps", "300", "--method", "td3_bc"),
+            {},
+            "no runs of our own of this task and method",
+        ),
         (("--steps", "300"), {"data": {"seed": 1}}, "regenerated data of another recipe or seed"),
         (("--steps", "300"), {"data": {"path": "/x/y-0000aaaa.hdf5"}}, "of another recipe or seed"),
         (("--steps", "300"), {"data": {"origin": "d4rl"}}, "data of the origin regenerated"),

@@ -261,8 +261,5 @@ def comparison(jobs: Sequence[Job]) -> Comparison:
     if len(found) > MOST_COMPARED:
         found = sorted(found, key=best_first, reverse=True)
     compared = found[:MOST_COMPARED]
-    matrix = [
-        [None if a is b else sets.improvement(a, b) for b in compared] for a in compared
-    ]
+    matrix = [[None if a is b else sets.improvement(a, b) for b in compared] for a in compared]
     return Comparison(found, matrix)
-

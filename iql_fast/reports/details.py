@@ -143,7 +143,11 @@ def options_of(jobs: Sequence[Job]) -> list[Option]:
         for f in own_settings(methods.get(name))
     }
     each = [(config.flat(run.options), settings.departures(run.options)) for run in runs]
-    names = [x for x in config.flat(runs[0].options) if x not in {*others, *config.FREE}] if runs else []
+    names = (
+        [x for x in config.flat(runs[0].options) if x not in {*others, *config.FREE}]
+        if runs
+        else []
+    )
     found = [
         Option(
             name.replace("_", " "),

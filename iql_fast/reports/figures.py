@@ -212,7 +212,9 @@ def _draw(
         "low": curve.values.min(1),
         "high": curve.values.max(1),
     }
-    source = ColumnDataSource({x: v if x == "step" else v.astype(np.float32) for x, v in columns.items()})
+    source = ColumnDataSource(
+        {x: v if x == "step" else v.astype(np.float32) for x, v in columns.items()}
+    )
     if several:
         band = plot.varea("step", "low", "high", source=source, color=colour, alpha=0.18)
         _tag(band, number, "range")

@@ -67,9 +67,7 @@ def _of_run(path: Path) -> Job:
 def _told_apart(jobs: list[Job]) -> list[Job]:
     """With the folders above in the names of those that have the same."""
     names = [job.name for job in jobs]
-    return [
-        replace(job, name=str(job.path)) if names.count(job.name) > 1 else job for job in jobs
-    ]
+    return [replace(job, name=str(job.path)) if names.count(job.name) > 1 else job for job in jobs]
 
 
 def _of_sweep(folder: Path) -> list[Job]:

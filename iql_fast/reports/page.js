@@ -86,7 +86,8 @@
       const root = view.model;
       const mark = root.center.find((part) => part.name === "place");
       const readout = element.parentElement.querySelector(".readout");
-      const plot = { element, root, mark, readout };
+      const plot = { element, view, root, mark, readout };
+      element.plot = plot;
       plots.push(plot);
       paint(plot);
       apply(plot);

@@ -19,11 +19,10 @@ from iql_fast.reports import content, details, figures
 from iql_fast.reports.content import Comparison, Group
 from iql_fast.reports.jobs import Job
 from iql_fast.runs import settings
+from iql_fast.runs.folder import REPORT_MARK, is_report
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
 
-#: What tells a page of ours from another file.
-MARK = '<meta name="generator" content="iql_fast.report">'
 #: Runs of which an episode is filmed, unless more are asked for.
 FILMS = 3
 
@@ -48,18 +47,12 @@ def check(out: Path) -> None:
     """Raise a ``UserError`` where a page would replace what is none, or something is missing."""
     if out.is_dir():
         raise UserError(f"{out} is a folder. Name a file with --out.")
-    if out.exists() and not is_page(out):
+    if out.exists() and not is_report(out):
         raise UserError(
             f"{out} exists and is no former report, so it will not be touched. Remove it, or name "
             "another file with --out."
         )
     figures.script()
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file is a page that this package made."""
-    with open(path, "rb") as file:
-        return MARK.encode() in file.read(1000)
 
 
 def write(out: Path, title: str, jobs: Sequence[Job], films: int = FILMS) -> None:
@@ -129,7 +122,7 @@ def render(title: str, jobs: Sequence[Job], films: int = FILMS) -> str:
         colours=figures.COLOURS,
         score_panels=sum(panel.key == content.SCORE for panel in panels),
         policy=policy(scripts),
-        mark=MARK,
+        mark=REPORT_MARK,
     )
 
 
@@ -158,7 +151,13 @@ def _known(group: Group) -> list[float]:
     """The numbers of a strip."""
     assert group.final is not None
     middle = group.final.middle
-    numbers = [middle.value, middle.low, middle.high, group.published.get("paper"), group.data_score]
+    numbers = [
+        middle.value,
+        middle.low,
+        middle.high,
+        group.published.get("paper"),
+        group.data_score,
+    ]
     return [x for x in numbers if x is not None and x == x]
 
 
@@ -216,5 +215,3 @@ def _media(media: tuple[str, bytes]) -> str:
     """The address of an image that the page holds."""
     kind, data = media
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-

@@ -45,7 +45,9 @@ def of_run(run: Standing, filmed: bool) -> Picture | str:
     environment = run.scoring.environment
     if environment is None:
         return f"No picture: the run has no simulator ({run.scoring.note})."
-    how = "python -m iql_fast.evaluate --run RUN --video FILE.gif makes a film of any run's episode."
+    how = (
+        "python -m iql_fast.evaluate --run RUN --video FILE.gif makes a film of any run's episode."
+    )
     if not filmed:
         return f"Not filmed: --films N films the first N runs that have a simulator. {how}"
     if environment[:1] == "{" or ":" in environment:

@@ -322,9 +322,7 @@ class Loop:
             title,
             self.config.seam,
             curves.acted_scores(self.folder, self.data.scoring),
-            normal.band(
-                self.config, self.data.record, self.data.scoring, simulator.version()
-            ),
+            normal.band(self.config, self.data.record, self.data.scoring, simulator.version()),
         )
         self.curves_drawn = time.monotonic()
 

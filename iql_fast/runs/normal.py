@@ -106,7 +106,9 @@ def like(wanted: Kind) -> ReferenceCurves:
     return nearest
 
 
-def band(options: TrainConfig, data: Mapping[str, Any], scoring: Scoring, mujoco: str) -> Band | None:
+def band(
+    options: TrainConfig, data: Mapping[str, Any], scoring: Scoring, mujoco: str
+) -> Band | None:
     """Our runs of the same kind, to be drawn behind a run's scores; None where there are none."""
     try:
         return band_of(like(kind_of(options, data, scoring, mujoco)))
@@ -168,7 +170,9 @@ def _advice(run: Standing, curves: ReferenceCurves) -> str:
     """What to look at where a score is lower than it should be."""
     own = run.record.get("versions", {})
     theirs = next(iter(curves.curves.values())).versions
-    others = [f"{name} {own[name]} (ours {v})" for name, v in theirs.items() if own.get(name, v) != v]
+    others = [
+        f"{name} {own[name]} (ours {v})" for name, v in theirs.items() if own.get(name, v) != v
+    ]
     said = f" Versions that differ: {', '.join(others)}." if others else ""
     return f" Look at the notes on its data, and at its losses and values.{said}"
 

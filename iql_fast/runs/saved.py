@@ -46,6 +46,4 @@ def policies(
     checkpoint.require_run(saved.run, record, run.checkpoints, saved.step)
     own, acting = units.from_record(record), trained.acting(record) | dict(asked or {})
     places = range(len(trained.seeds(record)))
-    return Saved(
-        saved.step, [with_units(from_state(saved.state, s, acting), own) for s in places]
-    )
+    return Saved(saved.step, [with_units(from_state(saved.state, s, acting), own) for s in places])

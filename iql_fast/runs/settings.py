@@ -54,9 +54,7 @@ def varying(options: TrainConfig) -> list[dict[str, Any]]:
     """Of each seed, the settings in which the seeds of the run differ, defaults among them."""
     own = config.flat(options)
     names = [
-        name
-        for name in own
-        if name in per_seed_options(options.method) and len(set(own[name])) > 1
+        name for name in own if name in per_seed_options(options.method) and len(set(own[name])) > 1
     ]
     return [{name: [own[name][place]] for name in names} for place in range(options.seeds)]
 
