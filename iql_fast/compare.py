@@ -96,10 +96,7 @@ def bands(runs: Sequence[Standing]) -> dict[str, Band]:
     """Title of the data and method -> runs of our own of the same kind."""
     found = {}
     for run in runs:
-        versions = run.record.get("versions", {})
-        band = normal.band(
-            run.options, run.record["data"], run.scoring, str(versions.get("mujoco"))
-        )
+        band = normal.band_behind(run)
         if band is not None:
             found[f"{run.method}, {run.title}"] = band
     return found

@@ -10,7 +10,7 @@ import tyro
 
 from iql_fast.reports import jobs, page
 from iql_fast.runs.folder import RunFolder
-from iql_fast.support import cli
+from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import check_writable
 
@@ -42,7 +42,8 @@ def main() -> None:
     out = options.out or (Path("report.html") if single is None else RunFolder(single).report)
     page.check(out)
     check_writable(out)
-    page.write(out, title(options.runs), found, options.films)
+    with output.console().status("reading runs, filming episodes"):
+        page.write(out, title(options.runs), found, options.films)
     print(out)
 
 

@@ -1,4 +1,4 @@
-"""Folders of runs as reports read them, made by hand: no training, and any number of evaluations."""
+"""Folders of runs as reports read them, made by hand, with any number of evaluations."""
 
 from __future__ import annotations
 

@@ -81,16 +81,16 @@ def opened(browser, file):
     assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {file.as_uri()}
 
 
-def point_at(shown, step, of=(0, 300)):
-    """Move the pointer over the first figure to where a step is, and wait for what it shows."""
+def point_at(shown, step, score):
+    """Move the pointer over the first figure to where that is."""
     place = shown.evaluate(
-        """(step) => {
+        """([step, score]) => {
           const { view } = document.getElementById("plot-0").plot;
           const box = view.canvas_view.el.getBoundingClientRect();
           return [box.x + view.frame.x_scale.compute(step),
-                  box.y + view.frame.bbox.y_center];
+                  box.y + view.frame.y_scale.compute(score)];
         }""",
-        step,
+        [step, score],
     )
     shown.mouse.move(place[0] - 2, place[1])
     shown.mouse.move(*place, steps=3)
@@ -113,15 +113,21 @@ def rows(file, run):
 def test_the_tooltip_shows_the_value_of_the_table(opened, file):
     shown = opened()
     shown.locator("#plot-0").scroll_into_view_if_needed()
-    point_at(shown, 200)
-    tooltip = shown.locator("#plot-0 .bk-Tooltip").filter(has_text="200").first
-    tooltip.wait_for()
-    words = " ".join(shown.locator("#plot-0 .bk-Tooltip").all_inner_texts())
+    tooltips = shown.locator(".bk-tooltip-content")
+    readout = shown.locator("figure", has=shown.locator("#plot-0")).locator(".readout")
     for run in (NAMED, "second"):
         low, high = (float(row["score"]) for row in rows(file, run) if row["step"] == "200")
-        assert f"{(low + high) / 2:g} ({low:g} to {high:g})" in words
-        assert run in words  # as text: no element came of it
-    assert shown.locator("#plot-0 b").count() == 0
+        words = f"{(low + high) / 2:g} ({low:g} to {high:g})"
+
+        def told(mean=(low + high) / 2, words=words):
+            point_at(shown, 200, mean)
+            shown.wait_for_timeout(300)
+            return words in " ".join(tooltips.all_inner_texts())
+
+        until(shown, told)
+        assert run in " ".join(tooltips.all_inner_texts())  # as text: no element came of it
+        assert f"{run} {words}" in readout.inner_text()
+    assert shown.locator(".bk-tooltip-content b").count() == 0
 
 
 def test_a_curve_is_switched_off_and_on_by_its_key(opened):

@@ -138,10 +138,6 @@ def _group(label: str, told: str, members: Sequence[tuple[Job, list[int]]]) -> G
     first = members[0][0]
     runs = [(job.run, seeds) for job, seeds in members if job.run is not None]
     run = runs[0][0] if runs else None
-    band = None
-    if run is not None and run.scoring.environment is not None:
-        mujoco = str(run.record.get("versions", {}).get("mujoco"))
-        band = normal.band(run.options, run.record["data"], run.scoring, mujoco)
     return Group(
         label,
         first.task,
@@ -161,7 +157,7 @@ def _group(label: str, told: str, members: Sequence[tuple[Job, list[int]]]) -> G
         _curves(runs),
         None if run is None else curves.acted_scores(run.folder, run.scoring),
         None if run is None else run.options.seam,
-        band,
+        None if run is None else normal.band_behind(run),
     )
 
 

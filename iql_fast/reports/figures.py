@@ -18,11 +18,11 @@ from iql_fast.support.errors import UserError
 
 if TYPE_CHECKING:
     from bokeh.models import GlyphRenderer
-    from bokeh.plotting import figure as Figure
+    from bokeh.plotting import figure as Plot  # noqa: N812  it is a class
 
 REMEDY = "pip install 'iql-fast[report]'"
-#: Colours on white and on black that people with any colour vision tell apart (after Okabe and Ito),
-#: and dashes for when they begin anew.
+#: Colours on white and on black that people with any colour vision tell apart (after Okabe and
+#: Ito), and dashes for when they begin anew.
 COLOURS = (
     *(("#0072B2", "#4AA3E8"), ("#D55E00", "#F07B33"), ("#009E73", "#2BBE92")),
     *(("#CC79A7", "#E29AC1"), ("#E69F00", "#EDB53C"), ("#555C63", "#CDD3D9")),
@@ -30,8 +30,6 @@ COLOURS = (
 DASHES = ("solid", "dashed", "dotted", "dashdot")
 #: Steps of a curve that are drawn at most.
 MOST_STEPS = 2000
-#: Groups whose tooltips stand side by side; of more, only the one under the pointer is shown.
-TOGETHER = 4
 HEIGHT = 280  # pixels
 
 #: Layers, by their names in ``tags``: what each is called.
@@ -134,7 +132,7 @@ def _panel(name: str, title: str, groups: Numbered) -> Panel:
         curve = group.curves[name]
         every = -(-len(curve.steps) // MOST_STEPS)
         thinned = max(thinned, every)
-        layers |= set(_draw(plot, number, group, _every(curve, every), name, len(groups)))
+        layers |= set(_draw(plot, number, group, _every(curve, every), name))
     _mark_place(plot)
     item = json_item(plot)  # type: ignore[no-untyped-call]
     return Panel(name, title, item, tuple(x for x in LAYERS if x in layers), thinned)
@@ -146,7 +144,7 @@ def _every(curve: Curve, every: int) -> Curve:
     return Curve(curve.steps[first::every], curve.values[first::every])
 
 
-def _empty(name: str, groups: Sequence[Group]) -> Figure:
+def _empty(name: str, groups: Sequence[Group]) -> Plot:
     from bokeh.models import NumeralTickFormatter
     from bokeh.plotting import figure
 
@@ -180,7 +178,7 @@ def _empty(name: str, groups: Sequence[Group]) -> Figure:
     return plot
 
 
-def _seam(plot: Figure, step: int) -> None:
+def _seam(plot: Plot, step: int) -> None:
     """Where training went on in the environment."""
     from bokeh.models import Span
 
@@ -189,7 +187,7 @@ def _seam(plot: Figure, step: int) -> None:
     )
 
 
-def _mark_place(plot: Figure) -> None:
+def _mark_place(plot: Plot) -> None:
     """The line that the arrow keys move."""
     from bokeh.models import Span
 
@@ -198,9 +196,7 @@ def _mark_place(plot: Figure) -> None:
     )
 
 
-def _draw(
-    plot: Figure, number: int, group: Group, curve: Curve, name: str, groups: int
-) -> Iterator[str]:
+def _draw(plot: Plot, number: int, group: Group, curve: Curve, name: str) -> Iterator[str]:
     """Line, range and single seeds of a group; yields the layers."""
     from bokeh.models import ColumnDataSource, HoverTool
 
@@ -235,7 +231,7 @@ def _draw(
     plot.add_tools(
         HoverTool(
             renderers=[line],
-            mode="vline" if groups <= TOGETHER else "mouse",
+            mode="mouse",
             tooltips=[("run", "$name"), ("step", "@step{0,0}"), (name, value)],
             formatters={"@mean": "printf", "@low": "printf", "@high": "printf"},
             visible=False,  # in the toolbar
@@ -245,7 +241,7 @@ def _draw(
         yield from _acted(plot, number, group)
 
 
-def _acted(plot: Figure, number: int, group: Group) -> Iterator[str]:
+def _acted(plot: Plot, number: int, group: Group) -> Iterator[str]:
     assert group.acted is not None
     if len(group.acted[0]) >= curves.EPISODES_TOGETHER:
         steps, means = (curves.together(x) for x in group.acted)
@@ -259,7 +255,7 @@ def _acted(plot: Figure, number: int, group: Group) -> Iterator[str]:
         yield "acted"
 
 
-def _references(plot: Figure, groups: Numbered) -> Iterator[str]:
+def _references(plot: Plot, groups: Numbered) -> Iterator[str]:
     """Our own runs behind the scores; the paper's score and that of the data across them."""
     ends = [group.curves[SCORE].steps[[0, -1]] for _, group in groups]
     first, last = min(e[0] for e in ends), max(e[1] for e in ends)

@@ -49,21 +49,16 @@
     }
   }
 
-  // The arrow keys go from step to step; what the curves are there is told in words.
+  // The pointer and the arrow keys go from step to step; what the curves are there is told in words.
   function walk(plot) {
     const lines = () => plot.root.renderers.filter(
       (r) => r.tags[1] === "mean" && r.name && r.visible);
     const column = (line, name) => Array.from(line.data_source.get_column(name));
+    const all = () => [...new Set(lines().flatMap((line) => column(line, "step")))]
+      .sort((a, b) => a - b);
     let place = -1;
-    plot.element.addEventListener("keydown", (event) => {
-      const steps = [...new Set(lines().flatMap((line) => column(line, "step")))]
-        .sort((a, b) => a - b);
-      const to = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: steps.length - 1,
-        PageDown: place + 10, PageUp: place - 10 }[event.key];
-      if (to === undefined || steps.length === 0) return;
-      event.preventDefault();
-      place = Math.min(Math.max(to, 0), steps.length - 1);
-      const step = steps[place];
+
+    function tell(step) {
       const said = lines().flatMap((line) => {
         const at = column(line, "step").indexOf(step);
         if (at < 0) return [];
@@ -73,6 +68,26 @@
       });
       plot.readout.textContent = `step ${step.toLocaleString("en")}: ${said.join("; ")}`;
       plot.mark.setv({ location: step, visible: true });
+    }
+
+    plot.element.addEventListener("pointermove", (event) => {
+      const steps = all();
+      if (steps.length === 0) return;
+      const left = plot.view.canvas_view.el.getBoundingClientRect().left;
+      const x = plot.view.frame.x_scale.invert(event.clientX - left);
+      const nearest = steps.reduce((a, b) => (Math.abs(b - x) < Math.abs(a - x) ? b : a));
+      place = steps.indexOf(nearest);
+      tell(nearest);
+    });
+    plot.element.addEventListener("pointerleave", () => { plot.mark.visible = false; });
+    plot.element.addEventListener("keydown", (event) => {
+      const steps = all();
+      const to = { ArrowLeft: place - 1, ArrowRight: place + 1, Home: 0, End: steps.length - 1,
+        PageDown: place + 10, PageUp: place - 10 }[event.key];
+      if (to === undefined || steps.length === 0) return;
+      event.preventDefault();
+      place = Math.min(Math.max(to, 0), steps.length - 1);
+      tell(steps[place]);
     });
     plot.element.addEventListener("blur", () => { plot.mark.visible = false; });
   }

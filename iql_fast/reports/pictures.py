@@ -1,4 +1,4 @@
-"""A picture of an episode: the paths through a maze that a run drew, or a film that is made here."""
+"""A picture of an episode: the paths through a maze that a run drew, or a film made here."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.finetuning import Ended
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.rows import StepTable, read_rows
+from iql_fast.runs.rows import StepTable
 from iql_fast.runs.schedule import Schedule
 from iql_fast.runs.summary import summarise
 from iql_fast.support.errors import NonFiniteLoss, UserError

@@ -34,7 +34,7 @@ _WORDS = {
 
 
 class Band(NamedTuple):
-    """Our runs at each evaluation: steps, lowest and highest score ``[T]``, and how many they are."""
+    """Our runs at each evaluation: steps, lowest and highest score ``[T]``, and their number."""
 
     steps: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -67,7 +67,7 @@ def kind_of(options: TrainConfig, data: Mapping[str, Any], scoring: Scoring, muj
     made = ""
     if data["origin"] == "regenerated":
         # The name of the file tells the recipe, which the seed completes.
-        made = f"{Path(str(data['path'])).stem.rpartition('-')[2]}, seed {data['seed']}"
+        made = f"{Path(str(data.get('path'))).stem.rpartition('-')[2]}, seed {data.get('seed')}"
     return Kind(
         options.task,
         options.method,
@@ -82,7 +82,7 @@ def kind_of(options: TrainConfig, data: Mapping[str, Any], scoring: Scoring, muj
 
 def kind(run: Standing) -> Kind:
     """``kind_of`` a run as it stands."""
-    mujoco = str(run.record.get("versions", {}).get("mujoco", "unknown"))
+    mujoco = run.versions.get("mujoco", "unknown")
     return kind_of(run.options, run.record["data"], run.scoring, mujoco)
 
 
@@ -127,6 +127,12 @@ def _scores(curves: ReferenceCurves) -> NDArray[np.float64]:
     return np.array([curve.scores for curve in curves.curves.values()])
 
 
+def band_behind(run: Standing) -> Band | None:
+    """``band`` of a run as it stands."""
+    mujoco = run.versions.get("mujoco", "unknown")
+    return band(run.options, run.record["data"], run.scoring, mujoco)
+
+
 def sentence(run: Standing) -> str:
     """Where a run's score lies among ours of the same kind; why there is no comparison, where there
     is none."""
@@ -168,7 +174,7 @@ def count(runs: int) -> str:
 
 def _advice(run: Standing, curves: ReferenceCurves) -> str:
     """What to look at where a score is lower than it should be."""
-    own = run.record.get("versions", {})
+    own = run.versions
     theirs = next(iter(curves.curves.values())).versions
     others = [
         f"{name} {own[name]} (ours {v})" for name, v in theirs.items() if own.get(name, v) != v

@@ -1,4 +1,4 @@
-"""What runs were asked for beyond the defaults: what tells them apart, and how to ask for it again."""
+"""What runs were asked for beyond the defaults: what tells them apart, and how to ask again."""
 
 from __future__ import annotations
 

@@ -54,6 +54,12 @@ class Standing:
         """What its data are called."""
         return str(self.record["data"]["title"])
 
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package -> version that the run had, as far as its record tells."""
+        told = self.record.get("versions")
+        return {str(x): str(v) for x, v in told.items()} if isinstance(told, dict) else {}
+
     @cached_property
     def summary(self) -> dict[str, Any] | None:
         """See ``summarise``; None where there are no scores yet."""
