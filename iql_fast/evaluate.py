@@ -11,14 +11,11 @@ from typing import Any
 import tyro
 
 from iql_fast.environments import film, scoring
-from iql_fast.runs import checkpoint, paths, trained
+from iql_fast.runs import paths, saved, trained
 from iql_fast.runs.folder import RunFolder
 from iql_fast.support import cli, output
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json
-
-#: Keeps these episodes apart from those of training's own evaluations, which are keyed by the step.
-KEY_OFFSET = 1 << 40
 
 
 @dataclass
@@ -36,7 +33,7 @@ class Options:
     target_return: float | None = None
     """return that a policy is asked for which acts by one (--method dt; default: the run's)"""
     video: Path | None = None
-    """film the first seed's first episode too, with MuJoCo's renderer: a .gif"""
+    """film the first seed's first episode too, with MuJoCo's renderer: a .gif or .webp"""
 
 
 def asked_for(target_return: float | None, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +59,6 @@ def main() -> None:
     from rich.table import Table
 
     from iql_fast.environments.episodes import Evaluator
-    from iql_fast.policies import units
-    from iql_fast.policies.acting import from_state, with_units
 
     options = tyro.cli(Options, prog="python -m iql_fast.evaluate")
     for name in ("episodes", "workers"):
@@ -77,13 +72,9 @@ def main() -> None:
     where = scoring.from_record(record["scoring"])
     if where.environment is None:
         raise UserError(f"{record['data']['title']} cannot be scored: {where.note}.")
-    saved = checkpoint.load(run.checkpoints, options.checkpoint)
-    checkpoint.require_run(saved.run, record, run.checkpoints, saved.step)
-    seeds = trained.seeds(record)
-    own = units.from_record(record)
-    acting = trained.acting(record) | asked_for(options.target_return, record)
-    policies = [with_units(from_state(saved.state, s, acting), own) for s in range(len(seeds))]
-    key = KEY_OFFSET + saved.step
+    asked = asked_for(options.target_return, record)
+    found = saved.policies(run, record, options.checkpoint, asked)
+    seeds, policies, key = trained.seeds(record), found.policies, found.key
     with Evaluator(where.environment, where.horizon, options.workers) as evaluator:
         if evaluator.note:
             print(f"note    {evaluator.note}")
@@ -92,7 +83,7 @@ def main() -> None:
         successes = evaluation.successes()
     scores = where.scores(returns, successes)
 
-    title = f"{record['data']['title']}, step {saved.step:,}, {options.episodes} episodes"
+    title = f"{record['data']['title']}, step {found.step:,}, {options.episodes} episodes"
     table = Table(title=title)
     for heading in ("seed", where.unit, "std over episodes", "return", "success"):
         table.add_column(heading, justify="right")
@@ -108,8 +99,8 @@ def main() -> None:
         run.evaluation,
         {
             "title": record["data"]["title"],
-            "step": saved.step,
-            "target_return": acting.get("target_return"),
+            "step": found.step,
+            "target_return": (trained.acting(record) | asked).get("target_return"),
             "seeds": list(seeds),
             "returns": returns.tolist(),
             "scores": scores.tolist(),

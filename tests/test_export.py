@@ -15,13 +15,13 @@ import torch
 from safetensors.numpy import load_file
 
 import iql_fast
-from iql_fast import evaluate, export
+from iql_fast import export
 from iql_fast.environments.episodes import run_episodes
 from iql_fast.policies import formats
 from iql_fast.policies.acting import with_units
 from iql_fast.policies.policy import policy_from_state
 from iql_fast.policies.units import from_record
-from iql_fast.runs import checkpoint, folder
+from iql_fast.runs import checkpoint, folder, saved
 from iql_fast.support.errors import UserError
 
 from .conftest import d4rl_columns, write_hdf5
@@ -169,7 +169,7 @@ def test_evaluation_and_the_function_agree(trained, command, tmp_path, observati
     returns = json.loads((run / "evaluation.json").read_text())["returns"]
     played = []
     for seed in (3, 4):
-        keys = [(seed, evaluate.KEY_OFFSET + 200, episode) for episode in range(2)]
+        keys = [(seed, saved.KEY_OFFSET + 200, episode) for episode in range(2)]
         function = SimpleNamespace(mean_action=iql_fast.load_policy(run, seed=seed))
         played.append([e.total for e in run_episodes("iql_fast/hopper-v2", 1000, function, keys)])
     # The simulator enlarges what evaluation's float32 rounds away.

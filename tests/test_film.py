@@ -27,9 +27,10 @@ def test_where_nothing_can_be_drawn_the_reason_is_told(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_episode_is_filmed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["film.gif", "film.webp"])
+def test_an_episode_is_filmed(tmp_path, monkeypatch, name):
     monkeypatch.delenv("MUJOCO_GL", raising=False)
-    path, key = tmp_path / "film.gif", (0, 5, 0)
+    path, key = tmp_path / name, (0, 5, 0)
     try:
         total = film.write(path, ENVIRONMENT, 1000, STILL, key)
     except UserError as error:

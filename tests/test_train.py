@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from iql_fast import evaluate, train
+from iql_fast import train
 from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, run_episodes
 from iql_fast.policies.acting import with_units
 from iql_fast.policies.policy import Policy, policy_from_state
 from iql_fast.policies.units import Units
-from iql_fast.runs import checkpoint, folder
+from iql_fast.runs import checkpoint, folder, saved
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.rows import StepTable, read_rows
 from iql_fast.runs.summary import summarise
@@ -415,7 +415,7 @@ def test_evaluate_normalises_as_the_run_did(command, tmp_path, dataset_file):
     np.testing.assert_allclose(scale, observations.std(0), atol=0.02)
     policy = policy_from_state(checkpoint.load(tmp_path / "run" / "checkpoint").state, 0)
     scaled = with_units(policy, Units(np.float32(mean), np.float32(scale)))
-    keys = [(0, evaluate.KEY_OFFSET + 50, episode) for episode in range(2)]
+    keys = [(0, saved.KEY_OFFSET + 50, episode) for episode in range(2)]
     environment = "iql_fast/hopper-v2"
     assert returns[0] == [e.total for e in run_episodes(environment, 1000, scaled, keys)]
     assert returns[0] != [e.total for e in run_episodes(environment, 1000, policy, keys)]

@@ -20,23 +20,30 @@ from iql_fast.policies.acting import Acting, played
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import written_beside
 
+#: Ending of a film -> Pillow's name of its format. The second is a twentieth of the size.
+FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 #: Ways of drawing, in the order in which they are tried: two that need no screen, and a window's.
 WAYS = ("egl", "osmesa", "glfw")
 SIZE = (240, 320)  # pixels, height and width
-#: A film of a longer episode leaves out frames.
 MOST_FRAMES = 300
 
 
 def write(
-    path: Path, environment: str, horizon: int, policy: Acting, key: tuple[int, int, int]
+    path: Path,
+    environment: str,
+    horizon: int,
+    policy: Acting,
+    key: tuple[int, int, int],
+    most_frames: int = MOST_FRAMES,
 ) -> float:
     """Film one episode of the policy's mean actions; returns the episode's return.
 
     Args:
-        path: a ``.gif``.
+        path: a ``.gif`` or ``.webp``.
         environment: see ``workers.environment``.
         horizon: steps after which the episode is cut.
-        key: seeds the episode, as in ``episodes.episode_returns``.
+        key: seeds the episode, as in ``episodes.run_episodes``.
+        most_frames: a longer episode leaves out frames.
 
     Raises:
         UserError: another ending, or no way of drawing works here; says why of each.
@@ -46,7 +53,9 @@ def write(
     failures = []
     for way in (asked,) if asked else WAYS:
         try:
-            frames, total, seconds = _in_own_process(way, environment, horizon, policy, key)
+            frames, total, seconds = _in_own_process(
+                way, environment, horizon, policy, key, most_frames
+            )
         except BrokenProcessPool:
             failures.append(f"{way}: the process that drew died")
         except Exception as error:
@@ -62,8 +71,8 @@ def write(
 
 def check(path: Path) -> None:
     """Raise a ``UserError`` where a film cannot be called that."""
-    if path.suffix.lower() != ".gif":
-        raise UserError(f"A film is a .gif; {path} has another ending.")
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"A film is a {' or '.join(FORMATS)}; {path} has another ending.")
 
 
 def _in_own_process(way: str, *arguments: Any) -> tuple[list[np.ndarray], float, float]:
@@ -82,7 +91,11 @@ def _in_own_process(way: str, *arguments: Any) -> tuple[list[np.ndarray], float,
 
 
 def _shoot(
-    environment: str, horizon: int, policy: Acting, key: tuple[int, int, int]
+    environment: str,
+    horizon: int,
+    policy: Acting,
+    key: tuple[int, int, int],
+    most_frames: int,
 ) -> tuple[list[np.ndarray], float, float]:
     """Frames ``[H, W, 3]``, the return, and the seconds of the episode between two frames."""
     import mujoco
@@ -96,7 +109,7 @@ def _shoot(
     if model.njnt and model.jnt_type[0] in (0, 2):  # a robot that walks away: follow it
         camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
         camera.trackbodyid = int(model.jnt_bodyid[0])
-    every = max(1, -(-horizon // MOST_FRAMES))
+    every = max(1, -(-horizon // most_frames))
     start, total, steps = data.time, 0.0, 0
     frames = []
     player = played(policy, 1)
@@ -121,7 +134,7 @@ def _save(path: Path, frames: list[np.ndarray], seconds: float) -> None:
     with written_beside(path) as partial:
         pictures[0].save(
             partial,
-            format="GIF",
+            format=FORMATS[path.suffix.lower()],
             save_all=True,
             append_images=pictures[1:],
             duration=max(20, round(1000 * seconds)),  # ms; viewers slow down shorter ones

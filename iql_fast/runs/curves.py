@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iql_fast.environments.scoring import Scoring
+from iql_fast.runs.folder import RunFolder
+from iql_fast.runs.normal import Band
 from iql_fast.runs.rows import read_rows
 from iql_fast.support.files import written_beside
 
@@ -47,7 +49,8 @@ def plot_spread(axes: Axes, rows: Rows, column: str, label: str, **style: Any) -
 
 def _legend(axes: Axes, twin: Axes | None = None, columns: int = 2) -> None:
     """Below the axes, where it hides no curve; the lines of both scales in one."""
-    lines = [*axes.get_lines(), *(twin.get_lines() if twin is not None else [])]
+    bands = [band for band in axes.collections if not str(band.get_label()).startswith("_")]
+    lines = [*axes.get_lines(), *(twin.get_lines() if twin is not None else []), *bands]
     labels = [str(line.get_label()) for line in lines]
     axes.legend(
         lines,
@@ -82,10 +85,12 @@ def draw(
     method: str = "IQL",
     seam: int | None = None,
     acted: Points | None = None,
+    ours: Band | None = None,
 ) -> None:
     """Write a run's curves: scores, losses, and what else the method measures.
 
     Args:
+        ours: runs of our own of the same kind, a band behind the scores.
         acted: steps and scores of episodes that were acted in during training.
         seam: the step after which training went on in the environment, a line in every panel.
         method: what it is called.
@@ -98,7 +103,9 @@ def draw(
         figure = _of_any_method(title, metric_rows, measured)
     else:
         figure = _of_iql(title, metric_rows)
-    _draw_scores(figure.axes[0], score_rows, reference_lines, score_label, method, seam, acted)
+    _draw_scores(
+        figure.axes[0], score_rows, reference_lines, score_label, method, seam, acted, ours
+    )
     for axes in figure.axes:
         if axes.get_subplotspec() is not None and axes.get_label() != "twin":
             steps_axis(axes)
@@ -117,14 +124,17 @@ def _draw_scores(
     method: str,
     seam: int | None,
     acted: Points | None,
+    ours: Band | None,
 ) -> None:
     if score_rows:
+        if ours is not None:
+            _behind(score_axes, ours, int(score_rows[-1]["step"]), ours.label)
         label = f"{method}, mean and range over seeds"
         plot_spread(score_axes, score_rows, "score", label, marker=".")
         if seam is not None:
             score_axes.axvline(seam, **SEAM, label="the environment joins in")
         if acted is not None and len(acted[0]) >= EPISODES_TOGETHER:
-            steps, means = (_means(x, EPISODES_TOGETHER) for x in acted)
+            steps, means = (together(x) for x in acted)
             label = f"sampled actions in training, means of {EPISODES_TOGETHER} episodes"
             score_axes.plot(steps, means, color="0.6", linewidth=1, label=label)
         for i, (label, score) in enumerate(reference_lines.items()):
@@ -136,9 +146,26 @@ def _draw_scores(
     score_axes.set(title="Score", ylabel=score_label)
 
 
-def _means(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Of so many neighbours each."""
-    return np.convolve(values, np.full(count, 1 / count), "valid")
+def acted_scores(run: RunFolder, scoring: Scoring) -> Points | None:
+    """Steps and scores of the episodes that were acted in during training; None where there are
+    none, or where returns are not what is scored."""
+    if not run.episodes.exists() or scoring.measure != "return":
+        return None
+    rows = read_rows(run.episodes)
+    steps, totals = (np.array([float(row[name]) for row in rows]) for name in ("step", "return"))
+    return steps, np.array([scoring.score(total) for total in totals])
+
+
+def _behind(axes: Axes, ours: Band, last: float, label: str) -> None:
+    """Runs of our own as a band up to the last step of the run's, one evaluation beyond."""
+    shown = slice(0, int(np.searchsorted(ours.steps, last)) + 1)
+    edges = (ours.low[shown], ours.high[shown])
+    axes.fill_between(ours.steps[shown], *edges, color="0.85", zorder=0, label=label)
+
+
+def together(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of ``EPISODES_TOGETHER`` neighbours each."""
+    return np.convolve(values, np.full(EPISODES_TOGETHER, 1 / EPISODES_TOGETHER), "valid")
 
 
 def _of_any_method(title: str, rows: Rows, measured: Sequence[str]) -> Figure:
@@ -197,11 +224,16 @@ def _of_iql(title: str, metric_rows: Rows) -> Figure:
     return figure
 
 
-def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -> None:
+def compare(
+    path: Path,
+    runs: Sequence[tuple[str, Path, Mapping[str, float]]],
+    ours: Mapping[str, Band] | None = None,
+) -> None:
     """Write the score curves of several runs into one picture.
 
     Args:
         runs: (label, scores.csv, reference lines) of each.
+        ours: label -> runs of our own of the same kind as some of these.
     """
     from matplotlib.figure import Figure
 
@@ -211,6 +243,9 @@ def compare(path: Path, runs: Sequence[tuple[str, Path, Mapping[str, float]]]) -
     for label, scores, lines in runs:
         plot_spread(axes, read_rows(scores), "score", label, marker=".")
         references |= lines
+    furthest = max(int(read_rows(scores)[-1]["step"]) for _, scores, _ in runs)
+    for label, band in (ours or {}).items():
+        _behind(axes, band, furthest, f"{label}: {band.label}")
     for i, (label, score) in enumerate(references.items()):
         axes.axhline(score, linestyle="--", color=f"C{len(runs) + i}", label=label)
     axes.set(title="Scores, mean and range over seeds", ylabel="score")

@@ -21,6 +21,9 @@ from iql_fast.support.files import PARTIAL, read_json
 
 PROBE = ".probe"  # written and removed to see whether a folder can be written
 
+#: What tells a report from another page.
+REPORT_MARK = '<meta name="generator" content="iql_fast.report">'
+
 #: What the record of a run holds at least, and as what.
 RECORD = {"options": dict, "engine": str, "data": dict, "scoring": dict}
 
@@ -100,6 +103,11 @@ class RunFolder:
     def evaluation(self) -> Path:
         """What ``python -m iql_fast.evaluate`` found."""
         return self.path / "evaluation.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that ``python -m iql_fast.report`` makes of the run."""
+        return self.path / "report.html"
 
     def exports(self) -> list[Path]:
         """What ``python -m iql_fast.export`` wrote here under names of its own."""
@@ -210,11 +218,20 @@ def create(path: Path, overwrite: bool, needed_bytes: int) -> RunFolder:
         *filter(is_leftover, path.iterdir()),
         *(folder.metrics, folder.scores, folder.curves, folder.paths, folder.summary),
         *(folder.failure, folder.evaluation, folder.episodes, folder.logged, *folder.exports()),
+        *([folder.report] if is_report(folder.report) else []),
     ):
         old.unlink(missing_ok=True)
     for exported in folder.hub_folders():
         shutil.rmtree(exported)
     return folder
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that ``python -m iql_fast.report`` wrote."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return REPORT_MARK.encode() in file.read(1000)
 
 
 def is_leftover(path: Path) -> bool:

@@ -25,16 +25,17 @@ from torch import Tensor
 from iql_fast import methods
 from iql_fast.data import LoadedData
 from iql_fast.engines import Engine, Metrics
+from iql_fast.environments import simulator
 from iql_fast.environments.episodes import Evaluation, EvaluationFailed, Evaluator
 from iql_fast.policies.acting import from_state, with_units
 from iql_fast.policies.units import Units
-from iql_fast.runs import checkpoint, completeness, curves, paths
+from iql_fast.runs import checkpoint, completeness, curves, normal, paths
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.finetuning import Ended
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.loggers.mirror import Mirror
-from iql_fast.runs.rows import StepTable, read_rows
+from iql_fast.runs.rows import StepTable
 from iql_fast.runs.schedule import Schedule
 from iql_fast.runs.summary import summarise
 from iql_fast.support.errors import NonFiniteLoss, UserError
@@ -318,19 +319,10 @@ class Loop:
             self.data.scoring.unit,
             title,
             self.config.seam,
-            self._acted_scores(),
+            curves.acted_scores(self.folder, self.data.scoring),
+            normal.band(self.config, self.data.record, self.data.scoring, simulator.version()),
         )
         self.curves_drawn = time.monotonic()
-
-    def _acted_scores(self) -> curves.Points | None:
-        """Steps and scores of the episodes that were acted in, where returns are what is scored."""
-        if self.episodes is None or self.data.scoring.measure != "return":
-            return None
-        rows = read_rows(self.folder.episodes)
-        steps, totals = (
-            np.array([float(row[name]) for row in rows]) for name in ("step", "return")
-        )
-        return steps, np.array([self.data.scoring.score(total) for total in totals])
 
     def _summary(self) -> dict[str, Any]:
         steps = self.config.total_steps

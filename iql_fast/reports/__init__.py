@@ -1,0 +1,1 @@
+"""Pages about runs: what they tell, their figures, and how they look."""
