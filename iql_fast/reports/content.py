@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from iql_fast.reports.jobs import Job
 from iql_fast.runs import curves, normal, sets, settings, statistics
+from iql_fast.runs.curves import Points
 from iql_fast.runs.normal import Band
 from iql_fast.runs.rows import read_rows
 from iql_fast.runs.sets import Improvement, ScoreSet
@@ -75,7 +76,7 @@ class Group:
     on_own_data: bool
     data_score: float | None
     curves: Mapping[str, Curve]
-    acted: curves.Points | None
+    acted: Points | None
     seam: int | None
     band: Band | None
 

@@ -134,7 +134,7 @@ def _panel(name: str, title: str, groups: Numbered) -> Panel:
         thinned = max(thinned, every)
         layers |= set(_draw(plot, number, group, _every(curve, every), name))
     _mark_place(plot)
-    item = json_item(plot)  # type: ignore[no-untyped-call]
+    item = json_item(plot)  # type: ignore[no-untyped-call, unused-ignore]
     return Panel(name, title, item, tuple(x for x in LAYERS if x in layers), thinned)
 
 

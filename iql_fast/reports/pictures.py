@@ -87,7 +87,7 @@ def _filmed(run: Standing, environment: str) -> Picture:
         moving = path.read_bytes()
     still = io.BytesIO()
     with Image.open(io.BytesIO(moving)) as frames:
-        frames.seek(frames.n_frames // 3)
+        frames.seek(getattr(frames, "n_frames", 1) // 3)
         frames.convert("RGB").save(still, "WEBP", quality=85)
     said = f"An episode of seed {seed} after {found.step:,} steps: return {total:,.1f}."
     return Picture(("image/webp", still.getvalue()), ("image/webp", moving), said)

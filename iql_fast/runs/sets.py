@@ -117,10 +117,10 @@ def improvement(first: ScoreSet, second: ScoreSet) -> Improvement | None:
     shared = [problem for problem in first.tasks if problem in second.tasks]
     if not shared:
         return None
-    sides = ([list(side.tasks[p].values()) for p in shared] for side in (first, second))
+    ours, theirs = ([list(side.tasks[p].values()) for p in shared] for side in (first, second))
     alone = first.tasks.keys() ^ second.tasks.keys()
     return Improvement(
-        statistics.probability_of_improvement(*sides),
+        statistics.probability_of_improvement(ours, theirs),
         [problem.label for problem in shared],
         sorted({problem.label for problem in alone}),
     )
