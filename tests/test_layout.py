@@ -20,6 +20,7 @@ FLOORS = (
     {"methods"},
     {"engines"},
     {"runs"},
+    {"sweeps"},
     {"experiments", "commands"},
 )
 

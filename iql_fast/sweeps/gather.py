@@ -142,7 +142,7 @@ def markdown(title: str, found: Sequence[Row]) -> str:
     ]
     for row in _ordered(found):
         values = row.scores if scored else row.losses
-        cells = [_spread(values[kind]) if kind in values else row.state for kind in kinds]
+        cells = [_spread(values[kind]) if kind in values else "-" for kind in kinds]
         mark = "" if row.state == "finished" else f" ({row.state})"
         told = [row.label, row.method + mark, row.told or "-", str(len(row.seeds))]
         lines.append(

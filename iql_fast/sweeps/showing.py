@@ -71,9 +71,11 @@ class Showing:
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """A job is under way no more."""
-        self._at.pop(job.name, None)
         self._ended += 1
         self._done += job.seed_steps
+        _, last = self._at.pop(job.name, (job, Reached(0, 0)))
+        if outcome.kind == "finished":
+            self._new += (job.options.total_steps - last.step) * job.options.seeds
         if job.name in self._bars:
             self._progress.remove_task(self._bars.pop(job.name))
         told = {"finished": "done", "stopped": "stopped"}.get(outcome.kind, outcome.why)
