@@ -83,7 +83,7 @@ class Options:
     physics: Physics = "d4rl"
     """mechanics that policies are scored in and data regenerated in (gymnasium: locomotion only)"""
     on: On = "sequence"
-    """where runs are trained: one after the other, or side by side on Ray, each with --threads cores
+    """where runs are trained: one after the other, or side by side on Ray, each on --threads cores
     (default there: 1); auto: on Ray where it is installed. docs/sweeps.md says more"""
     address: str | None = None
     """of a Ray cluster (default: a Ray on this machine)"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from iql_fast.sweeps.packing import Packed
 from iql_fast.sweeps.plan import Executor, Listed
 from iql_fast.sweeps.record import Book
 from iql_fast.sweeps.storage import Storage
+
+#: Seconds between two pictures and tables of what is done so far.
+WRITE_EVERY = 30.0
 
 
 class Course:
@@ -36,6 +40,7 @@ class Course:
         self.here = here
         self.states: dict[str, str] = {}
         self.failures: dict[str, str] = {}
+        self._written = time.monotonic()
 
     def check(self, jobs: Iterable[Packed]) -> None:
         """Raise a ``UserError`` where a job cannot be trained as far as can be seen now."""
@@ -74,13 +79,20 @@ class Course:
         if outcome.kind == "failed":
             self.failures[packed.name] = outcome.why
             self.states[packed.name] = "failed"
-        self.write()
+        self.write(WRITE_EVERY)
 
-    def write(self) -> None:
-        """The results of what is done."""
+    def write(self, every: float = 0.0) -> None:
+        """The results of what is done.
+
+        Args:
+            every: seconds that must lie between two.
+        """
+        if time.monotonic() - self._written < every:
+            return
         found = self.results()
         if any(row.scores or row.losses for row in found):
             gather.write(self.book.folder, self.title, found)
+        self._written = time.monotonic()
 
     def results(self) -> list[gather.Row]:
         """A row for each setting."""

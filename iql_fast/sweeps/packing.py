@@ -106,15 +106,14 @@ def member(spec: Spec, task: Task, learner: Learner, setting: Options, where: st
     shown = ", ".join(f"{name} {value}" for name, value in setting.items())
     at = f"{where}: {task.name}, {learner.method}" + (f", {shown}" if shown else "")
     run = config.with_options(specs.base(spec, task, learner, at), dict(setting), at)
-    try:
-        run = config.completed(run)
-    except UserError as error:
-        raise UserError(f"{at}: {error}") from None
     flat = config.flat(run)
     for name in per_seed_options(run.method):
         if len(flat[name]) > 1:
             raise UserError(f"{at}: {name} has {len(flat[name])} values; a setting has one.")
-    return run
+    try:
+        return config.completed(run)
+    except UserError as error:
+        raise UserError(f"{at}: {error}") from None
 
 
 def with_seed(run: TrainConfig, k: int) -> TrainConfig:
