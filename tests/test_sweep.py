@@ -440,7 +440,8 @@ def test_a_storage_takes_a_run_to_another_machine(tiny, tmp_path):
         assert told.kind == "failed"
         assert "the wire was cut" in told.why
         there = Job("a", "a", run, tmp_path / f"there{cut}" / "a")
-    assert jobs.train(there, lambda _: False, Storage(str(tmp_path / "shared"))).kind == "finished"
+    ended = jobs.train(there, lambda _: False, Storage(str(tmp_path / "shared")))
+    assert ended.kind == "finished", ended.why
     assert began[0] == 40
     assert_same_run(there.folder, whole.folder)
     assert storage.has_ended("a")
@@ -448,9 +449,11 @@ def test_a_storage_takes_a_run_to_another_machine(tiny, tmp_path):
     assert storage.fetch("a", back)
     assert not storage.fetch("a", back)
     assert_same_run(back, whole.folder)
-    files = {str(p.relative_to(back)) for p in back.rglob("*") if p.is_file()}
-    own = {str(p.relative_to(there.folder)) for p in there.folder.rglob("*") if p.is_file()}
-    assert files == own
+    assert _files(back) == _files(there.folder)
+
+
+def _files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_storage_that_cannot_be_used(tmp_path):

@@ -108,7 +108,7 @@ class Storage:
                 return False
             partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            for inside in sorted(self._listed(name), key=_order):
+            for inside in sorted(_whole(self._listed(name)), key=_order):
                 self._get(f"{name}/{inside}", partial / inside)
         except UserError:
             raise
@@ -193,6 +193,16 @@ def _order(inside: str) -> tuple[int, str]:
     if inside.startswith("checkpoint/") and rank == 1:
         rank = 2
     return (0 if inside == CONFIG else rank), inside
+
+
+def _whole(paths: set[str]) -> set[str]:
+    """Those that are not of a checkpoint that was being brought or removed."""
+    folders = {path.rpartition("/")[0] for path in paths if _makes_whole(path)}
+    return {
+        path
+        for path in paths
+        if not path.startswith("checkpoint/") or path.rpartition("/")[0] in folders
+    }
 
 
 def _makes_whole(inside: str) -> bool:
