@@ -4,8 +4,8 @@
 
 Eight settings of IQL, one seed each: first in one engine that trains them side by side, then in an
 engine each, one after the other, in windows that take turns in random order. Seed-steps a second of
-training alone; hopper's sizes, the paper's networks, data of ``bench/workload.py``. The third row is
-the ceiling of what packing can gain on a CPU: an engine of one seed with one thread, times the
+training alone; hopper's sizes, the paper's networks, data of ``bench/workload.py``. The third row
+is the ceiling of what packing can gain on a CPU: an engine of one seed with one thread, times the
 threads, as if all of them were always busy.
 
 What packing saves besides is the start of a process, torch's import and the reading of the data,

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from .test_train import last_step
 #: Steps from one row or checkpoint to the next of the jobs below, by method.
 LOG, SAVED = {"iql": 500, "td3_bc": 20}, {"iql": 2000, "td3_bc": 80}
 #: Seconds after which something is wrong.
-PATIENCE = 120
+PATIENCE = 240
 
 
 @pytest.fixture(autouse=True)
@@ -115,36 +116,36 @@ def trained_twice(run: Path, out: Path, reached: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_and_a_killed_driver(tmp_path, capsys):
+def test_a_killed_worker_and_a_killed_driver(tmp_path, driver, capsys):
     """Three tasks by two methods with four seeds, as in sequence, bit for bit; what was trained
     twice lies after the last checkpoint."""
     path = write(tmp_path / "s.yaml", long_spec(list(SIZES)))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     asked = [path, "--on", "ray", "--out", cut]
-    driver = start(path, *asked)
-    victim = wait_for(lambda: under_way(cut), driver)[0]
+    first = driver(path, *asked)
+    victim = wait_for(lambda: under_way(cut), first)[0]
     (process,) = Log(cut, victim.name).processes
     os.kill(process, signal.SIGKILL)
     wait_for(lambda: not is_alive(process))
     reached = {victim: last_step(victim / "metrics.csv")}
-    wait_for(lambda: len(Log(cut, victim.name).processes) == 2, driver)
-    wait_for(lambda: (victim / "summary.json").exists(), driver)
+    wait_for(lambda: len(Log(cut, victim.name).processes) == 2, first)
+    wait_for(lambda: (victim / "summary.json").exists(), first)
     twice = [trained_twice(victim, cut, reached[victim])]
     assert 0 <= twice[0] <= SAVED[method_of(victim)] + LOG[method_of(victim)]
 
-    wait_for(lambda: under_way(cut), driver)
+    wait_for(lambda: under_way(cut), first)
     finished = [run for run in jobs_in(cut) if (run / "summary.json").exists()]
     cut_off = [run for run in jobs_in(cut) if run not in finished]
     before = {run: len(Log(cut, run.name).processes) for run in jobs_in(cut)}
     last = {run: Log(cut, run.name).processes[-1] for run in cut_off}
-    driver.kill()
-    driver.communicate()
+    first.kill()
+    first.communicate()
     wait_for(lambda: not any(map(is_alive, last.values())))  # Ray ends with its driver
     finished = [run for run in jobs_in(cut) if (run / "summary.json").exists()]
     cut_off = [run for run in cut_off if run not in finished]
     reached = {run: last_step(run / "metrics.csv") for run in cut_off}
     assert cut_off
-    again = start(path, *asked)
+    again = driver(path, *asked)
     said, _ = again.communicate(timeout=2 * PATIENCE)
     assert again.returncode == 0, said
     for run in finished:
@@ -166,63 +167,85 @@ def free_port() -> int:
 
 
 class Cluster:
-    """Ray's nodes on this machine, each of one core; ended with the test."""
+    """Ray's nodes on this machine, each of one core, each hanging on a process of the test's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.address = f"127.0.0.1:{free_port()}"
-        self.nodes: list[int] = []
+        self.nodes: list[subprocess.Popen[bytes]] = []
 
-    def add(self, *arguments: str, **environment: str) -> int:
-        """Start a node; the process that it hangs on."""
-        before = self._raylets()
+    def add(self, **environment: str) -> subprocess.Popen[bytes]:
+        """Start a node; with --block all of it ends with the process that is returned."""
         first = [f"--port={self.address.rpartition(':')[2]}", f"--temp-dir={self.folder}"]
         first += ["--head", "--include-dashboard=false"]
         where = first if not self.nodes else [f"--address={self.address}"]
-        subprocess.run(
-            [Path(sys.executable).with_name("ray"), "start", *where, "--num-cpus=1", *arguments],
-            check=True,
-            capture_output=True,
-            timeout=PATIENCE,
+        ray = Path(sys.executable).with_name("ray")
+        node = subprocess.Popen(
+            [ray, "start", *where, "--num-cpus=1", "--block"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
-        (raylet,) = self._raylets() - before
-        self.nodes.append(raylet)
-        return raylet
+        self.nodes.append(node)
+        wait_for(lambda: self._answers() and node.poll() is None)
+        return node
+
+    def _answers(self) -> bool:
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), 1).close()
+        except OSError:
+            return False
+        return True
 
     def end(self) -> None:
-        for process in self._all():
-            os.kill(process, signal.SIGKILL)
+        for node in reversed(self.nodes):
+            node.kill()
+            node.wait()
 
-    def _raylets(self) -> set[int]:
-        return {p for p, line in self._all().items() if "/raylet/raylet " in line}
 
-    def _all(self) -> dict[int, str]:
-        """Its processes and their command lines, known by the folder that is in them."""
-        found = {}
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = path.read_text().replace("\0", " ")
-            except OSError:
-                continue
-            if str(self.folder) in line and "pytest" not in line:
-                found[int(path.parent.name)] = line
-        return found
+def is_of(process: int, node: subprocess.Popen[bytes]) -> bool:
+    """Whether a process was started, over others, by a node."""
+    while process > 1:
+        if process == node.pid:
+            return True
+        try:
+            status = Path(f"/proc/{process}/status").read_text()
+        except OSError:
+            return False
+        process = int(re.search(r"PPid:\t(\d+)", status)[1])
+    return False
 
 
 @pytest.fixture
-def cluster(tmp_path_factory):
-    import tempfile
-
+def cluster():
+    # Paths of sockets are to be short, which those of tmp_path are not.
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as short:
-        made = Cluster(Path(short))  # paths of sockets are short
-        yield made
-        made.end()
+        made = Cluster(Path(short))
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+@pytest.fixture
+def driver():
+    """Starts the command; ended with the test, and a local Ray with it."""
+    started = []
+
+    def begin(*arguments):
+        started.append(start(*arguments))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("storage", [False, True], ids=["shared folder", "storage"])
-def test_a_node_that_is_lost(tmp_path, cluster, storage):
+def test_a_node_that_is_lost(tmp_path, cluster, driver, storage):
     """Jobs on two nodes, of which one ends in the middle. With a storage each node has a folder of
     its own, and the lost one's is not looked at again."""
     head = cluster.add(IQL_FAST_SCRATCH=str(tmp_path / "first"))
@@ -232,34 +255,29 @@ def test_a_node_that_is_lost(tmp_path, cluster, storage):
     asked = [path, "--on", "ray", "--address", cluster.address, "--out", cut]
     if storage:
         asked += ["--storage", tmp_path / "bucket"]
-    driver = start(path, *asked)
+    begun = driver(path, *asked)
     root = tmp_path / "bucket" if storage else cut / "jobs"
 
-    def parents() -> dict[str, int]:
-        """Job that is under way and has a checkpoint -> the node that its process is of."""
-        found = {}
+    def on_both() -> list[tuple[str, int]]:
+        """Jobs that the second node trains, with their processes, once both train some that have
+        checkpoints."""
+        found = []
         for run in root.glob("*-*"):
             processes = Log(cut, run.name).processes
             saved = checkpoint.steps(run / "checkpoint")
             if saved and not (run / "summary.json").exists() and is_alive(processes[-1]):
-                status = Path(f"/proc/{processes[-1]}/status").read_text()
-                found[run.name] = int(re.search(r"PPid:\t(\d+)", status)[1])
-        return found
+                found.append((run.name, processes[-1]))
+        on = {node: [job for job in found if is_of(job[1], node)] for node in (head, second)}
+        return on[second] if on[head] else []
 
-    def on_both() -> dict[str, int]:
-        now = parents()
-        return now if {head, second} <= set(now.values()) else {}
-
-    seen = wait_for(on_both, driver)
-    lost = [job for job, node in seen.items() if node == second]
-    begun = {job: Log(cut, job).processes for job in lost}
-    os.kill(second, signal.SIGKILL)
-    said, _ = driver.communicate(timeout=2 * PATIENCE)
-    assert driver.returncode == 0, said
+    lost = wait_for(on_both, begun)
+    second.kill()
+    said, _ = begun.communicate(timeout=2 * PATIENCE)
+    assert begun.returncode == 0, said
     assert "2 at once on Ray" in said
-    for job in lost:  # it was taken up by the other, at a checkpoint
+    for job, process in lost:  # it was taken up by the other, at a checkpoint
         log = Log(cut, job)
-        assert len(log.processes) > len(begun[job])
+        assert process in log.processes[:-1]
         assert log.begun[-1] > 0
     sweep.main([str(path), "--on", "sequence", "--out", str(whole)])
     assert_same_sweep(whole, cut)

@@ -92,10 +92,12 @@ class OnRay:
             )
         except Exception as error:  # ConnectionError, RuntimeError and others
             said = str(error).strip().split("\n")[0]
-            what = "Ray does not start here"
-            if self.address is not None:
-                what = f"--address {self.address} does not answer as a Ray"
-            raise UserError(f"{what} ({said}).") from None
+            if self.address is None:
+                raise UserError(f"Ray does not start here ({said}).") from None
+            raise UserError(
+                f"--address {self.address} does not answer as a Ray ({said}). One that asks for a "
+                "token wants RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN set here, too."
+            ) from None
         self._require_room()
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=True
@@ -191,6 +193,9 @@ class OnRay:
             return Outcome("failed", f"its process was lost {RETRIES + 1} times ({said})")
         if self.storage is not None:
             self.storage.fetch(job.name, job.folder)
+            log = self.logs / f"{job.name}.log"
+            if not log.exists():  # the job was trained on another machine
+                self.storage.get_file(f"logs/{log.name}", log)
         return outcome
 
     def _stop_all(self, running: Mapping[Any, Job], stops: set[str]) -> None:
@@ -256,7 +261,11 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
         datasets.present(job.options, storage)
     except UserError as error:
         return vars(Outcome("failed", str(error)))
-    return vars(jobs.train(job, tell, storage, Path(logs) / f"{job.name}.log"))
+    log = Path(logs) / f"{job.name}.log"
+    outcome = jobs.train(job, tell, storage, log)
+    if storage is not None:
+        storage.put_file(f"logs/{log.name}", log, replace=True)
+    return vars(outcome)
 
 
 def _scratch(url: str) -> Path:

@@ -126,9 +126,9 @@ class Storage:
                 self._pushed[f"{name}/{path.relative_to(folder)}"] = _stamp(path)
         return True
 
-    def put_file(self, name: str, path: Path) -> None:
-        """Bring one file, where it is not there yet."""
-        if not self._files.exists(f"{self._root}/{name}"):
+    def put_file(self, name: str, path: Path, replace: bool = False) -> None:
+        """Bring one file, where it is not there yet or is to be replaced."""
+        if replace or not self._files.exists(f"{self._root}/{name}"):
             self._put(name, path)
 
     def get_file(self, name: str, path: Path) -> bool:
