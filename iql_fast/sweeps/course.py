@@ -14,6 +14,7 @@ from iql_fast.sweeps.jobs import Job, Outcome
 from iql_fast.sweeps.packing import Packed
 from iql_fast.sweeps.plan import Executor, Listed
 from iql_fast.sweeps.record import Book
+from iql_fast.sweeps.spec import Spec
 from iql_fast.sweeps.storage import Storage
 
 #: Seconds between two pictures and tables of what is done so far.
@@ -52,7 +53,7 @@ class Course:
 
     def left(self, jobs: Sequence[Packed]) -> list[Packed]:
         """The jobs that are not finished, here or in the storage; the folders of those that are
-        finished there are fetched, and those that only this machine has are brought there."""
+        finished there are fetched, and those of which this machine has more are brought there."""
         found = []
         for job in jobs:
             path, state = self.book.path(job), ensure.check(job.options, self.book.path(job))
@@ -60,7 +61,7 @@ class Course:
                 if self.storage.has_ended(job.name):
                     self.storage.fetch(job.name, path)
                     state = ensure.check(job.options, path)
-                elif state == "begun" and self.storage.newest(job.name) < 0:
+                elif state == "begun" and not self.storage.is_ahead(job.name, path):
                     self.storage.push(job.name, path)
             if state != "finished":
                 found.append(job)
@@ -131,12 +132,13 @@ def require_all(failures: Mapping[str, str], jobs: int) -> None:
         )
 
 
-def title(tasks: Iterable[str], jobs: Sequence[Packed], seeds: int) -> str:
+def title(spec: Spec, jobs: Sequence[Packed]) -> str:
     """Of the results."""
-    tasks = list(tasks)
-    settings = sum(len(job.members) for job in jobs)
-    of = tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
-    return f"Sweep of {of}: {settings} setting(s) with {seeds} seed(s) each"
+    of = spec.tasks[0].name if len(spec.tasks) == 1 else f"{len(spec.tasks)} tasks"
+    each = f"with {spec.seeds} seed(s) each"
+    if spec.search is not None:
+        return f"Search for {of}: {spec.search.trials} trials of a method {each}"
+    return f"Sweep of {of}: {sum(len(job.members) for job in jobs)} setting(s) {each}"
 
 
 def default_folder(spec: Path) -> Path:

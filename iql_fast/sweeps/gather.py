@@ -190,7 +190,10 @@ def _numbers(row: Row) -> dict[str, Any]:
     """A row as JSON holds it."""
     told = vars(row) | {"seeds": list(row.seeds), "minutes": list(row.minutes)}
     for name in ("scores", "losses"):
-        told[name] = {kind: list(values) for kind, values in told[name].items()}
+        told[name] = {
+            kind: [value if np.isfinite(value) else None for value in values]
+            for kind, values in told[name].items()
+        }
     return told
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -248,6 +249,8 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
     storage = None if url is None else Storage(url)
     if storage is not None:
         job = replace(job, folder=_scratch(storage.url) / job.name)
+        if storage.newest(job.name) < 0:  # of another sweep that was brought to the same place
+            shutil.rmtree(job.folder, ignore_errors=True)
     said, scored = 0.0, -1
 
     def tell(where: Reached) -> bool:
@@ -265,6 +268,8 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
     outcome = jobs.train(job, tell, storage, log)
     if storage is not None:
         storage.put_file(f"logs/{log.name}", log, replace=True)
+        if outcome.kind == "finished":
+            shutil.rmtree(job.folder, ignore_errors=True)
     return vars(outcome)
 
 

@@ -301,10 +301,13 @@ def train(
     """Search; see ``SearchPlan``."""
     stored = _stored(course.book.folder / NAME)
     for study in studies:
-        study.begin(stored.get(study.name, []))
+        before = stored.get(study.name, [])
+        for trial in before:  # what failed is tried again
+            trial.state = "begun" if trial.state == "failed" else trial.state
+        study.begin(before)
         course.book.jobs += [study.job(number) for number in range(len(study.trials))]
         for number, trial in enumerate(study.trials):
-            if trial.state in ("pruned", "failed"):
+            if trial.state == "pruned":
                 course.states[study.job(number).name] = trial.state
     executor.run(SearchPlan(course, studies, finish_pruned))
     for study in studies:

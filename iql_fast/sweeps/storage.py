@@ -104,7 +104,7 @@ class Storage:
             UserError: the storage cannot be read.
         """
         try:
-            if not self._is_ahead(name, folder):
+            if not self.is_ahead(name, folder):
                 return False
             partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -141,7 +141,8 @@ class Storage:
         os.replace(partial, path)
         return True
 
-    def _is_ahead(self, name: str, folder: Path) -> bool:
+    def is_ahead(self, name: str, folder: Path) -> bool:
+        """Whether the run that is there is further than that of a folder here."""
         there = self.newest(name)
         if there < 0:
             return False
