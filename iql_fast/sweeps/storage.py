@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,10 @@ class Storage:
                 self._put(f"{name}/{inside}", paths[inside])
             gone = self._listed(name) - paths.keys()
             for inside in sorted(gone, key=_order, reverse=True):
-                self._files.rm_file(f"{self._root}/{name}/{inside}")
+                gone_file = f"{self._root}/{name}/{inside}"
+                self._files.rm_file(gone_file)
+                with suppress(Exception):  # not empty, or no folders there
+                    self._files.rmdir(gone_file.rpartition("/")[0])
         except UserError:
             raise
         except Exception as error:
