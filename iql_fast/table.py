@@ -14,12 +14,19 @@ from iql_fast.data import resolve
 from iql_fast.engines import Precision
 from iql_fast.runs import config, ensure, loggers, table1, table2
 from iql_fast.runs.config import Evaluation, Records, TrainConfig
+from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.launch import check_learner
 from iql_fast.runs.tables import PaperTable
 from iql_fast.support import cli
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import write_json, written_beside
 from iql_fast.support.output import Output
+from iql_fast.sweeps import datasets, executors
+from iql_fast.sweeps.course import require_all
+from iql_fast.sweeps.executors import On
+from iql_fast.sweeps.jobs import Job, Outcome
+from iql_fast.sweeps.plan import Listed
+from iql_fast.sweeps.storage import Storage
 from iql_fast.tasks import catalogue
 from iql_fast.tasks.catalogue import Physics
 
@@ -77,6 +84,13 @@ class Options:
     """mechanics that policies are scored in and data regenerated in (gymnasium: locomotion only)"""
     log: tuple[str, ...] = ()
     """trackers beside metrics.csv and TensorBoard: wandb, mlflow, trackio (docs/logging.md)"""
+    on: On = "sequence"
+    """where runs are trained: one after the other, or side by side on Ray, each on --threads cores
+    (default there: 1); auto: on Ray where it is installed. docs/sweeps.md says more"""
+    address: str | None = None
+    """of a Ray cluster (default: a Ray on this machine)"""
+    storage: str | None = None
+    """where runs are kept for all machines of a cluster, as fsspec spells it"""
 
     @property
     def table(self) -> PaperTable:
@@ -111,19 +125,70 @@ def main(arguments: Sequence[str] | None = None) -> None:
         loggers.check(run.records.log)
         ensure.check(run, options.folder / folder_of(*key))
     runs = with_data(asked, options)
-    ours: dict[str, list[Any]] = {}
-    for done, (key, run) in enumerate(runs.items()):
-        name, method = key
-        title = methods.get(method).title
-        print(f"{name}, {title}: {done + 1} of {len(runs)}", flush=True)
-        summary = ensure.finished(run, options.folder / folder_of(*key))
-        ours.setdefault(title, []).append(options.table.line(name, summary))
-        # After each run: what there is, is in the table.
-        report(out, ours, options, done + 1, runs)
+    failures = trained(runs, out, options)
     print()
+    if len(failures) == len(runs):
+        require_all(failures, len(runs))
     print((options.folder / "table.md").read_text())
     for kind in ("md", "csv", "json", "png"):
         print(options.folder / f"table.{kind}")
+    require_all(failures, len(runs))
+
+
+def trained(runs: Runs, out: Output, options: Options) -> dict[str, str]:
+    """Train what is missing, and write the table whenever a run has ended; why runs failed, by
+    their names."""
+    by_name = {folder_of(*key): key for key in runs}
+    done: dict[tuple[str, str], Any] = {}
+    failures: dict[str, str] = {}
+
+    def take(key: tuple[str, str]) -> None:
+        summary = RunFolder(options.folder / folder_of(*key)).read_summary()
+        done[key] = options.table.line(key[0], summary)
+
+    def on_end(job: Job, outcome: Outcome) -> tuple[Job, ...]:
+        if outcome.kind == "finished":
+            take(by_name[job.name])
+            report(out, columns(done, runs), options, len(done), runs)
+        else:
+            failures[job.name] = outcome.why
+        return ()
+
+    jobs = []
+    for key, run in runs.items():
+        path = options.folder / folder_of(*key)
+        if ensure.check(run, path) == "finished":
+            take(key)
+        else:
+            title = f"{key[0]}, {methods.get(key[1]).title}"
+            jobs.append(Job(folder_of(*key), title, run, path))
+    if done:
+        report(out, columns(done, runs), options, len(done), runs)
+    if jobs:
+        storage = None if options.storage is None else Storage(options.storage)
+        if options.on != "sequence":  # which makes each as it comes to it
+            datasets.prepare((job.options for job in jobs), storage)
+        with executors.opened(
+            options.on,
+            options.address,
+            cores=options.threads or None,
+            gpus=None,
+            on_gpu=options.engine in ("auto", "cuda", "graph"),
+            at_once=None,
+            storage=storage,
+            logs=options.folder / "logs",
+        ) as executor:
+            executor.run(Listed(jobs, on_end))
+    return failures
+
+
+def columns(done: Mapping[tuple[str, str], Any], runs: Runs) -> dict[str, list[Any]]:
+    """Title of a method -> the lines that are done, in the order of the table."""
+    ours: dict[str, list[Any]] = {}
+    for key in runs:
+        if key in done:
+            ours.setdefault(methods.get(key[1]).title, []).append(done[key])
+    return ours
 
 
 def runs_of(options: Options) -> Runs:

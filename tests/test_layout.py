@@ -20,7 +20,7 @@ FLOORS = (
     {"methods"},
     {"engines"},
     {"runs"},
-    {"reports"},
+    {"reports", "sweeps"},
     {"experiments", "commands"},
 )
 

@@ -30,6 +30,7 @@ from iql_fast.runs.method_options import (
 )
 from iql_fast.runs.option_values import typed
 from iql_fast.support.errors import UserError
+from iql_fast.support.yaml_files import read_mapping
 from iql_fast.tasks import catalogue, presets
 from iql_fast.tasks.catalogue import Physics
 from iql_fast.tasks.presets import Family, Preset
@@ -376,7 +377,7 @@ def parse(
     base = base or TrainConfig()
     file = _value_of("--config", arguments)
     if file is not None:
-        base = with_options(base, _read_yaml(Path(file)), file)
+        base = with_options(base, _read_file(Path(file)), file)
     return tyro.cli(
         TrainConfig,
         args=list(arguments),
@@ -396,30 +397,8 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice, of which YAML would take the last."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise UserError(f"--config {path}: {key} stands there twice.")
-            return super().construct_mapping(node, deep)
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except OSError as error:
-        raise UserError(f"--config {path} cannot be read: {error.strerror}.") from None
-    except UserError:
-        raise
-    except Exception as error:  # PyYAML raises whatever its tags come to: KeyError, IndexError, ...
-        said = str(error) or type(error).__name__
-        raise UserError(f"--config {path} is not YAML: {said}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold lines of the form `option: value`.")
+def _read_file(path: Path) -> dict[str, Any]:
+    content = read_mapping(path, f"--config {path}")
     for name in ("config", "resume"):
         if name in content:
             raise UserError(f"--config {path}: {name} belongs on the command line.")

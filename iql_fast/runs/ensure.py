@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from iql_fast.runs import config
+from iql_fast.runs import config, progress
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder, is_leftover
-from iql_fast.runs.launch import launch
+from iql_fast.runs.launch import Shown, launch
 from iql_fast.support.errors import UserError
 
 
@@ -37,16 +37,19 @@ def check(options: TrainConfig, path: Path) -> str:
     return "finished" if run.summary.exists() else "begun"
 
 
-def finished(options: TrainConfig, path: Path) -> dict[str, Any]:
+def finished(options: TrainConfig, path: Path, shown: Shown = progress.shown) -> dict[str, Any]:
     """The summary of the run with these options in the folder ``path``, trained as far as it is
     missing. Killed at any moment, the same call goes on where the run was.
+
+    Args:
+        shown: as ``launch``.
 
     Raises:
         UserError: as ``check``, and what training raises.
     """
     state, run = check(options, path), RunFolder(path)
     if state == "begun":
-        launch(options, run)
+        launch(options, run, shown=shown)
     elif state == "missing":
-        launch(replace(options, out=path))
+        launch(replace(options, out=path), shown=shown)
     return run.read_summary()

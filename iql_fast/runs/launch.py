@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -43,11 +43,15 @@ from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import NonFiniteLoss, UserError
 from iql_fast.tasks import catalogue, published
 
+#: Attaches itself to a loop (``Loop.advance``, ``Loop.say``) while its block is executed.
+Shown = Callable[[Loop, Console], AbstractContextManager[None]]
+
 
 def launch(
     options: TrainConfig,
     resumed: RunFolder | None = None,
     goes_on_from: RunFolder | None = None,
+    shown: Shown = progress.shown,
 ) -> dict[str, Any]:
     """Do one run; returns its summary.
 
@@ -55,6 +59,7 @@ def launch(
         options: completed (``config.completed``).
         resumed: the run to go on with; None begins a new one.
         goes_on_from: another run, whose steps are the first of the new one.
+        shown: what follows the loop while it trains.
 
     Raises:
         UserError: something is wrong with the options, the data, the engine or the folder; nothing
@@ -137,7 +142,7 @@ def launch(
             for table in (completeness.metrics, completeness.scores):
                 for note in table(folder, loop.schedule, chosen.engine.step).notes:
                     console.print(f"warning {note}", style="yellow")
-        stack.enter_context(progress.shown(loop, console))
+        stack.enter_context(shown(loop, console))
         summary = _until_the_end(loop, console)
     progress.print_summary(summary, console)
     return summary
