@@ -136,7 +136,7 @@ def right(hint):
         return st.sampled_from(kinds)
     if get_origin(hint) is tuple:
         # Of several numbers, a negative one may look like an option of the command line.
-        each = (WHOLE if kinds[0] is int else REAL).map(abs)
+        each = WORDS if kinds[0] is str else (WHOLE if kinds[0] is int else REAL).map(abs)
         most = 4 if ... in kinds else len(kinds)
         return st.lists(each, min_size=1 if ... in kinds else most, max_size=most).map(tuple)
     if kinds:
@@ -220,8 +220,9 @@ def is_wrong(name, value):
         return bool not in kinds
     if isinstance(value, list):
         several = any(get_origin(kind) is tuple for kind in kinds)
+        empty = set() if str in kinds else {""}  # which is not a number
         return not several or any(
-            isinstance(part, list | dict | bool) or part == "" for part in value
+            isinstance(part, list | dict | bool) or part in empty for part in value
         )
     if isinstance(value, str):
         return not kinds & {str, Path} and value in ("", "x", "1.5.2", "0x", "1 2", "..", "\x00")
