@@ -127,10 +127,11 @@ inline HalfLanes upper_halves(HalfLanes left, HalfLanes right) {
                                         _mm256_srli_epi32((__m256i)right, 16));
 #else
   constexpr int kUpper = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 1 : 0;
-  HalfLanes row;
-  for (int i = 0; i < Vector<float>::kPanel; ++i) {
-    const int lane = i / 8 * 4 + i % 4;
-    row[i] = (i % 8 < 4 ? left : right)[2 * lane + kUpper];
+  HalfLanes row{};
+  for (int i = 0; i < Vector<float>::kWidth; ++i) {
+    const int at = i / 4 * 8 + i % 4;
+    row[at] = left[2 * i + kUpper];
+    row[at + 4] = right[2 * i + kUpper];
   }
   return row;
 #endif
@@ -187,9 +188,11 @@ inline Row<T> load_row(const Operand* row) {
     const __m256i bits = _mm256_load_si256(reinterpret_cast<const __m256i*>(row)), zero{};
     return {(Vec<T>)_mm256_unpacklo_epi16(zero, bits), (Vec<T>)_mm256_unpackhi_epi16(zero, bits)};
 #else
-    Row<T> wide;
-    for (int i = 0; i < Vector<T>::kPanel; ++i) {
-      (i % 8 < 4 ? wide.left : wide.right)[i / 8 * 4 + i % 4] = static_cast<T>(row[i]);
+    Row<T> wide{};
+    for (int i = 0; i < Vector<T>::kWidth; ++i) {
+      const Operand* four = row + i / 4 * 8;  // and then four of the right
+      wide.left[i] = static_cast<T>(four[i % 4]);
+      wide.right[i] = static_cast<T>(four[4 + i % 4]);
     }
     return wide;
 #endif
