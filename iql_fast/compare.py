@@ -42,6 +42,9 @@ def main() -> None:
     if not options.runs:
         raise UserError("Name the folders of one or more runs.")
     check_writable(options.out)
+    against = {path.resolve() for path in options.against}
+    if twice := [path for path in options.runs if path.resolve() in against]:
+        raise UserError(f"{twice[0]} is named first and with --against. Name it on one side.")
     first, second = (scored(paths) for paths in (options.runs, options.against))
     runs = list({run.folder.path: run for run in (*first, *second)}.values())
     shared = sets.shared_settings(runs)

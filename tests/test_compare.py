@@ -89,7 +89,9 @@ def test_only_like_is_compared(told, four, tmp_path):
     with pytest.raises(UserError, match=r"named first are of several methods .*IQL.*; TD3\+BC"):
         told(four[0], four[2], "--against", four[1])
     with pytest.raises(UserError, match=r"of --against are of several"):
-        told(four[0], "--against", four[0], four[2])
+        told(four[1], "--against", four[0], four[2])
+    with pytest.raises(UserError, match=r"is named first and with --against"):
+        told(four[0], "--against", four[0])
 
 
 def test_runs_of_other_seeds_join_a_set_and_the_same_seeds_do_not(tmp_path):

@@ -12,6 +12,8 @@ import torch
 
 from iql_fast import methods, sweep
 from iql_fast.data import regenerate
+from iql_fast.reports import content
+from iql_fast.reports import jobs as report_jobs
 from iql_fast.runs import checkpoint, config, ensure
 from iql_fast.runs.folder import RunFolder
 from iql_fast.support.errors import UserError
@@ -23,6 +25,7 @@ from iql_fast.sweeps.sequence import InSequence
 from iql_fast.sweeps.showing import Showing, duration
 from iql_fast.sweeps.storage import Storage
 
+from .conftest import d4rl_columns, write_hdf5
 from .extras import needed
 from .sweeps import assert_same_run, cache_tiny, jobs_in, spec, write
 from .test_train import rows_without_time
@@ -61,6 +64,7 @@ def said(error) -> str:
         ({"variants": [{}, {"expectile": 0.7}]}, "the settings {} and {'expectile': 0.7} are the"),
         ({"variants": {"expectile": 1}}, "expected a list of settings"),
         ({"seeds": 0}, "seeds is 0; expected a positive number"),
+        ({"tasks": [{"dataset": "a.hdf5", "name": 3}]}, "name is 3; expected text"),
         ({"pack": "many"}, "pack is 'many'; expected a whole number"),
         ({"gpus": -1}, "gpus is -1"),
         ({"search": {"space": {}}}, "space: expected lines"),
@@ -231,6 +235,39 @@ def test_no_data_is_an_error_before_any_work(tmp_path):
     with pytest.raises(UserError, match="There are no data for pen-human-v0"):
         sweep.main([str(write(tmp_path / "s.yaml", given)), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out" / "jobs").exists()
+
+
+def test_a_dry_run_looks_for_files(tmp_path):
+    given = spec(tasks=[{"dataset": "nope.hdf5"}])
+    with pytest.raises(UserError, match=r"There is no dataset file .*nope\.hdf5"):
+        sweep.main([str(write(tmp_path / "s.yaml", given)), "--dry-run"])
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def test_data_of_one_file_name_are_told_apart(tmp_path):
+    """In the results and in a report: by the names that the sweep gives them."""
+    for folder, seed in (("x", 1), ("y", 2)):
+        (tmp_path / folder).mkdir()
+        write_hdf5(tmp_path / folder / "data.hdf5", d4rl_columns(seed=seed))
+    tasks = [
+        {"dataset": f"{x}/data.hdf5", "name": name} for x, name in (("x", "1"), ("y", "<b>2</b>"))
+    ]
+    path, out = write(tmp_path / "s.yaml", spec(tasks=tasks)), tmp_path / "out"
+    sweep.main([str(path), "--on", "sequence", "--out", str(out)])
+    table = list(csv.DictReader((out / "results.csv").open()))
+    assert [row["task"] for row in table] == ["1 (data.hdf5)", "<b>2</b> (data.hdf5)"]
+    groups = content.groups(report_jobs.of_paths([out]))
+    assert [group.title for group in groups] == ["1 (data.hdf5)", "<b>2</b> (data.hdf5)"]
+    assert [group.seeds for group in groups] == [1, 1]
+
+
+def test_a_record_that_was_damaged(tiny, tmp_path):
+    path, out = write(tmp_path / "s.yaml", spec(options={"steps": 20})), tmp_path / "out"
+    sweep.main([str(path), "--on", "sequence", "--out", str(out)])
+    record = json.loads((out / "sweep.json").read_text())
+    (out / "sweep.json").write_text(json.dumps(record | {"parted": [["nope", 0]]}))
+    with pytest.raises(UserError, match=r"sweep\.json is damaged: it parts 'nope'"):
+        sweep.main([str(path), "--on", "sequence", "--out", str(out)])
 
 
 def test_data_are_made_once_for_all_jobs(tmp_path, monkeypatch, capsys):

@@ -107,7 +107,7 @@ def groups(jobs: Sequence[Job]) -> list[Group]:
     told: dict[tuple[str, ...], str] = {}
     for job in jobs:
         for seed, own in zip(job.seeds, job.settings, strict=True):
-            where = (job.task, job.method) if job.swept else (str(job.path),)
+            where = (job.swept, job.method) if job.swept else (str(job.path),)
             key = (*where, json.dumps(own, sort_keys=True))
             told[key] = settings.label(settings.without(own, shared))
             seeds = members.setdefault(key, [])

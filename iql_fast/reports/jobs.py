@@ -10,6 +10,7 @@ from typing import Any
 from iql_fast import methods
 from iql_fast.runs import settings, standing
 from iql_fast.runs.standing import Standing
+from iql_fast.runs.summary import task_label
 from iql_fast.support.errors import UserError
 from iql_fast.support.files import read_json
 
@@ -26,11 +27,12 @@ class Job:
         path: its folder.
         run: as it stands; None where it has not begun or cannot be read.
         missing: why ``run`` is None.
-        task: its data, where there is no run to tell.
+        task: its data, as the page calls them.
         method: its title.
         seeds: training seeds.
         settings: of each seed.
-        swept: whether a sweep's folder lists it, whose seeds of one setting belong together.
+        swept: what the sweep calls its task whose folder lists it, and whose seeds of one setting
+            belong together; "" where it is of none.
     """
 
     name: str
@@ -41,7 +43,7 @@ class Job:
     method: str
     seeds: tuple[int, ...]
     settings: tuple[Mapping[str, Any], ...]
-    swept: bool = False
+    swept: str = ""
 
 
 def of_paths(paths: Sequence[Path]) -> list[Job]:
@@ -103,8 +105,9 @@ def _of_entry(folder: Path, entry: Any, where: str) -> Job:
         run, missing = None, f"{path} holds a run of other seeds"
     method = entry["method"]
     title = methods.get(method).title if method in methods.NAMES else method
-    task = entry["task"] if run is None else run.title
-    return Job(entry["name"], path, run, missing, task, title, tuple(seeds), tuple(each), True)
+    task = entry["task"] if run is None else task_label(entry["task"], run.title)
+    of_sweep = entry["task"] or "task"
+    return Job(entry["name"], path, run, missing, task, title, tuple(seeds), tuple(each), of_sweep)
 
 
 _ENTRY = {"name": str, "folder": str, "task": str, "method": str, "seeds": list, "settings": list}

@@ -40,3 +40,9 @@ def summarise(rows: Sequence[dict[str, str]], due: int, key: str = "score") -> d
     summary["final"]["evaluations"] = min(fewest, FINAL_EVALUATIONS)
     summary["final"]["due"] = min(due, FINAL_EVALUATIONS)
     return summary
+
+
+def task_label(task: str, title: str) -> str:
+    """The name that a sweep gives a task, beside the title of its data, which says where they are
+    from, where that does not begin with it."""
+    return title if title.startswith(task) else f"{task} ({title})"

@@ -47,6 +47,8 @@ class Course:
         """Raise a ``UserError`` where a job cannot be trained as far as can be seen now."""
         for job in jobs:
             run = job.options
+            if run.dataset is not None and not run.dataset.exists():
+                raise UserError(f"There is no dataset file {run.dataset}.")
             if self.here:
                 check_learner(run, run.engine)
             ensure.check(run, self.book.path(job))

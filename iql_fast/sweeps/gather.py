@@ -14,6 +14,7 @@ from iql_fast import methods
 from iql_fast.runs import tables
 from iql_fast.runs.folder import RunFolder
 from iql_fast.runs.rows import read_rows
+from iql_fast.runs.summary import task_label
 from iql_fast.support import output
 from iql_fast.support.files import write_json, written_beside
 from iql_fast.sweeps.packing import Packed
@@ -86,7 +87,7 @@ def _of_job(job: Packed, path: Path, states: Mapping[str, str]) -> list[Row]:
         found.append(
             Row(
                 job.name,
-                summary.get("title", job.task),
+                task_label(job.task, summary.get("title", job.task)),
                 methods.get(member.method).title,
                 setting,
                 member.seed_list,

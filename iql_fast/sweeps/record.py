@@ -73,7 +73,12 @@ class Book:
         )
 
     def _part(self, name: str, seed: int) -> list[Packed]:
-        at = next(i for i, job in enumerate(self.jobs) if job.name == name)
+        at = next((i for i, job in enumerate(self.jobs) if job.name == name), None)
+        if at is None:
+            raise UserError(
+                f"{self.folder / NAME} is damaged: it parts {name!r}, which is no job. Bring back "
+                "the sweep's own file."
+            )
         parts = self.jobs[at].parted(seed)
         self.jobs[at : at + 1] = parts
         self.parted.append((name, seed))

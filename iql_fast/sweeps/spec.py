@@ -205,6 +205,8 @@ def _task(given: Any, where: str, folder: Path) -> Task:
     if "dataset" in options:
         path = typed("dataset", options["dataset"], Path, where).expanduser()
         options["dataset"] = str((folder / path).absolute())
+    if not isinstance(given.get("name", ""), str):
+        raise UserError(f"{where}: name is {given['name']!r}; expected text.")
     name = given.get("name") or options.get("task") or Path(options.get("dataset", "")).stem
     if not isinstance(name, str) or not name:
         raise UserError(f"{where}: {given!r} has neither `task` nor `dataset`.")
