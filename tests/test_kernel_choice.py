@@ -175,33 +175,6 @@ def test_lists_change_no_bit(precision):
                 assert torch.equal(tensor, state[key]), (name, key)
 
 
-def test_operators_prefer_the_fastest_set_that_gives_their_bits(timed, tmp_path, monkeypatch):
-    seconds, _ = timed
-    native, preferred = extension.load(), []
-    monkeypatch.setattr(native, "prefer_kernels", preferred.append)
-    kernel_choice.prefer(*PAPERS)  # second is of other instructions than first
-    assert preferred == ["first"]
-    seconds["first-wide"] = (2.0, 0.9, 1.4)
-    monkeypatch.setenv("IQL_FAST_DATA", str(tmp_path / "another"))
-    kernel_choice.prefer(*PAPERS)
-    assert preferred[1:] == ["first-wide"]
-    monkeypatch.setenv("IQL_FAST_CPU_KERNELS", "portable")
-    kernel_choice.prefer(*PAPERS)
-    assert len(preferred) == 2
-
-
-def test_the_preferred_set_is_taken_where_none_is_named():
-    native = extension.load()
-    usual, last = native.cpu_kernel_set(), native.cpu_kernel_sets()[-1]
-    try:
-        native.prefer_kernels(last)
-        assert native.cpu_kernel_set() == last
-        native.prefer_kernels("sse9")  # none here: as if there were no preference
-        assert native.cpu_kernel_set() == usual
-    finally:
-        native.prefer_kernels("")
-
-
 TINY = ["--steps", "200", "--log-interval", "100", "--checkpoint-interval", "100"]
 TINY += ["--eval-episodes", "0", "--batch-size", "16", "--hidden", "16", "16"]
 

@@ -7,7 +7,6 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -80,14 +79,6 @@ const Kernels<float, BFloat16>* const* all_kernels<float, BFloat16>() {
 
 namespace {
 
-std::mutex preferred_mutex;
-std::string preferred_name;
-
-std::string preferred() {
-  const std::lock_guard<std::mutex> lock(preferred_mutex);
-  return preferred_name;
-}
-
 // Whether there are matrix registers for bf16, and the system lets this process have them: their
 // state is large, so Linux saves it for those alone that ask.
 bool have_tiles() {
@@ -139,12 +130,10 @@ template <class T, class Operand>
 const Kernels<T, Operand>& kernels(const std::string& name, long l1_bytes) {
   const char* from_environment = std::getenv("IQL_FAST_CPU_KERNELS");
   const std::string wanted = !name.empty() || from_environment == nullptr ? name : from_environment;
-  const std::string wish = wanted.empty() && std::is_same_v<T, Operand> ? preferred() : "";
   const Kernels<T, Operand>* first = nullptr;
   std::string names;
   for (const Kernels<T, Operand>* const* set = all_kernels<T, Operand>(); *set != nullptr; ++set) {
     if (!can_run((*set)->name)) continue;
-    if (!wish.empty() && wish == (*set)->name) return **set;
     if (wanted == (*set)->name) return **set;
     if (first == nullptr && l1_bytes >= (*set)->l1_bytes) first = *set;
     names += names.empty() ? "" : ", ";
@@ -155,11 +144,6 @@ const Kernels<T, Operand>& kernels(const std::string& name, long l1_bytes) {
                            wanted + "', which this machine cannot run" +
                            (std::is_same_v<T, Operand> ? "" : " in mixed precision") +
                            "; it can run: " + names);
-}
-
-void prefer_kernels(const std::string& name) {
-  const std::lock_guard<std::mutex> lock(preferred_mutex);
-  preferred_name = name;
 }
 
 template const Kernels<float>& kernels<float>(const std::string&, long);

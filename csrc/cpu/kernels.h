@@ -189,14 +189,10 @@ struct Kernels {
 long l1_data_cache();
 
 // The set of that name; of none, the one that the environment variable IQL_FAST_CPU_KERNELS names,
-// or that this process prefers, or else the first in the list that this machine can run, with an L1
-// data cache of so many bytes. Throws std::runtime_error where the named one is unknown or cannot
-// run here, or where none can.
+// or else the first in the list that this machine can run, with an L1 data cache of so many bytes.
+// Throws std::runtime_error where the named one is unknown or cannot run here.
 template <class T, class Operand = T>
 const Kernels<T, Operand>& kernels(const std::string& name = "", long l1_bytes = l1_data_cache());
-
-// Has this process prefer the set of that name from now on, for operands that are T.
-void prefer_kernels(const std::string& name);
 
 // Sets compiled in, best first; nullptr ends the list.
 template <class T, class Operand = T>

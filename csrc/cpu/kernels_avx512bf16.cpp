@@ -10,7 +10,7 @@ namespace iql::cpu::avx512bf16 {
 // read the lists less often, but need a cache with room for what else passes through.
 extern const Kernels<float, BFloat16> kMixed, kMixedWide;
 const Kernels<float, BFloat16> kMixed =
-    table<float, BFloat16, 2, 2, 256>("avx512bf16", 0, IQL_LIST_DENSITY, kDenseProducts);
+    table<float, BFloat16, 2, 2, 256>("avx512bf16", 0, kDenseProducts);
 const Kernels<float, BFloat16> kMixedWide =
-    table<float, BFloat16, 2, 4>("avx512bf16-wide", 48 * 1024, IQL_LIST_DENSITY, kDenseProducts);
+    table<float, BFloat16, 2, 4>("avx512bf16-wide", 48 * 1024, kDenseProducts);
 }  // namespace iql::cpu::avx512bf16

@@ -56,7 +56,7 @@ constexpr DenseProducts<T, Operand> dense_products() {
 // each, of lines cut into such pieces.
 template <class T, class Operand, int Lines, int NP, int Piece = 128>
 constexpr Kernels<T, Operand> table(
-    const char* name, long l1_bytes = 0, double list_density = IQL_LIST_DENSITY,
+    const char* name, long l1_bytes = 0,
     DenseProducts<T, Operand> dense = dense_products<T, Operand>()) {
   static_assert(Piece <= kMostOfPiece<Operand>);
   return {name,
@@ -64,7 +64,7 @@ constexpr Kernels<T, Operand> table(
           Vector<T>::kPanel,
           NP,
           Piece,
-          list_density,
+          IQL_LIST_DENSITY,
           kWidened<T, Operand, NP, Piece>,
           dense,
           forward<T, Operand>,

@@ -150,7 +150,6 @@ void bind_engine(py::module_& module) {
       },
       py::arg("kernels"), py::arg("mixed"), py::arg("rows"), py::arg("inputs"), py::arg("outputs"),
       py::arg("seconds"));
-  module.def("prefer_kernels", &cpu::prefer_kernels, py::arg("name"));
   module.attr("timed_densities") = py::make_tuple(cpu::kTimedDensities[0], cpu::kTimedDensities[1]);
   module.def(
       "multiply_and_add",

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from iql_fast.data.dataset import FloatArray, Transitions
 from iql_fast.data.replay import Replay
-from iql_fast.engines import kernel_choice
-from iql_fast.engines.base import DTYPES, Metrics, NetworkSpec, Precision, check_steps
+from iql_fast.engines.base import DTYPES, Metrics, Precision, check_steps
 from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.parameters import check_shapes
 from iql_fast.engines.sampling import Batches, batch_at, batch_statistics
@@ -61,10 +60,6 @@ class GenericEngine(Exclusive):
         self.name = "graph" if native else "reference"
         self.dtype = DTYPES[precision]
         like = torch.zeros(0, dtype=self.dtype)
-        if native:
-            for net in method.nets(data.obs_dim, data.act_dim):
-                sizes = NetworkSpec(net.inputs, net.outputs, net.hidden)
-                kernel_choice.prefer(sizes, method.batch_size)
         self.on = TorchStep(method, (data.obs_dim, data.act_dim), self.seeds, like, native)
         self._recorded = recorded(method, data.obs_dim, data.act_dim)
         self.metrics = tuple(method.measured(dict.fromkeys(self._recorded, np.zeros(1))))

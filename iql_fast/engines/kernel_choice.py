@@ -122,17 +122,6 @@ def choose(precision: Precision, network: NetworkSpec, batch_size: int) -> Kerne
     return found
 
 
-def prefer(network: NetworkSpec, batch_size: int) -> None:
-    """Have the operators of ``iql_fast.ops`` run in this process on what is fastest for networks of
-    those sizes, among the sets that give the same bits as the one that they run on anyway."""
-    choice = choose("fp32", network, batch_size)
-    if choice is None or asked_for():
-        return
-    usual = usable("fp32")[0]
-    fitting = [name for name in choice.seconds if alike(name, usual)]
-    extension.load().prefer_kernels(min(fitting, key=choice.seconds.__getitem__, default=""))
-
-
 def gain_of_mixed(network: NetworkSpec, batch_size: int) -> float | None:
     """How many times as fast as fp32's the products of mixed precision are here; None where that
     was not measured."""
