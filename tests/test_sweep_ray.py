@@ -1,5 +1,6 @@
 """Sweeps on Ray: the results of a sequence, whatever is killed on the way."""
 
+import contextlib
 import os
 import re
 import signal
@@ -267,7 +268,7 @@ def test_a_node_that_is_lost(tmp_path, cluster, driver, storage):
 
     def on_both() -> list[tuple[str, int]]:
         """Jobs that the second node trains, with their processes, once both train some that have
-        checkpoints."""
+        checkpoints. These processes are stopped, lest they be done before the node is lost."""
         found = []
         for run in root.glob("*-*"):
             processes = Log(cut, run.name).processes
@@ -275,10 +276,21 @@ def test_a_node_that_is_lost(tmp_path, cluster, driver, storage):
             if saved and not (run / "summary.json").exists() and is_alive(processes[-1]):
                 found.append((run.name, processes[-1]))
         on = {node: [job for job in found if is_of(job[1], node)] for node in (head, second)}
-        return on[second] if on[head] else []
+        if not on[head] or not on[second]:
+            return []
+        for _, process in on[second]:
+            os.kill(process, signal.SIGSTOP)
+        if not any((root / name / "summary.json").exists() for name, _ in on[second]):
+            return on[second]
+        for _, process in on[second]:
+            os.kill(process, signal.SIGCONT)
+        return []
 
     lost = wait_for(on_both, begun)
     second.kill()
+    for _, process in lost:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     said, _ = begun.communicate(timeout=2 * PATIENCE)
     assert begun.returncode == 0, said
     for job, process in lost:  # it was taken up by the other, at a checkpoint
