@@ -16,7 +16,7 @@ namespace {
 // Steps of a graph: long enough that launching one costs nothing, and a divisor of the numbers of
 // steps that users ask for.
 constexpr int kGraphSteps = 50;
-constexpr int kLeastMajor = 8;      // compute capability: mma of bf16
+constexpr int kLeastMajor = 8;      // compute capability: mma of bf16 and of tf32
 constexpr int kLeastToOverlap = 9;  // launches
 
 // Where piece `piece` of a network (in torch's order) lies: element (output, input) of a weight, or

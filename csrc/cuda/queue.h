@@ -8,7 +8,7 @@ namespace iql::cuda {
 // Columns of a product that a block makes at a time.
 constexpr int kPass = 256;
 
-// A product's weights, as Fp32 or Bf16x3 lays them out: [inputs][outputs].
+// A product's weights, as a precision lays them out: [inputs][outputs].
 struct Weights {
   const float* at;
   int inputs, outputs;  // padded

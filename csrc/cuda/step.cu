@@ -1,6 +1,8 @@
 #include <algorithm>
 
 #include "cuda/launch.h"
+#include "cuda/products_fp32.h"
+#include "cuda/products_mma.h"
 #include "cuda/queue.h"
 #include "cuda/rows.h"
 #include "cuda/step.h"
@@ -84,9 +86,18 @@ struct Launches {
 template <class Body>
 auto with_launches(const Problem& p, const StepPlan& plan, void* stream, const Body& body) {
   const auto on = static_cast<cudaStream_t>(stream);
-  if (plan.precision == Precision::kFp32) return body(Launches<Fp32>{p, plan, on});
-  return plan.halves == 2 ? body(Launches<Bf16x3Rows<2>>{p, plan, on})
-                          : body(Launches<Bf16x3Rows<1>>{p, plan, on});
+  const bool two = plan.halves == 2;
+  switch (plan.precision) {
+    case Precision::kBf16x3:
+      return two ? body(Launches<Bf16x3Rows<2>>{p, plan, on})
+                 : body(Launches<Bf16x3Rows<1>>{p, plan, on});
+    case Precision::kTf32:
+      return two ? body(Launches<Tf32Rows<2>>{p, plan, on})
+                 : body(Launches<Tf32Rows<1>>{p, plan, on});
+    case Precision::kFp32:
+      break;
+  }
+  return body(Launches<Fp32>{p, plan, on});
 }
 
 }  // namespace

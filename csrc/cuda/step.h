@@ -8,7 +8,7 @@
 
 namespace iql::cuda {
 
-enum class Precision { kFp32, kBf16x3 };
+enum class Precision { kFp32, kBf16x3, kTf32 };
 
 // What a device has.
 struct Limits {
@@ -23,7 +23,7 @@ struct StepPlan {
   // Rows that a block takes through a network, 16 or 32, which changes no result: few keep a device
   // busy with few seeds, many read the weights less often.
   int train_rows, value_rows;
-  int halves;     // of Bf16x3Rows
+  int halves;     // of MmaRows
   bool overlaps;  // the launches
 };
 

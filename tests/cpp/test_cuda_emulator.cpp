@@ -1,7 +1,9 @@
 // The emulator itself: it computes what CUDA would, and finds bugs that were planted.
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -191,6 +193,59 @@ void mma_multiplies_fragments() {
   }
 }
 
+// A [16, 8] times B [8, 8], as the figures for m16n8k8 with tf32 show them.
+__global__ void mma_tf32_kernel(const float* a, const float* b, float* d) {
+  const unsigned group = threadIdx.x / 4, number = threadIdx.x % 4;
+  const auto left = [&](unsigned r, unsigned k) { return __float_as_uint(a[r * 8 + k]); };
+  const auto right = [&](unsigned k) { return __float_as_uint(b[k * 8 + group]); };
+  const std::uint32_t fa[4] = {left(group, number), left(group + 8, number),
+                               left(group, number + 4), left(group + 8, number + 4)};
+  const std::uint32_t fb[2] = {right(number), right(number + 4)};
+  float fd[4] = {1, 1, 1, 1};
+  emulator::mma_m16n8k8_tf32(fd, fa, fb);
+  for (unsigned i = 0; i < 4; ++i) d[(group + i / 2 * 8) * 8 + number * 2 + i % 2] = fd[i];
+}
+
+void mma_multiplies_fragments_of_tf32() {
+  std::vector<float> a(16 * 8), b(8 * 8), d(16 * 8);
+  for (int i = 0; i < 16 * 8; ++i) a[i] = static_cast<float>(i * 7 % 13 - 6);
+  for (int i = 0; i < 8 * 8; ++i) b[i] = static_cast<float>(i * 5 % 11 - 5);
+  emulator::set_schedule(5);
+  launch(mma_tf32_kernel, 1, 32, 0, a.data(), b.data(), d.data());
+  for (int r = 0; r < 16; ++r) {
+    for (int c = 0; c < 8; ++c) {
+      float sum = 1;
+      for (int k = 0; k < 8; ++k) sum += a[r * 8 + k] * b[k * 8 + c];
+      CHECK(d[r * 8 + c] == sum);
+    }
+  }
+  for (const float finer : {1 + 0x1p-11f, -1 - 0x1p-23f}) {
+    for (std::vector<float>* operand : {&a, &b}) {
+      float& one = (*operand)[17];
+      const float before = std::exchange(one, finer);
+      const auto unrounded = [&] {
+        launch(mma_tf32_kernel, 1, 32, 0, a.data(), b.data(), d.data());
+      };
+      CHECK(contains(fault_of(unrounded), "was not rounded"));
+      one = before;
+    }
+  }
+}
+
+void tf32_is_rounded_to_nearest_and_ties_away_from_zero() {
+  const auto rounded = [](float x) { return __uint_as_float(emulator::round_tf32(x)); };
+  for (const float sign : {1.0f, -1.0f}) {
+    CHECK(rounded(sign * 3) == sign * 3);
+    CHECK(rounded(sign * (1 + 0x1p-10f)) == sign * (1 + 0x1p-10f));
+    CHECK(rounded(sign * (1 + 0x1p-11f)) == sign * (1 + 0x1p-10f));
+    CHECK(rounded(sign * (1 + 3 * 0x1p-11f)) == sign * (1 + 0x1p-9f));
+    CHECK(rounded(sign * (1 + 0x1p-11f - 0x1p-23f)) == sign);
+    CHECK(rounded(sign * (2 - 0x1p-12f)) == sign * 2);
+    CHECK(rounded(sign * INFINITY) == sign * INFINITY);
+  }
+  CHECK(std::isnan(rounded(NAN)));
+}
+
 __global__ void nothing_kernel() {}
 __global__ void add_kernel(float* value) {
   if (threadIdx.x == 0) *value += 1;
@@ -274,6 +329,8 @@ int main() {
   threads_that_do_not_come_are_found();
   shuffles_move_between_lanes();
   mma_multiplies_fragments();
+  mma_multiplies_fragments_of_tf32();
+  tf32_is_rounded_to_nearest_and_ties_away_from_zero();
   more_shared_memory_than_allowed_is_refused();
   a_graph_replays_what_was_captured();
   copies_from_pinned_memory_are_late();

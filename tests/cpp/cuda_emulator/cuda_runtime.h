@@ -112,6 +112,10 @@ void wait_for_copies(int groups_left);
 
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32, fragments as PTX lays them out.
 void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+// cvt.rna.tf32.f32, and mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32. What the latter makes
+// of the 13 bits that a tf32 has not PTX leaves open: operands that have any are a fault.
+std::uint32_t round_tf32(float value);
+void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
 
 // What a stream does now, or what a graph keeps for later.
 void submit(void* stream, const void* kernel, dim3 grid, dim3 block, std::size_t shared,
