@@ -63,8 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     engines.choose("cuda")  # or says why not
     rows = []
-    precisions: tuple[engines.Precision, ...] = ("fp32", "bf16x3")
-    for precision in precisions:
+    for precision in engines.PRECISIONS["cuda"]:
         for seeds in arguments.seeds:
             row = measure(workload(arguments), seeds, precision, arguments.repeats)
             rows.append(row)

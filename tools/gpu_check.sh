@@ -46,18 +46,18 @@ tests() {
 assert not reason, reason' && "$python" -m pytest -o addopts= -q -m gpu -rs --durations=5 "${few[@]}"
 }
 
-sanitizer() { # a short run in both precisions, dropout, an odd batch and a ring included
+sanitizer() { # a short run in each precision, dropout, an odd batch and a ring included
   local program='
 import os
 import numpy as np
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.replay import Met, Replay
-from iql_fast.engines import Hyperparameters, NetworkSpec, create
+from iql_fast.engines import PRECISIONS, Hyperparameters, NetworkSpec, create
 batch, hidden = (6, (8, 8)) if os.environ["rehearse"] else (250, (256, 256))
 r = np.random.default_rng(0).standard_normal
 f = lambda *shape: r(shape).astype(np.float32)
 data = Transitions(f(500, 17), np.tanh(f(500, 6)), f(500), np.ones(500, np.float32), f(500, 17))
-for precision in ("fp32", "bf16x3"):
+for precision in PRECISIONS["cuda"]:
     for order in ("new", "old"):
         hyper = Hyperparameters(batch_size=batch, actor_dropout=0.1, value_order=order)
         network = NetworkSpec(17, 6, hidden)
@@ -106,6 +106,7 @@ million() { # the graph engine, which is slower, does fewer steps
   local run=("$python" bench/million_steps.py --json)
   "${run[@]}" "$folder/million-fp32.json" "${few[@]}" &&
     "${run[@]}" "$folder/million-bf16x3.json" --precision bf16x3 "${few[@]}" &&
+    "${run[@]}" "$folder/million-tf32.json" --precision tf32 "${few[@]}" &&
     { [[ -n $rehearse ]] ||
       "${run[@]}" "$folder/million-graph.json" --engine graph --steps 200000; }
 }
