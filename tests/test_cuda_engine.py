@@ -156,6 +156,18 @@ def test_equals_the_cpu_engine(name: str, precision: Precision) -> None:
 
 
 @on_device
+@pytest.mark.parametrize(
+    "name", ["authors", "dropout", "old value", "batch 257", "kitchen", "wide"]
+)
+def test_by_wgmma_it_equals_the_cpu_engine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IQL_FAST_CUDA_WGMMA", "1")
+    network, hyper, *_ = problem(name)
+    if reason := cuda.unavailable_reason("bf16x3", network, hyper):
+        pytest.skip(reason)
+    test_equals_the_cpu_engine(name, "bf16x3")
+
+
+@on_device
 @PRECISIONS
 def test_a_graph_equals_single_steps_bit_for_bit(precision: Precision) -> None:
     data, network = random_transitions(), NetworkSpec(11, 3)

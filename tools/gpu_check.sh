@@ -33,6 +33,14 @@ export folder python=${PYTHON:-python3} MUJOCO_GL=disable
 # What a rehearsal does instead, as arguments.
 rehearsed() { [[ -z $rehearse ]] || printf '%s\n' "$@"; }
 
+with_wgmma() { IQL_FAST_CUDA_WGMMA=1 "$@"; }
+export wgmma_reason='
+import os
+from iql_fast.engines import NetworkSpec, cuda
+network = NetworkSpec(11, 3, (16, 16) if os.environ["rehearse"] else (256, 256))
+raise SystemExit(cuda.unavailable_reason("bf16x3", network) or 0)
+'
+
 build() { # without isolation: there may be no network
   local cuda=1
   [[ -z $rehearse ]] || cuda=emulated
@@ -86,7 +94,11 @@ print("no errors")
 
 launches() {
   mapfile -t few < <(rehearsed --repeats 1 --seeds 1 --hidden 16 16 --batch 8 --rows 100)
-  "$python" bench/cuda_launches.py --json "$folder/launches.json" "${few[@]}"
+  "$python" bench/cuda_launches.py --seeds 1 4 16 --json "$folder/launches.json" "${few[@]}" || return 1
+  # The two ways of bf16x3 beside each other, where a device has both.
+  with_wgmma "$python" -c "$wgmma_reason" || { echo "without wgmma"; return 0; }
+  with_wgmma "$python" bench/cuda_launches.py --seeds 1 4 16 --precision bf16x3 \
+    --json "$folder/launches-wgmma.json" "${few[@]}"
 }
 
 kernels() {
@@ -123,7 +135,7 @@ train() { # a million steps, with all evaluations beside them
     --out "$folder/hopper-medium" --overwrite "${few[@]}"
 }
 
-export -f rehearsed "${parts[@]}"
+export -f rehearsed with_wgmma "${parts[@]}"
 [[ -z $rehearse ]] || touch "$folder/rehearsal"
 failed=0
 for part in "${wanted[@]}"; do

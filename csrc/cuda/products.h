@@ -24,6 +24,11 @@ constexpr int kSlice = 64;     // batch rows that a tile takes at a time
 constexpr int kTileLine = kTile + 4;
 IQL_HD inline int panel_line(int columns) { return padded(columns, 32) + 8; }
 
+// Threads that a block of rows may have at most: too few where the architecture lacks what the
+// precision needs.
+template <class Precision>
+constexpr int kMostThreads = Precision::kRowsThreads;
+
 __device__ __forceinline__ float4 load4(const float* from) {
   return *reinterpret_cast<const float4*>(from);
 }

@@ -57,6 +57,7 @@ struct Fp32 {
   IQL_HD static constexpr int scratch_size(int) {  // floats
     return kShares * (kTogether - kOwn) * kPass;
   }
+  static constexpr int kLeastRows = 16;
   static constexpr int kMostRows = 16;  // whose sums a thread has registers for
 
   // In each step four rows of the product's weights.

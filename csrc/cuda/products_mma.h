@@ -80,7 +80,14 @@ struct Tf32Format {
   }
 };
 
-template <class Format>
+// A fragment's words in the order in which lanes of mma.sync take them.
+struct ByLanes {
+  __device__ static void store(float* fragment, int lane, const uint4& words) {
+    reinterpret_cast<uint4*>(fragment)[lane] = words;
+  }
+};
+
+template <class Format, class Order = ByLanes>
 struct MmaProducts : Format {
   using typename Format::Pair;
 
@@ -153,15 +160,16 @@ struct MmaProducts : Format {
   // at (first_k, first_n) of a matrix of [all_k, all_n].
   __device__ static void write(const float* tile, int k_step, int n_step, int first_k, int all_k,
                                int first_n, int all_n, float* operand) {
-    uint4* fragments = reinterpret_cast<uint4*>(operand);
     for (int e = threadIdx.x; e < kTile / 16 * (kTile / 8) * 32; e += kThreads) {
       const int k = e / (kTile * 4) * 16, n = e / 32 % (kTile / 8) * 8;
       if (first_k + k >= all_k || first_n + n >= all_n) continue;
       const FragmentLane lane;
       const float* at = tile + (k + lane.pair) * k_step + (n + lane.group) * n_step;
-      fragments[(std::int64_t(first_k + k) / 16 * (all_n / 8) + (first_n + n) / 8) * 32 +
-                threadIdx.x % 32] = Format::fragment(Format::pair(at[0], at[k_step]),
-                                                     Format::pair(at[8 * k_step], at[9 * k_step]));
+      float* to =
+          operand + (std::int64_t(first_k + k) / 16 * (all_n / 8) + (first_n + n) / 8) * (32 * 4);
+      Order::store(to, threadIdx.x % 32,
+                   Format::fragment(Format::pair(at[0], at[k_step]),
+                                    Format::pair(at[8 * k_step], at[9 * k_step])));
     }
   }
 };
@@ -236,7 +244,7 @@ struct MmaRows : Products {
   IQL_HD static constexpr int scratch_size(int rows) {
     return kHalves == 1 ? 0 : rows / 16 * (kColumns / kHalves) * 4 * kRowsThreads;
   }
-  static constexpr int kMostRows = 32;
+  static constexpr int kLeastRows = 16, kMostRows = 32;
 
   // In each step the fragments of 16 inputs and the warp's columns.
   __device__ static WeightShare share(const Weights& weights, int first_column) {

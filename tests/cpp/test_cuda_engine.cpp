@@ -168,30 +168,57 @@ void each_precision_is_one_of_its_own() {
 
 // Each barrier of each launch of a step is left out in turn: after the next step, which reads what
 // this one left, some schedule must show it.
-void every_barrier_is_needed() {
-  for (const Precision precision : kPrecisions) {
-    emulator::set_schedule(0);
-    const std::vector<float> expected = Training(small(), precision).state_after(2);
-    int barriers = 0;
-    for (int launch = 0; launch < 4; ++launch) {
-      for (int barrier = 0;; ++barrier) {
-        bool found = false, reached = true;
-        for (unsigned schedule = 0; reached && !found && schedule < 18; ++schedule) {
-          emulator::set_schedule(schedule);
-          Training training(small(), precision);
-          emulator::leave_out_barrier(launch, barrier);
-          found = !equal(training.state_after(2), expected);
-          reached = emulator::barriers_left_out() > 0;
-        }
-        if (!reached) break;
-        if (!found) std::fprintf(stderr, "launch %d, barrier %d\n", launch, barrier);
-        CHECK(found);
-        ++barriers;
+void every_barrier_is_needed(Precision precision, const Config& c) {
+  emulator::set_schedule(0);
+  const std::vector<float> expected = Training(c, precision).state_after(2);
+  int barriers = 0;
+  for (int launch = 0; launch < 4; ++launch) {
+    for (int barrier = 0;; ++barrier) {
+      bool found = false, reached = true;
+      for (unsigned schedule = 0; reached && !found && schedule < 18; ++schedule) {
+        emulator::set_schedule(schedule);
+        Training training(c, precision);
+        emulator::leave_out_barrier(launch, barrier);
+        found = !equal(training.state_after(2), expected);
+        reached = emulator::barriers_left_out() > 0;
       }
+      if (!reached) break;
+      if (!found) std::fprintf(stderr, "launch %d, barrier %d\n", launch, barrier);
+      CHECK(found);
+      ++barriers;
     }
-    CHECK(barriers > 20);
-    emulator::leave_out_barrier(-1, -1);
   }
+  CHECK(barriers > 20);
+  emulator::leave_out_barrier(-1, -1);
+}
+
+Config alone_of(const Config& many) {
+  Config one = many;
+  one.seeds = {many.seeds[4]};
+  one.hyper = {many.hyper[4]};
+  return one;
+}
+
+void a_seed_equals_itself_alone(const Config& many, Precision precision) {
+  Training together(many, precision);
+  together.engine.run(2, never);
+  const Config one = alone_of(many);
+  Training alone(one, precision);
+  // The same weights, which `initialise` draws for each seed anew.
+  const Training fresh(many, precision);
+  for_tensors(one, 7, [&](int, int n, ArrayId array, int piece) {
+    std::vector<float> values(alone.engine.piece_size(kind(n), piece));
+    fresh.engine.read(4, n, array, piece, values.data());
+    alone.engine.write(0, n, array, piece, values.data());
+  });
+  alone.engine.refresh();
+  alone.engine.run(2, never);
+  for_tensors(one, 7, [&](int, int n, ArrayId array, int piece) {
+    std::vector<float> a(alone.engine.piece_size(kind(n), piece)), b(a.size());
+    alone.engine.read(0, n, array, piece, a.data());
+    together.engine.read(4, n, array, piece, b.data());
+    CHECK(equal(a, b));
+  });
 }
 
 void seeds_do_not_depend_on_those_beside() {
@@ -207,28 +234,8 @@ void seeds_do_not_depend_on_those_beside() {
     CHECK(sizes(many, precision).train_rows == 32);
   }
   for (const Precision precision : kPrecisions) {
-    Training together(many, precision);
-    together.engine.run(2, never);
-    Config one = many;
-    one.seeds = {many.seeds[4]};
-    one.hyper = {many.hyper[4]};
-    CHECK(sizes(one, precision).train_rows == 16);
-    Training alone(one, precision);
-    // The same weights, which `initialise` draws for each seed anew.
-    const Training fresh(many, precision);
-    for_tensors(one, 7, [&](int, int n, ArrayId array, int piece) {
-      std::vector<float> values(alone.engine.piece_size(kind(n), piece));
-      fresh.engine.read(4, n, array, piece, values.data());
-      alone.engine.write(0, n, array, piece, values.data());
-    });
-    alone.engine.refresh();
-    alone.engine.run(2, never);
-    for_tensors(one, 7, [&](int, int n, ArrayId array, int piece) {
-      std::vector<float> a(alone.engine.piece_size(kind(n), piece)), b(a.size());
-      alone.engine.read(0, n, array, piece, a.data());
-      together.engine.read(4, n, array, piece, b.data());
-      CHECK(equal(a, b));
-    });
+    CHECK(sizes(alone_of(many), precision).train_rows == 16);
+    a_seed_equals_itself_alone(many, precision);
   }
 }
 
@@ -425,6 +432,48 @@ void little_shared_memory_is_enough() {
   emulator::set_shared_memory(163 << 10);
 }
 
+// With what sm_90 has, bf16x3 alone.
+template <class Body>
+void with_wgmma(const Body& body) {
+  emulator::set_shared_memory(227 << 10);
+  setenv("IQL_FAST_CUDA_WGMMA", "1", 1);
+  body();
+  unsetenv("IQL_FAST_CUDA_WGMMA");
+  emulator::set_shared_memory(163 << 10);
+}
+
+void products_of_warpgroups_agree() {
+  const auto agree = [](const char* name, const Config& c) {
+    agrees(name, c, Precision::kBf16x3, 1);
+  };
+  Config c = small(2);
+  agree("small, wgmma", c);
+  c.old_value = true;
+  agree("small, old value, wgmma", c);
+  agree("three layers, wgmma", config(60, 30, {33, 17, 50}, 33));
+  agree("more than a pass, wgmma", config(11, 3, {300, 144}, 65));
+  agree("batch 255, wgmma", config(17, 9, {32, 32}, 255));
+  emulator::set_schedule(0);
+  const std::vector<float> expected = Training(small(), Precision::kBf16x3).state_after(2);
+  unsetenv("IQL_FAST_CUDA_WGMMA");
+  CHECK(!equal(Training(small(), Precision::kBf16x3).state_after(2), expected));
+  setenv("IQL_FAST_CUDA_WGMMA", "1", 1);
+  for (unsigned schedule = 1; schedule < 9; ++schedule) {
+    emulator::set_schedule(schedule);
+    CHECK(equal(Training(small(), Precision::kBf16x3).state_after(2), expected));
+  }
+  emulator::set_schedule(0);
+  a_seed_equals_itself_alone(small(9), Precision::kBf16x3);
+  // So wide that both warpgroups have columns, and read what the other one wrote.
+  Config wide = small();
+  wide.hidden = {20, 144};
+  every_barrier_is_needed(Precision::kBf16x3, wide);
+  emulator::set_most_threads(32);  // as where there is no code for it
+  CHECK(iql::cuda::size_reason(c, Precision::kBf16x3, 0).find("9.0a") != std::string::npos);
+  CHECK(iql::cuda::size_reason(c, Precision::kFp32, 0).empty());
+  emulator::set_most_threads(1024);
+}
+
 // As docs/performance.md states it.
 void shared_memory_at_hoppers_sizes() {
   const iql::cuda::Problem p = iql::cuda::plan(config(11, 3, {256, 256}, 256));
@@ -433,6 +482,7 @@ void shared_memory_at_hoppers_sizes() {
     CHECK(iql::cuda::shared_bytes(p, {precision, 16, 16, 2, false}) == 125632);
     CHECK(iql::cuda::shared_bytes(p, {precision, 32, 32, 2, false}) == 180544);
   }
+  CHECK(iql::cuda::shared_bytes(p, {Precision::kBf16x3, 64, 64, 2, false, true}) == 192064);
 }
 
 }  // namespace
@@ -462,5 +512,6 @@ int main() {
   little_shared_memory_is_enough();
   the_order_of_threads_and_blocks_changes_nothing();
   seeds_do_not_depend_on_those_beside();
-  every_barrier_is_needed();
+  for (const Precision precision : kPrecisions) every_barrier_is_needed(precision, small());
+  with_wgmma(products_of_warpgroups_agree);
 }

@@ -10,6 +10,7 @@
 #include "cuda/launch.h"
 #include "cuda/products_fp32.h"
 #include "cuda/products_mma.h"
+#include "cuda/products_wgmma.h"
 
 namespace {
 
@@ -190,7 +191,7 @@ template <class Precision>
 void products_are_right(const Accuracy& accuracy) {
   const int sizes[][2] = {{16, 16}, {48, 80}, {272, 32}, {32, 304}};
   for (const auto& size : sizes) {
-    rows_are_right<Precision, 16>(accuracy, size[0], size[1]);
+    rows_are_right<Precision, Precision::kLeastRows>(accuracy, size[0], size[1]);
     rows_are_right<Precision, Precision::kMostRows>(accuracy, size[0], size[1]);
   }
   a_tile_is_right<typename Precision::Base>(accuracy);
@@ -200,10 +201,12 @@ void products_are_right(const Accuracy& accuracy) {
 
 int main() {
   CHECK(rounded_to_tf32(1 + 0x1p-11f) == 1 + 0x1p-10);
+  emulator::set_shared_memory(227 << 10);
   emulator::set_schedule(1);
   products_are_right<Fp32>(kFp32);
   products_are_right<Bf16x3Rows<1>>(kBf16x3);
   products_are_right<Bf16x3Rows<2>>(kBf16x3);
+  products_are_right<Bf16x3Warpgroups>(kBf16x3);
   products_are_right<Tf32Rows<1>>(kTf32);
   products_are_right<Tf32Rows<2>>(kTf32);
 }
