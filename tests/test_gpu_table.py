@@ -37,6 +37,8 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
         status(tmp_path, part)
     launch = {"seeds": 16, "precision": "bf16x3", "step": 1234.56, "launches": {"rows": 9.0}}
     write(tmp_path, "launches.json", {"machine": {}, "results": [launch]})
+    by_wgmma = launch | {"step": 1000.0, "launches": {"rows": 8.0}}
+    write(tmp_path, "launches-wgmma.json", {"machine": {}, "results": [by_wgmma]})
     operations = [
         {"operation": "adam", "size": "256", "faster_rival": None, "ratio": {"eager": 3.0}},
         {"operation": "polyak", "size": "4096", "faster_rival": "foreach",
@@ -73,6 +75,8 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
         "launches passed, 3 s",
         "a step, bf16x3, 16 seeds 1,234.6 us",
         "rows 9.0 us",
+        "a step, bf16x3, wgmma, 16 seeds 1,000.0 us",
+        "rows 8.0 us",
         "kernels passed, 3 s",
         "operations timed 2",
         "polyak, 4096: foreach is faster 0.91 x",

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <tuple>
 
@@ -16,7 +17,7 @@ namespace {
 // Steps of a graph: long enough that launching one costs nothing, and a divisor of the numbers of
 // steps that users ask for.
 constexpr int kGraphSteps = 50;
-constexpr int kLeastMajor = 8;      // compute capability: mma of bf16
+constexpr int kLeastMajor = 8;      // compute capability: mma of bf16 and of tf32
 constexpr int kLeastToOverlap = 9;  // launches
 
 // Where piece `piece` of a network (in torch's order) lies: element (output, input) of a weight, or
@@ -73,6 +74,12 @@ void check_sizes(const engine::Config& config) {
   }
 }
 
+// No device has shown yet which products are the faster, so it has to be asked for.
+bool wgmma_is_asked_for() {
+  const char* asked = std::getenv("IQL_FAST_CUDA_WGMMA");
+  return asked != nullptr && std::strcmp(asked, "1") == 0;
+}
+
 // How a step of those sizes is laid out on a device; std::invalid_argument where none can be.
 std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision precision,
                                      int device) {
@@ -84,9 +91,17 @@ std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision pre
         "cudaDeviceGetAttribute");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
         "cudaDeviceGetAttribute");
+  const DeviceGuard guard(device);
+  const bool wgmma = precision == Precision::kBf16x3 && wgmma_is_asked_for();
+  if (wgmma && !has_wgmma()) {
+    throw std::invalid_argument(
+        "IQL_FAST_CUDA_WGMMA asks for instructions of compute capability 9.0 alone, and for a "
+        "build "
+        "with code for 9.0a");
+  }
   const Problem problem = plan(config);
-  const StepPlan step = plan_step(problem, precision,
-                                  {multiprocessors, std::size_t(shared), major >= kLeastToOverlap});
+  const StepPlan step = plan_step(
+      problem, precision, {multiprocessors, std::size_t(shared), major >= kLeastToOverlap, wgmma});
   if (shared_bytes(problem, step) > std::size_t(shared)) {
     throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
   }

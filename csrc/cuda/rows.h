@@ -400,7 +400,7 @@ constexpr int kBlocksTogether = 512 / kThreads;
 
 // Grid: blocks of rows, jobs, seeds.
 template <class Precision, int kRows>
-__global__ void __launch_bounds__(Precision::kRowsThreads, kBlocksTogether<Precision::kRowsThreads>)
+__global__ void __launch_bounds__(kMostThreads<Precision>, kBlocksTogether<Precision::kRowsThreads>)
     rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
   touch_parameter(p);
   const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;

@@ -1,7 +1,9 @@
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <deque>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <memory>
 #include <random>
@@ -40,6 +42,7 @@ namespace {
 
 constexpr std::size_t kSharedWithoutAsking = 48 << 10;
 std::size_t shared_at_most = 163 << 10;
+int threads_at_most = 1024;
 
 // A rendezvous of the lanes of a warp. Lanes may begin the next one before all have taken their
 // result from this one, but not the one after that: two sets of bytes are enough.
@@ -52,6 +55,16 @@ struct Warp {
   std::vector<int> waiting;
 };
 
+constexpr int kWarpgroup = 128;  // threads
+
+// A product of a warpgroup that was issued, as one of its threads knows it.
+struct Wgmma {
+  float* d;
+  std::array<float, 64> before;
+  const std::uint32_t* a;
+  std::uint64_t b;
+};
+
 struct Block {
   std::vector<std::deque<std::vector<Copy>>> copies;  // of each thread: groups, the last one open
   std::vector<int> barriers;                          // that each thread has reached
@@ -59,6 +72,12 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<int> waiting;  // at the barrier
   std::unique_ptr<unsigned char[]> shared;
+  std::unique_ptr<unsigned char[]> shown;  // of shared memory, to what reads it asynchronously
+  std::size_t shared_bytes = 0;
+  std::vector<std::deque<std::vector<Wgmma>>> wgmmas;   // of each thread: groups, the last one open
+  std::vector<bool> fenced;                             // each thread's registers
+  std::vector<std::size_t> issued;                      // products of each thread
+  std::vector<std::vector<std::uint64_t>> descriptors;  // of each warpgroup's products
   std::vector<int> runnable;
 };
 
@@ -160,11 +179,26 @@ void run_kernel(dim3 grid, dim3 size, std::size_t shared, const std::function<vo
     now.barriers.resize(count);
     now.copies.assign(count, {{}});
     now.warps.resize((count + 31) / 32);
+    now.wgmmas.assign(count, {{}});
+    now.fenced.resize(count);
+    now.issued.resize(count);
+    now.descriptors.resize((count + kWarpgroup - 1) / kWarpgroup);
+    now.shared_bytes = shared;
+    now.shown.reset(new unsigned char[shared]);
+    std::memset(now.shown.get(), 0xFF, shared);
     // Exactly as much as was asked for, so that the address sanitizer sees what goes beyond.
     now.shared.reset(new unsigned char[shared]);
     std::memset(now.shared.get(), 0xFF, shared);
     block = &now;
     run_block(body);
+    for (unsigned i = 0; i < count && fault.empty(); ++i) {
+      if (now.issued[i] != now.descriptors[i / kWarpgroup].size()) {
+        fault = "a wgmma that not all threads of the warpgroup issued";
+      }
+      if (now.wgmmas[i].size() > 1 || !now.wgmmas[i].back().empty()) {
+        fault = "a wgmma that nobody waited for";
+      }
+    }
     block = nullptr;
     if (!fault.empty()) {
       fibers.clear();  // some stopped half-way
@@ -172,6 +206,52 @@ void run_kernel(dim3 grid, dim3 size, std::size_t shared, const std::function<vo
       throw Fault(what);
     }
   }
+}
+
+// For all lanes of a warp: their rows of A by B as the descriptor finds it, added to d.
+void multiply_by_shared(const Wgmma& product) {
+  struct Lane {
+    float* d;
+    const std::uint32_t* a;
+    std::uint64_t b;
+  } lane{product.d, product.a, product.b};
+  with_warp("wgmma.wait_group", ~0u, &lane, sizeof lane, [](unsigned char* lanes) {
+    const auto at = [lanes](int i) { return reinterpret_cast<Lane*>(lanes + i * kLaneBytes); };
+    const auto bf16 = [](std::uint32_t pair, int upper) {
+      return __uint_as_float(upper ? pair & 0xFFFF0000u : pair << 16);
+    };
+    float A[16][16], B[16][128];
+    for (int l = 0; l < 32; ++l) {
+      for (int i = 0; i < 4; ++i) {
+        for (int h = 0; h < 2; ++h) {
+          A[l / 4 + i % 2 * 8][l % 4 * 2 + i / 2 * 8 + h] = bf16(at(l)->a[i], h);
+        }
+      }
+    }
+    // Bits 0 to 13 of a descriptor: the address; 16 to 29 and 32 to 45: how far a core matrix is
+    // from the next one along the inputs and along the columns; all in 16 bytes. 62 and 63: the
+    // swizzle, of which none is known here.
+    const std::uint64_t b = at(0)->b;
+    const auto field = [b](int bit) { return (b >> bit & 0x3FFF) << 4; };
+    for (std::size_t k = 0; k < 16; ++k) {
+      for (std::size_t n = 0; n < 128; ++n) {
+        const std::size_t from =
+            field(0) + k / 8 * field(16) + n / 8 * field(32) + n % 8 * 16 + k % 8 * 2;
+        std::uint16_t half = 0xFFFF;  // beyond what there is: NaN
+        if (b >> 62 == 0 && from + 2 <= block->shared_bytes) {
+          std::memcpy(&half, block->shown.get() + from, 2);
+        }
+        B[k][n] = bf16(half, 0);
+      }
+    }
+    for (int l = 0; l < 32; ++l) {
+      for (int i = 0; i < 64; ++i) {
+        const int row = l / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + l % 4 * 2 + i % 2;
+        float& sum = at(l)->d[i];
+        for (int k = 0; k < 16; ++k) sum += A[row][k] * B[k][column];
+      }
+    }
+  });
 }
 
 bool capturing(cudaStream_t stream) { return stream != nullptr && stream->captured != nullptr; }
@@ -186,6 +266,8 @@ void set_schedule(unsigned seed) {
 std::int64_t launches() { return launch_count; }
 void set_memory(std::size_t bytes) { memory_left = bytes; }
 void set_shared_memory(std::size_t bytes) { shared_at_most = bytes; }
+void set_most_threads(int threads) { threads_at_most = threads; }
+int most_threads() { return threads_at_most; }
 unsigned lane() { return current % 32; }
 unsigned char* shared_memory() { return block->shared.get(); }
 
@@ -195,6 +277,11 @@ void leave_out_barrier(int launch, int barrier) {
   left_out = 0;
 }
 std::int64_t barriers_left_out() { return left_out; }
+
+void stop(const std::string& why) {
+  fault = why;
+  suspend();  // for good: the scheduler throws
+}
 
 void wait_for_block() {
   const bool buggy = launch_count - 1 == buggy_launch;
@@ -228,8 +315,7 @@ void with_warp(const char* operation, unsigned mask, void* bytes, std::size_t si
     warp.mask = mask;
   }
   if (std::strcmp(warp.operation, operation) != 0 || warp.mask != mask || !(mask >> lane & 1)) {
-    fault = std::string("lanes of one warp are at ") + warp.operation + " and at " + operation;
-    suspend();  // for good: the scheduler throws
+    stop(std::string("lanes of one warp are at ") + warp.operation + " and at " + operation);
   }
   unsigned char* lanes = warp.bytes[warp.turn];
   if (size > 0) std::memcpy(lanes + lane * kLaneBytes, bytes, size);
@@ -245,41 +331,51 @@ void with_warp(const char* operation, unsigned mask, void* bytes, std::size_t si
   if (size > 0) std::memcpy(bytes, lanes + lane * kLaneBytes, size);
 }
 
-void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  struct Lane {
-    float d[4];
-    std::uint32_t a[4], b[2];
-  } mine;
-  std::memcpy(mine.d, d, sizeof d);
-  std::memcpy(mine.a, a, sizeof a);
-  std::memcpy(mine.b, b, sizeof b);
-  with_warp("mma.sync", ~0u, &mine, sizeof mine, [](unsigned char* lanes) {
-    const auto at = [lanes](int i) { return reinterpret_cast<Lane*>(lanes + i * kLaneBytes); };
-    const auto half = [](std::uint32_t pair, int upper) {
-      return __uint_as_float(upper ? pair & 0xFFFF0000u : pair << 16);
-    };
-    float A[16][16], B[16][8];
-    for (int lane = 0; lane < 32; ++lane) {
-      const int group = lane / 4, pair = lane % 4 * 2;
-      for (int i = 0; i < 4; ++i) {
-        for (int h = 0; h < 2; ++h) {
-          A[group + i % 2 * 8][pair + i / 2 * 8 + h] = half(at(lane)->a[i], h);
-        }
-      }
-      for (int i = 0; i < 2; ++i) {
-        for (int h = 0; h < 2; ++h) B[pair + i * 8 + h][group] = half(at(lane)->b[i], h);
-      }
+std::uint32_t shared_address(const void* at) {
+  return static_cast<std::uint32_t>(static_cast<const unsigned char*>(at) - block->shared.get());
+}
+void fence_proxy_async() {
+  std::memcpy(block->shown.get(), block->shared.get(), block->shared_bytes);
+}
+void wgmma_fence() { block->fenced[current] = true; }
+void wgmma_commit() {
+  block->wgmmas[current].emplace_back();
+  block->fenced[current] = false;
+}
+
+void wgmma_m64n128k16_bf16(float* d, const std::uint32_t (&a)[4], std::uint64_t b) {
+  if (!block->fenced[current]) {
+    stop("a wgmma whose registers no wgmma.fence comes after");
+  }
+  Wgmma issued{d, {}, a, b};
+  std::vector<Wgmma>& group = block->wgmmas[current].back();
+  // One after another may add to the same sums.
+  const bool first =
+      std::none_of(group.begin(), group.end(), [d](const Wgmma& other) { return other.d == d; });
+  if (first) {
+    std::copy(d, d + 64, issued.before.begin());
+    std::fill(d, d + 64, std::numeric_limits<float>::quiet_NaN());
+  }
+  group.push_back(issued);
+  std::vector<std::uint64_t>& all = block->descriptors[current / kWarpgroup];
+  const std::size_t number = block->issued[current]++;
+  if (number == all.size()) all.push_back(b);
+  if (all[number] != b) {
+    stop("threads of a warpgroup gave a wgmma different descriptors");
+  }
+}
+
+void wgmma_wait(int groups_left) {
+  std::deque<std::vector<Wgmma>>& groups = block->wgmmas[current];
+  while (static_cast<int>(groups.size()) - 1 > groups_left) {
+    std::vector<Wgmma>& group = groups.front();
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      Wgmma& product = group[i];
+      if (i == 0) std::copy(product.before.begin(), product.before.end(), product.d);
+      multiply_by_shared(product);
     }
-    for (int lane = 0; lane < 32; ++lane) {
-      for (int i = 0; i < 4; ++i) {
-        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        float sum = at(lane)->d[i];
-        for (int k = 0; k < 16; ++k) sum += A[row][k] * B[k][column];
-        at(lane)->d[i] = sum;
-      }
-    }
-  });
-  std::memcpy(d, mine.d, sizeof d);
+    groups.pop_front();
+  }
 }
 
 void submit(void* stream_, const void* kernel, dim3 grid, dim3 size, std::size_t shared,
