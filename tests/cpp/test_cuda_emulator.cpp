@@ -12,12 +12,27 @@ constexpr int kThreads = 96;
 constexpr unsigned kSchedules = 8;
 
 template <class Kernel, class... Arguments>
-void launch(Kernel* kernel, dim3 grid, dim3 block, std::size_t shared, Arguments... arguments) {
+cudaError_t error_of(bool cooperative, Kernel* kernel, dim3 grid, dim3 block, std::size_t shared,
+                     Arguments... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared;
-  CHECK(cudaLaunchKernelEx(&config, kernel, arguments...) == cudaSuccess);
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  config.attrs = &together;
+  config.numAttrs = cooperative ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+template <class Kernel, class... Arguments>
+void launch(Kernel* kernel, dim3 grid, dim3 block, std::size_t shared, Arguments... arguments) {
+  CHECK(error_of(false, kernel, grid, block, shared, arguments...) == cudaSuccess);
+}
+template <class Kernel, class... Arguments>
+void launch_together(Kernel* kernel, dim3 grid, dim3 block, std::size_t shared,
+                     Arguments... arguments) {
+  CHECK(error_of(true, kernel, grid, block, shared, arguments...) == cudaSuccess);
 }
 
 template <class Body>
@@ -72,6 +87,149 @@ void a_missing_barrier_is_found() {
   CHECK((rotations_that_are_right<true, true>() == kSchedules));
   CHECK((rotations_that_are_right<false, true>() == 0));
   CHECK((rotations_that_are_right<true, false>() == 0));
+}
+
+// Moves values between blocks twice, through device memory: the first wait separates a write from
+// reads, the second a read from the next write.
+__global__ void rotate_blocks_kernel(float* values, unsigned* arrived) {
+  auto value = static_cast<float>(blockIdx.x);
+  unsigned wanted = 0;
+  const auto wait = [&] {
+    wanted += gridDim.x;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      emulator::arrive(arrived);
+      emulator::wait_for_arrivals(arrived, wanted);
+    }
+    __syncthreads();
+  };
+  for (int round = 0; round < 2; ++round) {
+    if (threadIdx.x == 0) values[blockIdx.x] = value;
+    wait();
+    value = values[(blockIdx.x + 1) % gridDim.x];
+    wait();
+  }
+  if (threadIdx.x == 0) values[blockIdx.x] = value;
+}
+
+// On how many schedules the kernel above is right, with one of its waits left out.
+unsigned rotations_of_blocks_that_are_right(int left_out) {
+  unsigned right = 0;
+  for (unsigned seed = 0; seed < kSchedules; ++seed) {
+    emulator::set_schedule(seed);
+    std::vector<float> values(5, -1.0f);
+    unsigned arrived = 0;
+    emulator::leave_out_grid_barrier(left_out < 0 ? -1 : 0, left_out);
+    launch_together(rotate_blocks_kernel, 5, kThreads, 0, values.data(), &arrived);
+    CHECK(emulator::barriers_left_out() == (left_out < 0 ? 0 : 5));
+    CHECK(arrived == 4 * 5);
+    right += values == std::vector<float>{2, 3, 4, 0, 1};
+  }
+  emulator::leave_out_grid_barrier(-1, -1);
+  return right;
+}
+
+void a_missing_wait_for_other_blocks_is_found() {
+  CHECK(rotations_of_blocks_that_are_right(-1) == kSchedules);
+  for (int wait = 0; wait < 3; ++wait) {
+    CHECK(rotations_of_blocks_that_are_right(wait) < kSchedules);
+  }
+}
+
+__global__ void wait_for_one_more_kernel(unsigned* arrived) {
+  if (threadIdx.x > 0) return;
+  emulator::arrive(arrived);
+  emulator::wait_for_arrivals(arrived, gridDim.x + 1);
+}
+__global__ void wait_for_all_kernel(unsigned* arrived) {
+  if (threadIdx.x > 0) return;
+  emulator::arrive(arrived);
+  emulator::wait_for_arrivals(arrived, gridDim.x);
+}
+
+void blocks_that_wait_for_ever_are_found() {
+  for (unsigned seed = 0; seed < kSchedules; ++seed) {
+    emulator::set_schedule(seed);
+    unsigned arrived = 0;
+    const auto more = [&] { launch_together(wait_for_one_more_kernel, 3, 64, 0, &arrived); };
+    CHECK(
+        contains(fault_of(more), "3 blocks: 0 of 192 threads wait at __syncthreads, 3 for other"));
+    // Without a cooperative launch the others do not come before the first has ended.
+    arrived = 0;
+    const auto apart = [&] { launch(wait_for_all_kernel, 3, 64, 0, &arrived); };
+    CHECK(contains(fault_of(apart), "1 for other blocks, 63 have ended"));
+    arrived = 0;
+    launch_together(wait_for_all_kernel, 3, 64, 0, &arrived);
+  }
+}
+
+void more_blocks_than_fit_at_once_are_refused() {
+  unsigned arrived = 0;
+  emulator::set_multiprocessors(3);
+  const auto error = [&](unsigned blocks, std::size_t shared) {
+    arrived = 0;
+    return error_of(true, wait_for_all_kernel, blocks, 1024, shared, &arrived);
+  };
+  CHECK(error(6, 0) == cudaSuccess);
+  CHECK(error(7, 0) == cudaErrorCooperativeLaunchTooLarge);
+  CHECK(cudaFuncSetAttribute(wait_for_all_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             100 << 10) == cudaSuccess);
+  int each = 0;
+  CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, wait_for_all_kernel, 1024,
+                                                      100 << 10) == cudaSuccess);
+  CHECK(each == 1);
+  CHECK(error(3, 100 << 10) == cudaSuccess);
+  CHECK(error(4, 100 << 10) == cudaErrorCooperativeLaunchTooLarge);
+  emulator::set_multiprocessors(108);
+}
+
+// Of blocks that run at once, each has a __shared__ array of its own.
+__global__ void shared_array_kernel(float* values, unsigned* arrived) {
+  __shared__ float own[2];
+  if (threadIdx.x == 0) {
+    own[0] = static_cast<float>(blockIdx.x);
+    emulator::arrive(arrived);
+    emulator::wait_for_arrivals(arrived, gridDim.x);
+    values[blockIdx.x] = own[0] + own[1];
+  } else if (threadIdx.x == 32) {
+    own[1] = static_cast<float>(10 * blockIdx.x);
+    emulator::arrive(arrived + 1);
+    emulator::wait_for_arrivals(arrived + 1, gridDim.x);
+  }
+}
+
+void blocks_that_run_at_once_share_no_array() {
+  for (unsigned seed = 0; seed < kSchedules; ++seed) {
+    emulator::set_schedule(seed);
+    std::vector<float> values(4);
+    unsigned arrived[2] = {0, 0};
+    launch_together(shared_array_kernel, 4, 64, 0, values.data(), arrived);
+    for (int i = 0; i < 4; ++i) {
+      // Not NaN but for what the schedule leaves unwritten.
+      CHECK(values[i] == static_cast<float>(11 * i) || std::isnan(values[i]));
+    }
+  }
+}
+
+// Two teams of a block, each of which waits for its own threads as often as it likes.
+__global__ void teams_kernel(float* values) {
+  auto* shared = reinterpret_cast<float*>(emulator::shared_memory());
+  const unsigned team = threadIdx.x / 32, rounds = 2 * team + 1;
+  for (unsigned round = 0; round < rounds; ++round) {
+    shared[threadIdx.x] = static_cast<float>(round);
+    emulator::wait_for_threads(1 + team, 32);
+    values[threadIdx.x] += shared[threadIdx.x ^ 31];
+    emulator::wait_for_threads(1 + team, 32);
+  }
+}
+
+void teams_of_a_block_have_barriers_of_their_own() {
+  for (unsigned seed = 0; seed < kSchedules; ++seed) {
+    emulator::set_schedule(seed);
+    std::vector<float> values(64);
+    launch(teams_kernel, 1, 64, 64 * sizeof(float), values.data());
+    for (int i = 0; i < 64; ++i) CHECK(values[i] == (i < 32 ? 0 : 3));
+  }
 }
 
 __global__ void sum_of_shared_kernel(float* sum) {
@@ -269,6 +427,11 @@ void copies_from_pinned_memory_are_late() {
 
 int main() {
   a_missing_barrier_is_found();
+  a_missing_wait_for_other_blocks_is_found();
+  blocks_that_wait_for_ever_are_found();
+  more_blocks_than_fit_at_once_are_refused();
+  blocks_that_run_at_once_share_no_array();
+  teams_of_a_block_have_barriers_of_their_own();
   memory_that_nobody_wrote_is_nan();
   blocks_run_in_any_order();
   threads_that_do_not_come_are_found();

@@ -35,11 +35,21 @@ struct CUevent_st {
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+// Where the linker put the __shared__ arrays of all kernels; null where there are none.
+extern "C" {
+extern unsigned char __start_emulated_shared[] __attribute__((weak, visibility("hidden")));
+extern unsigned char __stop_emulated_shared[] __attribute__((weak, visibility("hidden")));
+}
+
 namespace emulator {
 namespace {
 
 constexpr std::size_t kSharedWithoutAsking = 48 << 10;
+constexpr std::size_t kSharedForCuda = 1 << 10;  // of each block, besides its own
+constexpr int kThreadsAtOnce = 2048;             // of a multiprocessor
+constexpr unsigned kBarriers = 16;               // of a block
 std::size_t shared_at_most = 163 << 10;
+int multiprocessors = 108;
 
 // A rendezvous of the lanes of a warp. Lanes may begin the next one before all have taken their
 // result from this one, but not the one after that: two sets of bytes are enough.
@@ -53,25 +63,37 @@ struct Warp {
 };
 
 struct Block {
+  dim3 index;
+  int first = 0;                                      // of its fibers
   std::vector<std::deque<std::vector<Copy>>> copies;  // of each thread: groups, the last one open
   std::vector<int> barriers;                          // that each thread has reached
+  int grid_barriers = 0;                              // that the block has
   std::vector<dim3> threads;                          // their threadIdx
   std::vector<Warp> warps;
-  std::vector<int> waiting;  // at the barrier
+  std::vector<int> waiting[kBarriers];  // at each barrier
   std::unique_ptr<unsigned char[]> shared;
-  std::vector<int> runnable;
+  std::vector<unsigned char> arrays;  // of __shared__, while another block runs
+};
+
+// A thread that waits for other blocks.
+struct Awaiting {
+  int fiber;
+  const unsigned* counter;
+  unsigned wanted;
 };
 
 Block* block = nullptr;  // the one that runs
 int current = 0;         // its thread that runs
 std::vector<std::unique_ptr<Fiber>> fibers;
+std::vector<int> runnable;  // fibers
+std::vector<Awaiting> awaiting;
 std::string fault;
 unsigned schedule = 0;
 std::mt19937 generator;
 std::int64_t launch_count = 0;
 std::size_t memory_left = ~std::size_t{0};
 std::int64_t buggy_launch = -1, left_out = 0;
-int buggy_barrier = -1;
+int buggy_barrier = -1, buggy_grid_barrier = -1;
 std::map<const void*, std::size_t> shared_allowed;
 std::map<const unsigned char*, std::size_t> pinned;  // host memory, and how much
 
@@ -89,58 +111,115 @@ void catch_up(cudaStream_t stream) {
 }
 
 void make_runnable(std::vector<int>& waiting) {
-  block->runnable.insert(block->runnable.end(), waiting.begin(), waiting.end());
+  for (const int thread : waiting) runnable.push_back(block->first + thread);
   waiting.clear();
 }
 
-void suspend() { fibers[current]->suspend(); }
+void suspend() { fibers[block->first + current]->suspend(); }
 
 // Every other schedule has a warp that goes on only when no other thread can.
-bool slow_warp(int thread) {
-  return schedule % 2 == 0 && thread / 32 == static_cast<int>(schedule / 2 % block->warps.size());
+bool slow_warp(int fiber, int warps) {
+  return schedule % 2 == 0 && fiber / 32 == static_cast<int>(schedule / 2 % warps);
 }
 
-void run_block(const std::function<void()>& body) {
-  const int count = static_cast<int>(block->threads.size());
+// Makes a block the one that runs.
+void enter(Block& next) {
+  if (block == &next) return;
+  const auto begin = __start_emulated_shared, end = __stop_emulated_shared;
+  if (block != nullptr) block->arrays.assign(begin, end);
+  if (!next.arrays.empty()) std::copy(next.arrays.begin(), next.arrays.end(), begin);
+  block = &next;
+  blockIdx = next.index;
+}
+
+// What holds up blocks none of whose threads can go on.
+std::string stuck(const std::vector<Block>& together, int count, int ended) {
+  std::size_t at_barriers = 0;
+  for (const Block& one : together) {
+    for (const std::vector<int>& waiting : one.waiting) at_barriers += waiting.size();
+  }
+  const dim3 index = together[0].index;
+  const std::string who = together.size() > 1
+                              ? std::to_string(together.size()) + " blocks"
+                              : "block (" + std::to_string(index.x) + ", " +
+                                    std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
+  return who + ": " + std::to_string(at_barriers) + " of " + std::to_string(count) +
+         " threads wait at __syncthreads, " + std::to_string(awaiting.size()) +
+         " for other blocks, " + std::to_string(ended) +
+         " have ended, the others wait for lanes of their warp";
+}
+
+// Runs blocks whose threads are all alive at once.
+void run_together(std::vector<Block>& together, const std::function<void()>& body) {
+  const int size = static_cast<int>(together[0].threads.size());
+  const int count = static_cast<int>(together.size()) * size;
   while (static_cast<int>(fibers.size()) < count) fibers.push_back(std::make_unique<Fiber>());
   for (int i = 0; i < count; ++i) {
     fibers[i]->start(&body);
-    block->runnable.push_back(i);
+    runnable.push_back(i);
   }
   int ended = 0;
   std::size_t next = 0;
   while (ended < count && fault.empty()) {
-    std::vector<int>& runnable = block->runnable;
     if (next >= runnable.size()) {
       runnable.clear();
       next = 0;
     }
     if (runnable.empty()) {
-      fault = "block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
-              std::to_string(blockIdx.z) + "): " + std::to_string(block->waiting.size()) + " of " +
-              std::to_string(count) + " threads wait at __syncthreads, " + std::to_string(ended) +
-              " have ended, the others wait for lanes of their warp";
+      fault = stuck(together, count, ended);
       break;
     }
+    int fiber = 0;
     if (schedule == 0) {
-      current = runnable[next++];
+      fiber = runnable[next++];
     } else {
       std::size_t drawn = generator() % runnable.size();
-      for (std::size_t tries = 0; slow_warp(runnable[drawn]) && tries < runnable.size(); ++tries) {
+      const int warps = (count + 31) / 32;
+      for (std::size_t tries = 0; slow_warp(runnable[drawn], warps) && tries < runnable.size();
+           ++tries) {
         drawn = (drawn + 1) % runnable.size();
       }
-      current = runnable[drawn];
+      fiber = runnable[drawn];
       runnable[drawn] = runnable.back();
       runnable.pop_back();
     }
+    enter(together[fiber / size]);
+    current = fiber % size;
     threadIdx = block->threads[current];
-    fibers[current]->resume();
-    if (fibers[current]->ended()) ++ended;
+    fibers[fiber]->resume();
+    if (fibers[fiber]->ended()) ++ended;
+  }
+  runnable.clear();
+  awaiting.clear();
+  block = nullptr;
+  if (!fault.empty()) {
+    fibers.clear();  // some stopped half-way
+    const std::string what = std::exchange(fault, "");
+    throw Fault(what);
   }
 }
 
-void run_kernel(dim3 grid, dim3 size, std::size_t shared, const std::function<void()>& body) {
+Block new_block(dim3 index, int first, dim3 size, std::size_t shared, bool alone) {
+  Block block;
+  block.index = index;
+  block.first = first;
+  const unsigned count = size.x * size.y * size.z;
+  for (unsigned i = 0; i < count; ++i) {
+    block.threads.emplace_back(i % size.x, i / size.x % size.y, i / (size.x * size.y));
+  }
+  block.barriers.resize(count);
+  block.copies.assign(count, {{}});
+  block.warps.resize((count + 31) / 32);
+  // Exactly as much as was asked for, so that the address sanitizer sees what goes beyond.
+  block.shared.reset(new unsigned char[shared]);
+  std::memset(block.shared.get(), 0xFF, shared);
+  if (!alone) block.arrays.assign(__stop_emulated_shared - __start_emulated_shared, 0xFF);
+  return block;
+}
+
+void run_kernel(const Launch& launch) {
   ++launch_count;
+  const dim3 grid = launch.grid;
   std::vector<dim3> order;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
@@ -148,30 +227,18 @@ void run_kernel(dim3 grid, dim3 size, std::size_t shared, const std::function<vo
     }
   }
   if (schedule != 0) std::shuffle(order.begin(), order.end(), generator);
+  blockDim = launch.block;
+  gridDim = grid;
+  std::vector<Block> together;
   for (const dim3& index : order) {
-    Block now;
-    blockIdx = index;
-    blockDim = size;
-    gridDim = grid;
-    const unsigned count = size.x * size.y * size.z;
-    for (unsigned i = 0; i < count; ++i) {
-      now.threads.emplace_back(i % size.x, i / size.x % size.y, i / (size.x * size.y));
-    }
-    now.barriers.resize(count);
-    now.copies.assign(count, {{}});
-    now.warps.resize((count + 31) / 32);
-    // Exactly as much as was asked for, so that the address sanitizer sees what goes beyond.
-    now.shared.reset(new unsigned char[shared]);
-    std::memset(now.shared.get(), 0xFF, shared);
-    block = &now;
-    run_block(body);
-    block = nullptr;
-    if (!fault.empty()) {
-      fibers.clear();  // some stopped half-way
-      const std::string what = std::exchange(fault, "");
-      throw Fault(what);
-    }
+    const int first =
+        static_cast<int>(together.size() * launch.block.x * launch.block.y * launch.block.z);
+    together.push_back(new_block(index, first, launch.block, launch.shared, !launch.cooperative));
+    if (launch.cooperative) continue;
+    run_together(together, launch.body);
+    together.clear();
   }
+  if (launch.cooperative) run_together(together, launch.body);
 }
 
 bool capturing(cudaStream_t stream) { return stream != nullptr && stream->captured != nullptr; }
@@ -186,24 +253,63 @@ void set_schedule(unsigned seed) {
 std::int64_t launches() { return launch_count; }
 void set_memory(std::size_t bytes) { memory_left = bytes; }
 void set_shared_memory(std::size_t bytes) { shared_at_most = bytes; }
+void set_multiprocessors(int count) { multiprocessors = count; }
 unsigned lane() { return current % 32; }
 unsigned char* shared_memory() { return block->shared.get(); }
 
 void leave_out_barrier(int launch, int barrier) {
   buggy_launch = launch < 0 ? -1 : launch_count + launch;
   buggy_barrier = barrier;
+  buggy_grid_barrier = -1;
   left_out = 0;
+}
+void leave_out_grid_barrier(int launch, int barrier) {
+  leave_out_barrier(launch, -1);
+  buggy_grid_barrier = barrier;
 }
 std::int64_t barriers_left_out() { return left_out; }
 
-void wait_for_block() {
+void wait_for_block() { wait_for_threads(0, static_cast<unsigned>(block->threads.size())); }
+
+void wait_for_threads(unsigned number, unsigned threads) {
+  if (number >= kBarriers || (threads % 32 != 0 && threads != block->threads.size())) {
+    fault = "a barrier that no block has";
+    suspend();  // for good: the scheduler throws
+  }
   const bool buggy = launch_count - 1 == buggy_launch;
   if (block->barriers[current]++ == buggy_barrier && buggy) {
     ++left_out;
     return;
   }
-  block->waiting.push_back(current);
-  if (block->waiting.size() == block->threads.size()) make_runnable(block->waiting);
+  std::vector<int>& waiting = block->waiting[number];
+  waiting.push_back(current);
+  if (waiting.size() == threads) make_runnable(waiting);
+  suspend();
+}
+
+void arrive(unsigned* counter) {
+  ++*counter;
+  for (std::size_t i = 0; i < awaiting.size();) {
+    if (awaiting[i].counter != counter || *counter < awaiting[i].wanted) {
+      ++i;
+      continue;
+    }
+    runnable.push_back(awaiting[i].fiber);
+    awaiting.erase(awaiting.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+}
+
+void wait_for_arrivals(const unsigned* counter, unsigned wanted) {
+  const bool buggy = launch_count - 1 == buggy_launch;
+  if (block->grid_barriers++ == buggy_grid_barrier && buggy) {
+    ++left_out;
+    return;
+  }
+  if (*counter >= wanted) {
+    runnable.push_back(block->first + current);
+  } else {
+    awaiting.push_back({block->first + current, counter, wanted});
+  }
   suspend();
 }
 
@@ -282,24 +388,35 @@ void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::ui
   std::memcpy(d, mine.d, sizeof d);
 }
 
-void submit(void* stream_, const void* kernel, dim3 grid, dim3 size, std::size_t shared,
-            std::function<void()> body) {
-  const unsigned count = size.x * size.y * size.z;
-  const auto allowed = shared_allowed.find(kernel);
+int blocks_at_once(int threads, std::size_t shared) {
+  const auto by_memory = (shared_at_most + kSharedForCuda) / (shared + kSharedForCuda);
+  return std::min(kThreadsAtOnce / threads, static_cast<int>(by_memory));
+}
+
+bool fits_at_once(const Launch& launch) {
+  const auto count = [](dim3 of) { return std::int64_t(of.x) * of.y * of.z; };
+  const int each = blocks_at_once(static_cast<int>(count(launch.block)), launch.shared);
+  return count(launch.grid) <= std::int64_t(each) * multiprocessors;
+}
+
+void submit(void* stream_, const Launch& launch) {
+  const unsigned count = launch.block.x * launch.block.y * launch.block.z;
+  const dim3 grid = launch.grid;
+  const auto allowed = shared_allowed.find(launch.kernel);
   if (count < 1 || count > 1024 || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 ||
       grid.z > 65535) {
     throw Fault("a grid or block that no device takes");
   }
-  if (shared > (allowed == shared_allowed.end() ? kSharedWithoutAsking : allowed->second)) {
-    throw Fault(std::to_string(shared) + " bytes of shared memory, more than the kernel may have");
+  if (launch.shared > (allowed == shared_allowed.end() ? kSharedWithoutAsking : allowed->second)) {
+    throw Fault(std::to_string(launch.shared) +
+                " bytes of shared memory, more than the kernel may have");
   }
-  std::function<void()> launch = [=] { run_kernel(grid, size, shared, body); };
   const auto stream = static_cast<cudaStream_t>(stream_);
   if (capturing(stream)) {
-    stream->captured->launches.push_back(std::move(launch));
+    stream->captured->launches.push_back([=] { run_kernel(launch); });
   } else {
     catch_up(stream);
-    launch();
+    run_kernel(launch);
   }
 }
 
@@ -327,6 +444,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorNotReady:
       return "device not ready";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in cooperative launch";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
   }
@@ -354,7 +473,10 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
       *value = 0;
       break;
     case cudaDevAttrMultiProcessorCount:
-      *value = 108;
+      *value = emulator::multiprocessors;
+      break;
+    case cudaDevAttrCooperativeLaunch:
+      *value = 1;
       break;
   }
   return cudaSuccess;
