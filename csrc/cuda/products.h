@@ -18,7 +18,7 @@
 
 namespace iql::cuda {
 
-constexpr int kThreads = 256;  // of a block that updates weights
+constexpr int kThreads = 256;  // of a team that updates weights: a block, or a share of one
 constexpr int kTile = 32;      // rows and columns of a tile of weights
 constexpr int kSlice = 64;     // batch rows that a tile takes at a time
 // Lines in shared memory: 16-byte aligned, and such that the strided reads of fragments fall into
@@ -26,8 +26,13 @@ constexpr int kSlice = 64;     // batch rows that a tile takes at a time
 constexpr int kTileLine = kTile + 4;
 IQL_HD inline int panel_line(int columns) { return padded(columns, 32) + 8; }
 
+__device__ __forceinline__ int team_thread() { return static_cast<int>(threadIdx.x) % kThreads; }
+
 __device__ __forceinline__ float4 load4(const float* from) {
   return *reinterpret_cast<const float4*>(from);
+}
+__device__ __forceinline__ void store4(float* to, const float4& x) {
+  *reinterpret_cast<float4*>(to) = x;
 }
 __device__ __forceinline__ float plus(float a, float b) { return a + b; }
 __device__ __forceinline__ float4 plus(const float4& a, const float4& b) {
@@ -116,6 +121,7 @@ struct Fp32 {
   __device__ static int step(const WeightShare& share) { return kShares * 4 * share.stride; }
 
   // The weights themselves serve the forward pass.
+  static constexpr bool kForwardIsWeights = true;
   __device__ static const float* forward(const HiddenLayout& layer, const float* weights,
                                          const float*) {
     return weights + layer.weight;
@@ -125,7 +131,7 @@ struct Fp32 {
   // [columns][rows], from a tile of weights at (row, column).
   __device__ static void write_backward(const HiddenLayout& layer, const float* tile, int row,
                                         int column, float* operand) {
-    for (int e = threadIdx.x; e < kTile * kTile / 4; e += kThreads) {
+    for (int e = team_thread(); e < kTile * kTile / 4; e += kThreads) {
       const int i = e % (kTile / 4) * 4, j = e / (kTile / 4);
       if (row + i >= layer.rows || column + j >= layer.columns) continue;
       const float* at = tile + i * kTileLine + j;
@@ -140,7 +146,7 @@ struct Fp32 {
     static constexpr int kGroups = 16, kRows = kSlice / kGroups;
     float sum[8][8] = {};
 
-    __device__ static int group() { return threadIdx.x / 16; }
+    __device__ static int group() { return team_thread() / 16; }
     // The layer's input and its gradient, a slice of each.
     __device__ void add(const float* left, const float* right) {
       left += group() * kRows * kTileLine + threadIdx.x % 16 / 4 * 4;
@@ -211,6 +217,7 @@ struct Fp32 {
 };
 
 struct Bf16x3 {
+  static constexpr bool kForwardIsWeights = false;
   __device__ static const float* forward(const HiddenLayout& layer, const float*,
                                          const float* operands) {
     return operands + layer.forward;
@@ -231,7 +238,7 @@ struct Bf16x3 {
     static constexpr int kLine = kTileLine, kLeft = kTile / 16, kRight = kTile / 16;
     float sum[kLeft][kRight][4] = {};
 
-    __device__ static int group() { return threadIdx.x / 64; }
+    __device__ static int group() { return team_thread() / 64; }
     __device__ static int first_column() { return threadIdx.x / 32 % 2 * (kTile / 2); }
 
     // The layer's input and its gradient, a slice of each.
@@ -302,7 +309,7 @@ struct Bf16x3 {
   __device__ static void write(const float* tile, int k_step, int n_step, int first_k, int all_k,
                                int first_n, int all_n, float* operand) {
     uint4* fragments = reinterpret_cast<uint4*>(operand);
-    for (int e = threadIdx.x; e < kTile / 16 * (kTile / 8) * 32; e += kThreads) {
+    for (int e = team_thread(); e < kTile / 16 * (kTile / 8) * 32; e += kThreads) {
       const int k = e / (kTile * 4) * 16, n = e / 32 % (kTile / 8) * 8;
       if (first_k + k >= all_k || first_n + n >= all_n) continue;
       const FragmentLane lane;

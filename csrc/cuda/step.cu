@@ -31,6 +31,9 @@ struct Launches {
     return RowsShared::bytes(p, rows, Precision::scratch_size(rows)) +
            WeightQueue<Precision, Way<Precision>>::kBytes;
   }
+  static std::size_t update_bytes(const Problem& p) {
+    return (UpdateShared<1>::floats(p) + StreamedTile::kState) * sizeof(float);
+  }
   static auto* rows_kernel_of(int rows) {
     return rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, kMostRows>;
   }
@@ -45,8 +48,8 @@ struct Launches {
     for (const int rows : {plan.train_rows, plan.value_rows}) {
       allow(rows_kernel_of(rows), rows_bytes(p, rows));
     }
-    allow(update_kernel<typename Precision::Base>, UpdateShared::bytes(p));
-    allow(refresh_kernel<typename Precision::Base>, UpdateShared::bytes(p));
+    allow(update_kernel<typename Precision::Base>, update_bytes(p));
+    allow(refresh_kernel<typename Precision::Base>, update_bytes(p));
     return error;
   }
 
@@ -62,7 +65,7 @@ struct Launches {
     const int metrics = last == p.networks() ? 1 : 0;
     const dim3 grid(most_tiles(p, first, last), last - first + metrics, p.seeds);
     return launch(update_kernel<typename Precision::Base>,
-                  {grid, kThreads, UpdateShared::bytes(p), stream, plan.overlaps}, p, first);
+                  {grid, kThreads, update_bytes(p), stream, plan.overlaps}, p, first);
   }
 
   // One of launch_names.
@@ -77,7 +80,7 @@ struct Launches {
   cudaError_t refresh() const {
     const dim3 grid(most_tiles(p, 0, p.networks()), p.networks(), p.seeds);
     return launch(refresh_kernel<typename Precision::Base>,
-                  {grid, kThreads, UpdateShared::bytes(p), stream}, p);
+                  {grid, kThreads, update_bytes(p), stream}, p);
   }
 };
 
@@ -110,7 +113,7 @@ StepPlan plan_step(const Problem& p, Precision precision, const Limits& limits) 
 std::size_t shared_bytes(const Problem& p, const StepPlan& plan) {
   return with_launches(p, plan, nullptr, [&](auto launches) {
     return std::max({launches.rows_bytes(p, plan.train_rows),
-                     launches.rows_bytes(p, plan.value_rows), UpdateShared::bytes(p)});
+                     launches.rows_bytes(p, plan.value_rows), launches.update_bytes(p)});
   });
 }
 
