@@ -7,6 +7,7 @@
 
 #include "cuda/acting.h"
 #include "cuda/memory.h"
+#include "cuda/resident.h"
 #include "cuda/ring.h"
 #include "engine/drawing.h"
 
@@ -73,24 +74,36 @@ void check_sizes(const engine::Config& config) {
   }
 }
 
+Limits limits_of(int device) {
+  const auto attribute = [device](cudaDeviceAttr which) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+    return value;
+  };
+  return {attribute(cudaDevAttrMultiProcessorCount),
+          std::size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
+          attribute(cudaDevAttrComputeCapabilityMajor) >= kLeastToOverlap,
+          attribute(cudaDevAttrCooperativeLaunch) != 0};
+}
+
 // How a step of those sizes is laid out on a device; std::invalid_argument where none can be.
 std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision precision,
-                                     int device) {
+                                     const Limits& limits) {
   check_sizes(config);
-  int multiprocessors = 0, shared = 0, major = 0;
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "cudaDeviceGetAttribute");
   const Problem problem = plan(config);
-  const StepPlan step = plan_step(problem, precision,
-                                  {multiprocessors, std::size_t(shared), major >= kLeastToOverlap});
-  if (shared_bytes(problem, step) > std::size_t(shared)) {
+  const StepPlan step = plan_step(problem, precision, limits);
+  if (shared_bytes(problem, step) > limits.shared_of_block) {
     throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
   }
   return {problem, step};
+}
+
+// The same of a resident step.
+ResidentPlan planned_resident(const Problem& problem, const StepPlan& step, const Limits& limits) {
+  ResidentPlan resident = plan_resident(problem, step, limits);
+  const std::string reason = resident_reason(problem, resident, limits);
+  if (!reason.empty()) throw std::invalid_argument(reason);
+  return resident;
 }
 
 }  // namespace
@@ -102,7 +115,9 @@ struct CudaEngine::Device {
   Problem problem;
   StepPlan plan;
   Stream stream;
-  GraphExec graph;
+  GraphExec graph;  // of steps that are launches
+  std::optional<ResidentPlan> resident;
+  ResidentMemory resident_memory{};
   std::vector<DeviceMemory> arrays;
   std::vector<DeviceMemory> columns;     // of the dataset
   std::vector<HostMemory> host_columns;  // in their place where they do not fit
@@ -190,9 +205,31 @@ struct CudaEngine::Device {
     graph = GraphExec(executable);
   }
 
+  void make_resident() {
+    const std::vector<Duty>& duties = resident->dealt.duties;
+    auto* at = array<Duty>(duties.size());
+    upload(at, duties.data(), duties.size() * sizeof(Duty));
+    resident_memory = {at, array<unsigned>(1)};
+    check(prepare_resident(*resident), "preparing the resident step");
+  }
+
+  // Steps in one launch, their number at most kMostResidentSteps.
+  void launch_resident_steps(std::int64_t steps) const {
+    check(cudaMemsetAsync(resident_memory.arrived, 0, sizeof(unsigned), stream.get()),
+          "cudaMemsetAsync");
+    check(
+        launch_resident(problem, *resident, resident_memory, static_cast<int>(steps), stream.get()),
+        "a launch of resident steps");
+  }
+
   // A chunk of steps, without waiting for it. Two can be in flight.
   void launch(std::int64_t steps) {
     const int slot = launched % 2;
+    while (resident && steps > 0) {
+      const std::int64_t now = std::min<std::int64_t>(steps, kMostResidentSteps);
+      launch_resident_steps(now);
+      steps -= now;
+    }
     for (; steps >= kGraphSteps; steps -= kGraphSteps) {
       check(cudaGraphLaunch(graph.get(), stream.get()), "cudaGraphLaunch");
     }
@@ -260,7 +297,18 @@ std::string unavailable_reason(int device) {
 
 std::string size_reason(const engine::Config& config, Precision precision, int device) {
   try {
-    planned(config, precision, device);
+    planned(config, precision, limits_of(device));
+    return "";
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+}
+
+std::string resident_reason(const engine::Config& config, Precision precision, int device) {
+  try {
+    const Limits limits = limits_of(device);
+    const auto [problem, step] = planned(config, precision, limits);
+    planned_resident(problem, step, limits);
     return "";
   } catch (const std::invalid_argument& error) {
     return error.what();
@@ -268,12 +316,14 @@ std::string size_reason(const engine::Config& config, Precision precision, int d
 }
 
 CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision,
-                       int device)
+                       int device, StepForm form)
     : device_(std::make_unique<Device>()) {
   Device& d = *device_;
   d.index = device;
   const DeviceGuard guard(device);
-  std::tie(d.problem, d.plan) = planned(config, precision, device);
+  const Limits limits = limits_of(device);
+  std::tie(d.problem, d.plan) = planned(config, precision, limits);
+  if (form == StepForm::kResident) d.resident = planned_resident(d.problem, d.plan, limits);
   Problem& p = d.problem;
   d.config = std::move(config);
 
@@ -331,7 +381,11 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
   d.source = Device::source_of(at, data.rows, false);
   d.use(d.source);
   check(prepare(p, d.plan), "cudaFuncSetAttribute");
-  d.make_graph();
+  if (d.resident) {
+    d.make_resident();
+  } else {
+    d.make_graph();
+  }
   d.wait();
 }
 
@@ -508,18 +562,34 @@ std::vector<std::pair<std::string, double>> CudaEngine::time_launches(int repeat
     check(cudaEventCreateWithFlags(&created, cudaEventDefault), "cudaEventCreate");
     *event = Event(created);
   }
-  std::vector<std::pair<std::string, double>> times;
-  for (const char* name : launch_names(d.problem)) {
-    const int part = static_cast<int>(times.size());
-    const auto launch = [&] { check(launch_part(d.problem, d.plan, part, d.stream.get()), name); };
-    for (int i = 0; i < 10; ++i) launch();  // caches and clocks
+  // What a launch takes that is repeated so often.
+  const auto time = [&](const char* name, int times, const auto& launch) {
     check(cudaEventRecord(begin.get(), d.stream.get()), "cudaEventRecord");
-    for (int i = 0; i < repeats; ++i) launch();
+    for (int i = 0; i < times; ++i) launch();
     check(cudaEventRecord(end.get(), d.stream.get()), "cudaEventRecord");
     check(cudaEventSynchronize(end.get()), name);
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "cudaEventElapsedTime");
-    times.emplace_back(name, milliseconds * 1e3 / repeats);
+    return milliseconds * 1e3 / times;
+  };
+  constexpr int kWarmUp = 10;  // caches and clocks
+  std::vector<std::pair<std::string, double>> times;
+  if (d.resident) {
+    const auto launch = [&d](int steps) { return [&d, steps] { d.launch_resident_steps(steps); }; };
+    const char* const once = "weights to the chip and back, once a launch";
+    const char* const step = "step";
+    time(step, 1, launch(kWarmUp));
+    times.emplace_back(once, time(once, repeats, launch(0)));
+    const int steps = std::min(repeats, kMostResidentSteps);
+    const double all = time(step, 1, launch(steps));
+    times.emplace_back(step, (all - times[0].second) / steps);
+    return times;
+  }
+  for (const char* name : launch_names(d.problem)) {
+    const int part = static_cast<int>(times.size());
+    const auto launch = [&] { check(launch_part(d.problem, d.plan, part, d.stream.get()), name); };
+    time(name, kWarmUp, launch);
+    times.emplace_back(name, time(name, repeats, launch));
   }
   return times;
 }

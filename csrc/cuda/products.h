@@ -15,11 +15,11 @@
 #include "cuda/intrinsics.h"
 #include "cuda/layout.h"
 #include "cuda/queue.h"
+#include "cuda/tiles.h"
 
 namespace iql::cuda {
 
 constexpr int kThreads = 256;  // of a team that updates weights: a block, or a share of one
-constexpr int kTile = 32;      // rows and columns of a tile of weights
 constexpr int kSlice = 64;     // batch rows that a tile takes at a time
 // Lines in shared memory: 16-byte aligned, and such that the strided reads of fragments fall into
 // different banks.

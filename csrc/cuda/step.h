@@ -15,6 +15,7 @@ struct Limits {
   int multiprocessors;
   std::size_t shared_of_block;  // memory, in bytes
   bool overlaps;                // launches can
+  bool cooperates = false;      // blocks of a launch can
 };
 
 // What is fixed when an engine is made.

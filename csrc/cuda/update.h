@@ -7,34 +7,10 @@
 #include "cuda/losses.h"
 #include "cuda/metrics.h"
 #include "cuda/products.h"
+#include "cuda/tiles.h"
 #include "iql/polyak.h"
 
 namespace iql::cuda {
-
-// A tile of a layer's weights; `layer` is the network's depth for its head.
-struct TilePlace {
-  int layer, row, column;
-};
-
-IQL_HD inline int tiles_along(int n) { return (n + kTile - 1) / kTile; }
-
-IQL_HD inline int tile_count(const NetworkLayout& net) {
-  int count = 0;
-  for (int l = 0; l < net.depth; ++l) {
-    count += tiles_along(net.hidden[l].rows) * tiles_along(net.hidden[l].columns);
-  }
-  return count + tiles_along(net.head_inputs) * tiles_along(net.head_columns);
-}
-
-IQL_HD inline TilePlace tile_place(const NetworkLayout& net, int tile) {
-  for (int l = 0; l <= net.depth; ++l) {
-    const int rows = tiles_along(l < net.depth ? net.hidden[l].rows : net.head_inputs);
-    const int columns = tiles_along(l < net.depth ? net.hidden[l].columns : net.head_columns);
-    if (tile < rows * columns) return {l, tile / columns * kTile, tile % columns * kTile};
-    tile -= rows * columns;
-  }
-  return {-1, 0, 0};  // networks with fewer tiles than the grid has
-}
 
 // Shared memory of a team: slices of the batch, in whose place the groups' sums then lie, and then
 // the new tile and that of the target; parts of the bias gradient; the factor of each row. Of a
