@@ -82,15 +82,19 @@ struct ResidentBlock {
   __device__ void update(int first, int last) const {
     const Shared shared(p);
     bool again = false;
-    for_duties(first, last, [&](const Duty& duty) {
+    const auto begin = [&again] {
       if (again) Shared::sync();  // the shared memory is read
       again = true;
-      if (duty.network == p.networks()) {
-        add_metrics(p, duty.seed, shared.slices, [] { Shared::sync(); });
-        return;
-      }
+    };
+    for_duties(first, last < p.networks() ? last : last - 1, [&](const Duty& duty) {
+      begin();
       const TilePlace place = tile_place(p.layout(duty.network), duty.tile);
       update_tile<Base>(p, duty.seed, duty.network, place, shared, tile(duty, place), [] {});
+    });
+    if (last < p.networks()) return;
+    for_duties(last, last, [&](const Duty& duty) {
+      begin();
+      add_metrics(p, duty.seed, shared.slices, [] { Shared::sync(); });
     });
   }
 };
@@ -164,7 +168,7 @@ ResidentPlan plan_resident(const Problem& p, const StepPlan& step, const Limits&
 }
 
 std::string resident_reason(const Problem& p, const ResidentPlan& plan, const Limits& limits) {
-  if (!limits.cooperates) return "the device has no launches whose blocks may wait for each other";
+  if (!limits.cooperates) return "the device has no cooperative launches";
   if (plan.shared_bytes <= limits.shared_of_block) return "";
   return "the weights of " + std::to_string(p.seeds) + (p.seeds == 1 ? " seed" : " seeds") +
          " do not stay on the device: each of " + std::to_string(plan.dealt.blocks) +

@@ -1,6 +1,7 @@
 // A tile whose weights, moments and target stay in a block's shared memory from step to step.
 #pragma once
 
+#include "cuda/deal.h"
 #include "cuda/update.h"
 
 namespace iql::cuda {
@@ -10,19 +11,25 @@ namespace iql::cuda {
 // biases and the head, and of other weights those that Precision reads as they are.
 template <class Precision>
 struct ResidentTile {
-  float *weights, *target;   // of the network; no target: nullptr
-  int network_size;          // of one of its arrays
+  const Problem& p;
+  int seed, network;
   float* state;              // of the tile
   int elements, parameters;  // of one of its arrays
 
-  __device__ ResidentTile(const Problem& p, int seed, int network, const TilePlace& place,
+  __device__ ResidentTile(const Problem& problem, int seed_, int network_, const TilePlace& place,
                           float* state_)
-      : weights(p.parameters_of(seed, network)),
-        target(network >= engine::kCritic ? weights + 3 * p.layout(network).size : nullptr),
-        network_size(p.layout(network).size),
+      : p(problem),
+        seed(seed_),
+        network(network_),
         state(state_),
         elements(tile_elements(p.layout(network), place)),
         parameters(tile_parameters(p.layout(network), place)) {}
+
+  // Of the network. They are found again each time, since registers are few.
+  __device__ float* array(int which) const {
+    return p.parameters_of(seed, network) + which * p.layout(network).size;
+  }
+  __device__ bool has_target() const { return network >= engine::kCritic; }
 
   __device__ void fetch(int) const {}  // it is here
   __device__ void step_quad(const Descent& descent, int at, const float4& gradient,
@@ -30,25 +37,27 @@ struct ResidentTile {
     float* own = state + team_thread() * 4;
     float4 w = load4(own), first = load4(own + parameters), second = load4(own + 2 * parameters);
     float4 t{};
-    if (target != nullptr) t = load4(own + 3 * parameters);
+    if (has_target()) t = load4(own + engine::kTarget * parameters);
     descent.step(w, first, second, t, gradient);
     store4(own, w);
     store4(own + parameters, first);
     store4(own + 2 * parameters, second);
     store4(new_weight, w);
-    if (Precision::kForwardIsWeights) store4(weights + at, w);
-    if (target == nullptr) return;
-    store4(own + 3 * parameters, t);
+    if (Precision::kForwardIsWeights) store4(array(engine::kWeights) + at, w);
+    if (!has_target()) return;
+    store4(own + engine::kTarget * parameters, t);
     store4(new_target, t);
-    if (Precision::kForwardIsWeights) store4(target + at, t);
+    if (Precision::kForwardIsWeights) store4(array(engine::kTarget) + at, t);
   }
   __device__ void step_head(const Descent& descent, int at, int element, float gradient) const {
     float* own = state + element;
     float t = 0;
-    if (target != nullptr) t = own[3 * parameters];
+    if (has_target()) t = own[engine::kTarget * parameters];
     descent.step(own[0], own[parameters], own[2 * parameters], t, gradient);
-    weights[at] = own[0];
-    if (target != nullptr) target[at] = own[3 * parameters] = t;
+    array(engine::kWeights)[at] = own[0];
+    if (!has_target()) return;
+    own[engine::kTarget * parameters] = t;
+    array(engine::kTarget)[at] = t;
   }
   __device__ void step_bias(const Descent& descent, int at, int column, float gradient) const {
     step_head(descent, at, elements + column, gradient);
@@ -66,27 +75,28 @@ struct ResidentTile {
   template <class Body>
   __device__ void for_parameters(const NetworkLayout& net, const TilePlace& place,
                                  const Body& body) const {
+    for (int e = team_thread(); e < parameters; e += kThreads) {
+      const int at = in_network(net, place, e);
+      if (at < 0) continue;
+      for (int i = 0; i < kept_arrays(network); ++i) body(array(i)[at], state[i * parameters + e]);
+    }
+  }
+  // Where a parameter lies in the network's arrays; negative where the tile reaches beyond them.
+  __device__ int in_network(const NetworkLayout& net, const TilePlace& place, int parameter) const {
     const bool head = place.layer == net.depth;
     const HiddenLayout& layer = net.hidden[head ? net.depth - 1 : place.layer];
-    const int arrays = target == nullptr ? 3 : 4;
-    for (int e = team_thread(); e < parameters; e += kThreads) {
-      const int line = e / kTile, i = e % kTile;
-      int at = -1;
-      if (e >= elements) {
-        const int columns = head ? net.head_columns : layer.columns;
-        if (place.column + i < columns) at = (head ? net.head_bias : layer.bias) + place.column + i;
-      } else if (head) {
-        if (place.row + i < net.head_inputs) {
-          at = net.head_weight + (place.column + line) * net.head_inputs + place.row + i;
-        }
-      } else if (place.column + i < layer.columns) {
-        at = layer.weight + (place.row + line) * layer.columns + place.column + i;
-      }
-      if (at < 0) continue;
-      for (int array = 0; array < arrays; ++array) {
-        body(weights[array * network_size + at], state[array * parameters + e]);
-      }
+    const int line = parameter / kTile, across = parameter % kTile;
+    if (parameter >= elements) {  // a bias
+      const int column = place.column + across;
+      if (head) return column < net.head_columns ? net.head_bias + column : -1;
+      return column < layer.columns ? layer.bias + column : -1;
     }
+    if (head) {
+      const int input = place.row + across, output = place.column + line;
+      return input < net.head_inputs ? net.head_weight + output * net.head_inputs + input : -1;
+    }
+    const int row = place.row + line, column = place.column + across;
+    return column < layer.columns ? layer.weight + row * layer.columns + column : -1;
   }
 };
 
