@@ -35,8 +35,10 @@ def printed(folder: Path) -> list[str]:
 def test_a_table_of_everything(tmp_path: Path) -> None:
     for part in ("build", "tests", "launches", "kernels", "throughput", "million", "train"):
         status(tmp_path, part)
-    launch = {"seeds": 16, "precision": "bf16x3", "step": 1234.56, "launches": {"rows": 9.0}}
-    write(tmp_path, "launches.json", {"machine": {}, "results": [launch]})
+    launch = {"seeds": 16, "precision": "bf16x3", "form": "launches"}
+    timed = launch | {"step": 1234.56, "launches": {"rows": 9.0}}
+    resident = launch | {"form": "resident", "reason": "Steps are launches"}
+    write(tmp_path, "launches.json", {"machine": {}, "results": [timed, resident]})
     operations = [
         {"operation": "adam", "size": "256", "faster_rival": None, "ratio": {"eager": 3.0}},
         {"operation": "polyak", "size": "4096", "faster_rival": "foreach",
@@ -71,8 +73,9 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
         "what tests said",
         "sanitizer not run",
         "launches passed, 3 s",
-        "a step, bf16x3, 16 seeds 1,234.6 us",
+        "a step, bf16x3, 16 seeds, launches 1,234.6 us",
         "rows 9.0 us",
+        "a step, bf16x3, 16 seeds, resident none",
         "kernels passed, 3 s",
         "operations timed 2",
         "polyak, 4096: foreach is faster 0.91 x",

@@ -46,9 +46,9 @@ tests() {
 assert not reason, reason' && "$python" -m pytest -o addopts= -q -m gpu -rs --durations=5 "${few[@]}"
 }
 
-sanitizer() { # a short run in both precisions, dropout, an odd batch and a ring included
+sanitizer() { # a short run in both forms and precisions, dropout, an odd batch and a ring included
   local program='
-import os
+import itertools, os
 import numpy as np
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.replay import Met, Replay
@@ -57,7 +57,8 @@ batch, hidden = (6, (8, 8)) if os.environ["rehearse"] else (250, (256, 256))
 r = np.random.default_rng(0).standard_normal
 f = lambda *shape: r(shape).astype(np.float32)
 data = Transitions(f(500, 17), np.tanh(f(500, 6)), f(500), np.ones(500, np.float32), f(500, 17))
-for precision in ("fp32", "bf16x3"):
+for form, precision in itertools.product(("launches", "resident"), ("fp32", "bf16x3")):
+    os.environ["IQL_FAST_CUDA_STEP"] = form
     for order in ("new", "old"):
         hyper = Hyperparameters(batch_size=batch, actor_dropout=0.1, value_order=order)
         network = NetworkSpec(17, 6, hidden)
@@ -86,7 +87,8 @@ print("no errors")
 
 launches() {
   mapfile -t few < <(rehearsed --repeats 1 --seeds 1 --hidden 16 16 --batch 8 --rows 100)
-  "$python" bench/cuda_launches.py --json "$folder/launches.json" "${few[@]}"
+  "$python" bench/cuda_launches.py --seeds 1 2 3 4 16 --forms launches resident \
+    --json "$folder/launches.json" "${few[@]}"
 }
 
 kernels() {

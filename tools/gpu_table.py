@@ -35,7 +35,11 @@ def last_line(folder: Path, part: str) -> Iterator[Line]:
 
 def launches(folder: Path) -> Iterator[Line]:
     for row in read(folder / "launches.json")["results"]:
-        yield f"a step, {row['precision']}, {seeds(row['seeds'])}", f"{row['step']:,.1f} us"
+        what = f"a step, {row['precision']}, {seeds(row['seeds'])}, {row['form']}"
+        if "reason" in row:
+            yield what, "none"
+            continue
+        yield what, f"{row['step']:,.1f} us"
         for name, microseconds in row["launches"].items():
             yield f"  {name}", f"{microseconds:,.1f} us"
 

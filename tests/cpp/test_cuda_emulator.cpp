@@ -232,6 +232,31 @@ void teams_of_a_block_have_barriers_of_their_own() {
   }
 }
 
+// What a copy's place holds before the thread waits for it, and afterwards.
+__global__ void copy_kernel(const float* from, float* before, float* after) {
+  auto* shared = reinterpret_cast<float*>(emulator::shared_memory());
+  shared[0] = 1;
+  emulator::copy_later(shared, from, sizeof *from);
+  emulator::end_of_copies();
+  *before = shared[0];
+  emulator::wait_for_copies(0);
+  *after = shared[0];
+}
+
+void asynchronous_copies_are_made_late_or_at_once() {
+  int early = 0;
+  for (unsigned seed = 0; seed < 6; ++seed) {
+    emulator::set_schedule(seed);
+    const float from = 2;
+    float before = 0, after = 0;
+    launch(copy_kernel, 1, 1, sizeof(float), &from, &before, &after);
+    CHECK(before == 1 || before == 2);
+    CHECK(after == 2);
+    early += before == 2;
+  }
+  CHECK(early == 2);
+}
+
 __global__ void sum_of_shared_kernel(float* sum) {
   auto* shared = reinterpret_cast<float*>(emulator::shared_memory());
   if (threadIdx.x != 7) shared[threadIdx.x] = 1.0f;  // one is forgotten
@@ -432,6 +457,7 @@ int main() {
   more_blocks_than_fit_at_once_are_refused();
   blocks_that_run_at_once_share_no_array();
   teams_of_a_block_have_barriers_of_their_own();
+  asynchronous_copies_are_made_late_or_at_once();
   memory_that_nobody_wrote_is_nan();
   blocks_run_in_any_order();
   threads_that_do_not_come_are_found();

@@ -97,14 +97,14 @@ void every_size_and_option_equals_the_launches() {
 }
 
 void the_papers_sizes_equal_the_launches() {
-  equals_the_launches("hopper", config(11, 3, {256, 256}, 256), 2, 108);
+  equals_the_launches("hopper", config(11, 3, {256, 256}, 256), 1, 52);
 }
 
 // With half of the threads, which sum in another order.
 void little_shared_memory_equals_the_launches() {
   constexpr std::size_t kLittle = 99 << 10;
-  const Config c = config(17, 6, {200, 72}, 40);
-  const Limits limits{24, kLittle, false, true};
+  const Config c = config(17, 6, {40, 72}, 40);
+  const Limits limits{48, kLittle, false, true};
   CHECK(plan_step(iql::cuda::plan(c), Precision::kBf16x3, limits).halves == 1);
   equals_the_launches("little shared memory", c, 2, limits.multiprocessors, kLittle);
 }
@@ -161,57 +161,61 @@ void the_order_of_threads_and_blocks_changes_nothing() {
   }
 }
 
-// Leaves out a barrier of a launch of two steps, and goes on with a step that reads what those
-// left, until some schedule shows it. Whether there is such a barrier, and whether it was found.
+// Whether there was a barrier to leave out, and whether some schedule showed it.
 struct Search {
   bool reached, found;
 };
+// Leaves out a barrier of a launch of so many steps, and goes on to the third step, which reads
+// what those left.
 template <class LeaveOut>
-Search search(const Config& c, Precision precision, const std::vector<float>& expected,
+Search search(const Config& c, Precision precision, int steps, const std::vector<float>& expected,
               const LeaveOut& leave_out) {
-  for (unsigned schedule = 0; schedule < 40; ++schedule) {
+  // Twice as many as there are warps, each of which lags behind on one.
+  for (unsigned schedule = 0; schedule < 160; ++schedule) {
     emulator::set_schedule(schedule);
     Training training(c, precision, StepForm::kResident);
     leave_out();
-    training.engine.run(2, never);
+    training.engine.run(steps, never);
     const bool reached = emulator::barriers_left_out() > 0;
     emulator::leave_out_barrier(-1, -1);
     if (!reached) return {false, false};
-    if (!equal(training.state_after(1), expected)) return {true, true};
+    if (!equal(training.state_after(3 - steps), expected)) return {true, true};
   }
   return {true, false};
 }
+// How many there are, each of which must be found.
+template <class LeaveOut>
+int needed(const char* what, const Config& c, Precision precision, int steps,
+           const LeaveOut& leave_out) {
+  // So few blocks that each has several rows and tiles to take.
+  set_device(5);
+  emulator::set_schedule(0);
+  const std::vector<float> expected = Training(c, precision).state_after(3);
+  for (int barrier = 0;; ++barrier) {
+    const Search of = search(c, precision, steps, expected, [&] { leave_out(barrier); });
+    if (!of.reached) return barrier;
+    if (!of.found) std::fprintf(stderr, "%s %d\n", what, barrier);
+    CHECK(of.found);
+  }
+}
 
-void every_barrier_is_needed() {
+void every_wait_for_other_blocks_is_needed() {
   for (const Precision precision : kBoth) {
     for (const bool old_value : {false, true}) {
       Config c = small();
       c.old_value = old_value;
-      // So few that every block has several rows and tiles to take.
-      set_device(3);
-      emulator::set_schedule(0);
-      const std::vector<float> expected = Training(c, precision).state_after(3);
-      int between_blocks = 0;
-      for (;; ++between_blocks) {
-        const Search of = search(c, precision, expected,
-                                 [&] { emulator::leave_out_grid_barrier(0, between_blocks); });
-        if (!of.reached) break;
-        if (!of.found) std::fprintf(stderr, "wait %d for other blocks\n", between_blocks);
-        CHECK(of.found);
-      }
-      // One after each part of the two steps but the last.
-      CHECK(between_blocks == (old_value ? 3 : 7));
-      if (old_value) continue;
-      int in_blocks = 0;
-      for (;; ++in_blocks) {
-        const Search of =
-            search(c, precision, expected, [&] { emulator::leave_out_barrier(0, in_blocks); });
-        if (!of.reached) break;
-        if (!of.found) std::fprintf(stderr, "barrier %d\n", in_blocks);
-        CHECK(of.found);
-      }
-      CHECK(in_blocks > 100);
+      const int found = needed("wait for other blocks", c, precision, 2,
+                               [](int barrier) { emulator::leave_out_grid_barrier(0, barrier); });
+      CHECK(found == (old_value ? 3 : 7));  // after each part of two steps but the last
     }
+  }
+}
+
+void every_barrier_of_a_block_is_needed() {
+  for (const Precision precision : kBoth) {
+    const int found = needed("barrier", small(), precision, 1,
+                             [](int barrier) { emulator::leave_out_barrier(0, barrier); });
+    CHECK(found > 50);
   }
 }
 
@@ -401,5 +405,6 @@ int main() {
   every_size_and_option_equals_the_launches();
   the_papers_sizes_equal_the_launches();
   little_shared_memory_equals_the_launches();
-  every_barrier_is_needed();
+  every_wait_for_other_blocks_is_needed();
+  every_barrier_of_a_block_is_needed();
 }

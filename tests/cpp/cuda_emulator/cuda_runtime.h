@@ -118,7 +118,7 @@ T shuffle(const char* operation, unsigned mask, T value, unsigned source) {
 }
 
 // cp.async of the thread that runs, its commit_group, and wait_group. A copy is made as late as can
-// be: when the thread waits for it.
+// be, when the thread waits for it, and on every third schedule as early as can be, at once.
 void copy_later(void* to, const void* from, std::size_t bytes);
 void end_of_copies();
 void wait_for_copies(int groups_left);

@@ -314,6 +314,10 @@ void wait_for_arrivals(const unsigned* counter, unsigned wanted) {
 }
 
 void copy_later(void* to, const void* from, std::size_t bytes) {
+  if (schedule % 3 == 2) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
   block->copies[current].back().push_back({to, from, bytes});
 }
 void end_of_copies() { block->copies[current].emplace_back(); }
