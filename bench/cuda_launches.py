@@ -3,8 +3,8 @@
     python bench/cuda_launches.py [--seeds 1 16] [--forms launches resident] [--json FILE]
 
 A launch is timed by repeating it alone, so the sum leaves out how launches follow each other; the
-step is timed as training runs it. A resident step is part of one launch of many (docs/performance.md);
-where the seeds are too many for that, the reason is given.
+step is timed as training runs it. A resident step is part of one launch of many
+(docs/performance.md); where the seeds are too many for that, the reason is given.
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@
 #include "cuda/resident_tile.h"
 #include "cuda/rows.h"
 
+// Before sm_100 a block of 512 threads is a few registers short, outside of its products' loops.
+
+// spills allowed: resident_kernel
+
 namespace iql::cuda {
 namespace {
 

@@ -17,9 +17,8 @@ from iql_fast.engines.native import NativeEngine
 from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
-
-#: How a step runs: as launches, or as part of one launch of many, whose weights stay on the chip. Both
-#: give the same bits.
+#: How a step runs: as launches, or as part of one launch of many, whose weights stay on the chip.
+#: Both give the same bits.
 StepForm = Literal["launches", "resident"]
 
 
