@@ -110,7 +110,8 @@ struct ResidentBlock {
 // of the grid, which orders plain loads: its acquire empties the L1 cache that they go through.
 // Copies to shared memory are cp.async.cg, which go to L2 whatever L1 holds, and are begun after
 // the barrier. No load goes through the path for constant data (ld.global.nc), which nothing
-// orders: the pointers are members of a structure, and no __restrict__ parameters.
+// orders, but those of the tables of CUDA's own cosine: the pointers are members of a structure,
+// and no __restrict__ parameters.
 template <class Precision>
 __global__ void __launch_bounds__(Precision::kRowsThreads, 1)
     resident_kernel(const __grid_constant__ Problem p,

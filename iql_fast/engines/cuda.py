@@ -29,11 +29,11 @@ def step_form_asked_for() -> StepForm:
         UserError: it names none.
     """
     named = os.environ.get("IQL_FAST_CUDA_STEP", "") or "launches"
-    for form in get_args(StepForm):
+    forms: tuple[StepForm, ...] = get_args(StepForm)
+    for form in forms:
         if form == named:
             return form
-    forms = " or ".join(get_args(StepForm))
-    raise UserError(f"IQL_FAST_CUDA_STEP is {named!r}; expected {forms}.")
+    raise UserError(f"IQL_FAST_CUDA_STEP is {named!r}; expected {' or '.join(forms)}.")
 
 
 def current_device() -> int:

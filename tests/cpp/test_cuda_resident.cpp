@@ -97,7 +97,7 @@ void every_size_and_option_equals_the_launches() {
 }
 
 void the_papers_sizes_equal_the_launches() {
-  equals_the_launches("hopper", config(11, 3, {256, 256}, 256), 1, 52);
+  equals_the_launches("hopper", config(11, 3, {256, 256}, 64), 1, 52);
 }
 
 // With half of the threads, which sum in another order.
