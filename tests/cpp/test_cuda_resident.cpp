@@ -219,6 +219,10 @@ void every_barrier_of_a_block_is_needed() {
                              [](int barrier) { emulator::leave_out_barrier(0, barrier); });
     CHECK(found > 50);
   }
+  // Two teams update tiles in bf16x3, in fp32 the whole block.
+  const int of_teams = needed("barrier of a team", c, Precision::kBf16x3, 1,
+                              [](int barrier) { emulator::leave_out_team_barrier(0, barrier); });
+  CHECK(of_teams > 10);
 }
 
 void a_loss_that_is_not_finite_is_noted() {

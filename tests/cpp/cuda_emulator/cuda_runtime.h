@@ -70,7 +70,8 @@ std::int64_t launches();
 // Plants a bug: in launch number `launch` from here on, the `barrier`-th __syncthreads that a
 // thread reaches is left out (both counted from 0). Negative: none is.
 void leave_out_barrier(int launch, int barrier);
-// The same of the `barrier`-th wait for other blocks that a block reaches.
+// The same of the barriers that some of a block's threads have, and of a block's waits for others.
+void leave_out_team_barrier(int launch, int barrier);
 void leave_out_grid_barrier(int launch, int barrier);
 // How many were left out since, one a thread.
 std::int64_t barriers_left_out();

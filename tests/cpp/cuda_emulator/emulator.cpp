@@ -67,8 +67,9 @@ struct Block {
   int first = 0;                                      // of its fibers
   std::vector<std::deque<std::vector<Copy>>> copies;  // of each thread: groups, the last one open
   std::vector<int> barriers;                          // that each thread has reached
-  int grid_barriers = 0;                              // that the block has
-  std::vector<dim3> threads;                          // their threadIdx
+  std::vector<int> team_barriers;
+  int grid_barriers = 0;      // that the block has
+  std::vector<dim3> threads;  // their threadIdx
   std::vector<Warp> warps;
   std::vector<int> waiting[kBarriers];  // at each barrier
   std::unique_ptr<unsigned char[]> shared;
@@ -93,7 +94,7 @@ std::mt19937 generator;
 std::int64_t launch_count = 0;
 std::size_t memory_left = ~std::size_t{0};
 std::int64_t buggy_launch = -1, left_out = 0;
-int buggy_barrier = -1, buggy_grid_barrier = -1;
+int buggy_barrier = -1, buggy_team_barrier = -1, buggy_grid_barrier = -1;
 std::map<const void*, std::size_t> shared_allowed;
 std::map<const unsigned char*, std::size_t> pinned;  // host memory, and how much
 
@@ -208,6 +209,7 @@ Block new_block(dim3 index, int first, dim3 size, std::size_t shared, bool alone
     block.threads.emplace_back(i % size.x, i / size.x % size.y, i / (size.x * size.y));
   }
   block.barriers.resize(count);
+  block.team_barriers.resize(count);
   block.copies.assign(count, {{}});
   block.warps.resize((count + 31) / 32);
   // Exactly as much as was asked for, so that the address sanitizer sees what goes beyond.
@@ -260,8 +262,12 @@ unsigned char* shared_memory() { return block->shared.get(); }
 void leave_out_barrier(int launch, int barrier) {
   buggy_launch = launch < 0 ? -1 : launch_count + launch;
   buggy_barrier = barrier;
-  buggy_grid_barrier = -1;
+  buggy_team_barrier = buggy_grid_barrier = -1;
   left_out = 0;
+}
+void leave_out_team_barrier(int launch, int barrier) {
+  leave_out_barrier(launch, -1);
+  buggy_team_barrier = barrier;
 }
 void leave_out_grid_barrier(int launch, int barrier) {
   leave_out_barrier(launch, -1);
@@ -277,7 +283,9 @@ void wait_for_threads(unsigned number, unsigned threads) {
     suspend();  // for good: the scheduler throws
   }
   const bool buggy = launch_count - 1 == buggy_launch;
-  if (block->barriers[current]++ == buggy_barrier && buggy) {
+  const bool whole = number == 0;
+  int& reached = (whole ? block->barriers : block->team_barriers)[current];
+  if (reached++ == (whole ? buggy_barrier : buggy_team_barrier) && buggy) {
     ++left_out;
     return;
   }
