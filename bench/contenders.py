@@ -19,8 +19,10 @@ from iql_fast.methods.base import Method
 from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
-#: Precisions that our engine on the CPU is timed in; the rivals compute in fp32.
+#: Precisions that our engine on the CPU is timed in; the rivals there compute in fp32.
 PRECISIONS: tuple[engines.Precision, ...] = ("fp32", "mixed")
+#: Those of the rivals on a device with tensor cores.
+DEVICE_PRECISIONS: tuple[engines.Precision, ...] = ("fp32", "tf32")
 
 #: Order of the square matrices whose product is timed for the floor: the size that most of a step's
 #: operations have with the paper's networks and batch.
@@ -125,10 +127,17 @@ def iql_fast_cpu(contender: Contender) -> Runner:
     return Runner(engine.run, worth=contender.seeds, active=active)
 
 
+def _let_torch_multiply_in(precision: engines.Precision) -> None:
+    import torch
+
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+
+
 def eager(contender: Contender, device: str = "cpu") -> Runner:
     """Plain eager torch."""
     from bench.rivals.eager import EagerIQL
 
+    _let_torch_multiply_in(contender.precision)
     workload = contender.workload
     rival = EagerIQL(workload.network, workload.hyper, workload.transitions(), device=device)
     return Runner(rival.run)
@@ -138,6 +147,7 @@ def compiled(contender: Contender, device: str = "cpu") -> Runner:
     """The update as one graph under torch.compile."""
     from bench.rivals.compiled import CompiledIQL
 
+    _let_torch_multiply_in(contender.precision)
     workload = contender.workload
     rival = CompiledIQL(workload.network, workload.hyper, workload.transitions(), device=device)
     try:
@@ -155,6 +165,15 @@ def jax_scan(contender: Contender) -> Runner:
     workload, seeds = contender.workload, contender.seeds
     rival = JaxIQL(workload.network, workload.hyper, workload.transitions(), seeds=seeds)
     return Runner(rival.run, rival.unit, worth=seeds)
+
+
+def jax_on_a_device(contender: Contender) -> Runner:
+    """The same where JAX multiplies in tf32 unless told otherwise, which is timed as well."""
+    if contender.precision == "fp32":
+        import jax
+
+        jax.config.update("jax_default_matmul_precision", "highest")
+    return jax_scan(contender)
 
 
 def floor(contender: Contender) -> Runner:
@@ -244,7 +263,12 @@ KINDS: dict[str, Kind] = {
         many_seeds=True,
     ),
     "cuda-eager": Kind(
-        "eager torch", "rival", partial(eager, device="cuda"), _no_cuda, device="cuda"
+        "eager torch",
+        "rival",
+        partial(eager, device="cuda"),
+        _no_cuda,
+        device="cuda",
+        precisions=DEVICE_PRECISIONS,
     ),
     "cuda-compile": Kind(
         "torch.compile",
@@ -253,9 +277,16 @@ KINDS: dict[str, Kind] = {
         _no_cuda,
         slow_to_start=True,
         device="cuda",
+        precisions=DEVICE_PRECISIONS,
     ),
     "cuda-jax": Kind(
-        "JAX lax.scan", "rival", jax_scan, _jax_sees_no_device, device="cuda", many_seeds=True
+        "JAX lax.scan",
+        "rival",
+        jax_on_a_device,
+        _jax_sees_no_device,
+        device="cuda",
+        precisions=DEVICE_PRECISIONS,
+        many_seeds=True,
     ),
     "graph": Kind(
         "iql_fast graph",
@@ -271,7 +302,7 @@ KINDS: dict[str, Kind] = {
         iql_fast_cuda,
         lambda: engines.available()["cuda"],
         device="cuda",
-        precisions=("fp32", "bf16x3"),
+        precisions=engines.PRECISIONS["cuda"],
         many_seeds=True,
     ),
 }

@@ -1,6 +1,7 @@
 """What each launch of a training step takes on a CUDA device, and the step as a whole.
 
-    python bench/cuda_launches.py [--seeds 1 16] [--forms launches resident] [--json FILE]
+    python bench/cuda_launches.py [--seeds 1 16] [--precision fp32 tf32]
+        [--forms launches resident] [--json FILE]
 
 A launch is timed by repeating it alone, so the sum leaves out how launches follow each other; the
 step is timed as training runs it. A resident step is part of one launch of many
@@ -68,14 +69,15 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 16], metavar="S")
     parser.add_argument("--forms", nargs="+", default=["launches"], choices=get_args(StepForm))
+    has = engines.PRECISIONS["cuda"]
+    parser.add_argument("--precision", nargs="+", choices=has, default=has, metavar="NAME")
     parser.add_argument("--repeats", type=int, default=1000, metavar="N")
     add_sizes(parser)
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     engines.choose("cuda")  # or says why not
     rows = []
-    precisions: tuple[engines.Precision, ...] = ("fp32", "bf16x3")
-    for precision in precisions:
+    for precision in arguments.precision:
         for seeds, form in itertools.product(arguments.seeds, arguments.forms):
             row = measure(workload(arguments), seeds, precision, form, arguments.repeats)
             rows.append(row)

@@ -27,7 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--seeds", type=int, default=1, metavar="S")
-    parser.add_argument("--precision", choices=["fp32", "bf16x3"], default="fp32")
+    parser.add_argument("--precision", choices=engines.PRECISIONS["cuda"], default="fp32")
     parser.add_argument("--engine", choices=["cuda", "graph"], default="cuda")
     add_sizes(parser)
     parser.add_argument("--json", type=Path, metavar="FILE")

@@ -98,16 +98,19 @@ def eager_of(row: Row, table: Sequence[Row]) -> Row | None:
 
 
 def best_rival_of(row: Row, table: Sequence[Row]) -> Row | None:
-    """The fastest rival with as many threads, and no more seeds."""
+    """The fastest rival with as many threads and no more seeds, in fp32 or the row's precision."""
     return _fastest(row, table, lambda c: KINDS[c.kind].role == "rival")
 
 
 def _fastest(row: Row, table: Sequence[Row], wanted: Callable[[Contender], bool]) -> Row | None:
-    threads, seeds = row.contender.threads, row.contender.seeds
+    own = row.contender
     fitting = [
         r
         for r in table
-        if r.contender.threads == threads and r.contender.seeds <= seeds and wanted(r.contender)
+        if r.contender.threads == own.threads
+        and r.contender.seeds <= own.seeds
+        and r.contender.precision in ("fp32", own.precision)
+        and wanted(r.contender)
     ]
     return max(fitting, key=lambda r: r.median, default=None)
 

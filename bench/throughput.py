@@ -12,7 +12,7 @@ The floor is the rate of a step that does nothing but its matrix products, and t
 torch's own 256x256x256 sgemm or as multiplications and additions in registers alone, whichever is
 faster; both are measured in the same rounds. "to floor", "to eager" and "to best rival" divide
 medians at the same number of threads; a rival may train as many seeds at once as the row does, or
-fewer. "others" is the share of a contender's cores that other
+fewer, in fp32 or in the row's precision. "others" is the share of a contender's cores that other
 processes had during its windows; where it, or the spread of the floor, is too large, the rows are
 marked, and the JSON's machine has "noisy": true.
 
@@ -87,9 +87,8 @@ def parser() -> argparse.ArgumentParser:
         choices=NAMES,
         default=NAMES,
         metavar="NAME",
-        help=f"which of {', '.join(NAMES)} for iql_fast, where its engine for the device has it; "
-        "the rivals and the floor are in fp32 "
-        "(default: all)",
+        help=f"which of {', '.join(NAMES)}, where a contender has it; the rivals and the floor are "
+        "always in fp32 too (default: all)",
     )
     parser.add_argument("--rounds", type=positive, metavar="N", help="default: 11")
     parser.add_argument(
@@ -137,9 +136,10 @@ def line_up(arguments: argparse.Namespace) -> list[Contender]:
             contenders += [Contender(kind, threads, workload=workload) for kind in FLOORS]
         for kind in (kind for kind in choices if kind in kinds):
             seeds_wanted = set(arguments.seeds or ({1, 16} if on_device else {1, threads}))
-            precisions = [p for p in KINDS[kind].precisions if p in arguments.precision]
+            asked = set(arguments.precision)
             if KINDS[kind].role == "rival":
-                precisions = ["fp32"]
+                asked.add("fp32")
+            precisions = [p for p in KINDS[kind].precisions if p in asked]
             contenders += [
                 Contender(kind, threads, seeds, precision, workload)
                 for precision in precisions

@@ -38,7 +38,8 @@ def main() -> None:
         for line in kernels():
             print(line)
     for name, reason in engines.available().items():
-        print(f"engine {name:10} {f'no: {reason}' if reason else 'yes'}")
+        verdict = f"no: {reason}" if reason else f"yes, in {', '.join(engines.PRECISIONS[name])}"
+        print(f"engine {name:10} {verdict}")
     chosen, why = engines.choose("auto")
     print(f"engine auto       takes {chosen} ({why})")
 

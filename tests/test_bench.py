@@ -370,15 +370,27 @@ def test_the_line_up():
     found = [(c.kind, c.seeds, c.precision) for c in throughput.line_up(arguments)]
     assert found == [
         ("cuda-eager", 1, "fp32"),
+        ("cuda-eager", 1, "tf32"),
         ("cuda-compile", 1, "fp32"),
+        ("cuda-compile", 1, "tf32"),
         ("cuda-jax", 1, "fp32"),
         ("cuda-jax", 8, "fp32"),
+        ("cuda-jax", 1, "tf32"),
+        ("cuda-jax", 8, "tf32"),
         ("graph", 1, "fp32"),
         ("graph", 8, "fp32"),
         ("cuda", 1, "fp32"),
         ("cuda", 8, "fp32"),
         ("cuda", 1, "bf16x3"),
         ("cuda", 8, "bf16x3"),
+        ("cuda", 1, "tf32"),
+        ("cuda", 8, "tf32"),
+    ]
+    asked = ["--device", "cuda", "--seeds", "1", "--contenders", "cuda-jax", "cuda"]
+    arguments = throughput.parser().parse_args([*asked, "--precision", "bf16x3"])
+    assert [(c.kind, c.precision) for c in throughput.line_up(arguments)] == [
+        ("cuda-jax", "fp32"),
+        ("cuda", "bf16x3"),
     ]
 
 
@@ -387,6 +399,22 @@ def test_a_rival_with_more_seeds_is_no_rival_of_fewer():
     table = results.rows({**quiet(), vmapped: windows(500)})
     assert results.best_rival_of(next(r for r in table if r.contender == OURS), table).median == 80
     assert results.best_rival_of(next(r for r in table if r.contender == MANY), table).median == 500
+
+
+def test_a_rival_in_tf32_is_one_of_tf32_alone():
+    rates = {("cuda-jax", "fp32"): 100, ("cuda-jax", "tf32"): 200}
+    ours = {("cuda", precision): 1000 for precision in ("fp32", "bf16x3", "tf32")}
+    measured = {
+        Contender(kind, precision=precision): windows(rate)
+        for (kind, precision), rate in {**rates, **ours}.items()
+    }
+    table = results.rows(measured)
+    best = {
+        row.contender.precision: results.best_rival_of(row, table).median
+        for row in table
+        if row.contender.kind == "cuda"
+    }
+    assert best == {"fp32": 100, "bf16x3": 100, "tf32": 200}
 
 
 # In processes of their own.

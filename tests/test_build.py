@@ -161,6 +161,11 @@ def test_the_spill_gate_reads_ptxas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert small == ("_Z5smallPf", 28, 0, 0, 0, 0)
     assert check.may_spill(full.kernel, "x\n// spills allowed: full\n")
     assert not check.may_spill(full.kernel, "// spills allowed: small\n")
+    waits = (
+        "ptxas info : (C7513) ... wgmma.mma_async instructions are serialized due to ... in '_Z4f'"
+    )
+    assert check.serialized(f"{PTXAS}{waits}\n") == [waits]
+    assert not check.serialized(PTXAS)
 
 
 def test_the_table_of_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

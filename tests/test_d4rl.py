@@ -73,6 +73,25 @@ def test_returns_count_the_partial_tail():
     assert trajectory_returns(rewards, ends).tolist() == [3, 7, 5]
 
 
+def test_a_walk_ends_at_its_first_terminal_row():
+    """Steps of one metre: a walk that stays at the goal, one that never comes there, one that
+    begins after an end that the log stopped at, and a tail."""
+    places = [0, 1, 2, 3, 4, 50, 51, 52, 80, 81, 82, 10, 11, 12]
+    at_goal = [0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]
+    timeouts = [0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    rewards = np.array(at_goal, np.float32)
+    steps = d4rl.LoggedSteps(
+        np.array(places, np.float32)[:, None],
+        np.zeros((len(places), 1), np.float32),
+        rewards,
+        rewards > 0,
+        np.array(timeouts, bool),
+    )
+    logged = d4rl.transitions(steps, 1000)
+    assert logged.whole_returns().tolist() == [1, 1, 0, 1]
+    assert logged.walk_returns().tolist() == [1, 0, 1]
+
+
 def logged_of(columns, horizon=1000):
     keys = ("observations", "actions", "rewards", "terminals", "timeouts")
     return d4rl.transitions(d4rl.LoggedSteps(*(columns[key] for key in keys)), horizon)

@@ -176,7 +176,7 @@ def test_the_authors_loop_to_the_last_row(name, env_steps, envs):
 
 
 @on_device
-@pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
+@pytest.mark.parametrize("precision", engines.PRECISIONS["cuda"])
 @pytest.mark.parametrize(("env_steps", "envs"), [(1, 1), (3, 1), (3, 2)])
 def test_on_a_device_the_authors_loop_bit_for_bit(precision, env_steps, envs):
     """What is met comes to the device bit for bit, so that batches which are given to the same
@@ -195,7 +195,7 @@ def test_on_a_device_the_authors_loop_bit_for_bit(precision, env_steps, envs):
 
 
 @on_device
-@pytest.mark.parametrize("precision", ["fp32", "bf16x3"])
+@pytest.mark.parametrize("precision", engines.PRECISIONS["cuda"])
 def test_on_a_device_the_specifications_weights(precision):
     """Ten updates, as many as the tolerance is for, in which the ring is gone through."""
     data = random_transitions(20, OBS, ACT)
@@ -399,7 +399,7 @@ def test_what_is_kept_is_measured_with_the_next_run(name):
 @pytest.mark.parametrize(
     ("name", "precision"),
     [pytest.param("cpu", precision, marks=needs_engine) for precision in ("fp64", "fp32", "mixed")]
-    + [pytest.param("cuda", precision, marks=needs_device) for precision in ("fp32", "bf16x3")],
+    + [pytest.param("cuda", name, marks=needs_device) for name in engines.PRECISIONS["cuda"]],
 )
 @pytest.mark.parametrize("hidden", [(7,), (24, 16), (300, 5, 129)])
 def test_actions_are_the_specifications(hidden, name, precision):

@@ -39,6 +39,8 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
     timed = launch | {"step": 1234.56, "launches": {"rows": 9.0}}
     resident = launch | {"form": "resident", "reason": "Steps are launches"}
     write(tmp_path, "launches.json", {"machine": {}, "results": [timed, resident]})
+    by_wgmma = launch | {"step": 1000.0, "launches": {"rows": 8.0}}
+    write(tmp_path, "launches-wgmma.json", {"machine": {}, "results": [by_wgmma]})
     operations = [
         {"operation": "adam", "size": "256", "faster_rival": None, "ratio": {"eager": 3.0}},
         {"operation": "polyak", "size": "4096", "faster_rival": "foreach",
@@ -76,6 +78,8 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
         "a step, bf16x3, 16 seeds, launches 1,234.6 us",
         "rows 9.0 us",
         "a step, bf16x3, 16 seeds, resident none",
+        "a step, bf16x3, wgmma, 16 seeds, launches 1,000.0 us",
+        "rows 8.0 us",
         "kernels passed, 3 s",
         "operations timed 2",
         "polyak, 4096: foreach is faster 0.91 x",

@@ -16,7 +16,8 @@ def test_info_names_every_engine_and_why_it_cannot_be_used() -> None:
     lines = [line.split() for line in result.stdout.splitlines()]
     verdicts = {line[1]: " ".join(line[2:]) for line in lines if line[:1] == ["engine"]}
     for name, reason in engines.available().items():
-        assert verdicts[name] == (f"no: {reason}" if reason else "yes")
+        precisions = ", ".join(engines.PRECISIONS[name])
+        assert verdicts[name] == (f"no: {reason}" if reason else f"yes, in {precisions}")
     chosen, why = engines.choose("auto")
     assert verdicts["auto"] == f"takes {chosen} ({why})"
     if not extension.unavailable_reason():

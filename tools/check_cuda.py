@@ -3,7 +3,8 @@
     python tools/check_cuda.py [--architectures 80 90a 100] [--write]
 
 Fails where a kernel spills registers. One that may spill says so in its source file, on a line of
-its own: ``// spills allowed: NAME``. Fails too where the table in docs/performance.md says
+its own: ``// spills allowed: NAME``. Fails where ptxas makes asynchronous products wait for each
+other. Fails too where the table in docs/performance.md says
 something else, if it was made with the same nvcc; --write puts the table there.
 """
 
@@ -98,6 +99,11 @@ def may_spill(kernel: str, source: str) -> bool:
     return any(f"{len(name)}{name}" in kernel for name in names)
 
 
+def serialized(ptxas: str) -> list[str]:
+    """What ``ptxas`` says of asynchronous products that it makes wait for each other."""
+    return [line for line in ptxas.splitlines() if "wgmma" in line and "serialized" in line]
+
+
 def table(uses: dict[str, list[KernelUse]], nvcc: str) -> str:
     """Registers and spilled bytes of every kernel by architecture, in Markdown."""
     kernels = sorted({readable(use.kernel) for listed in uses.values() for use in listed})
@@ -150,6 +156,9 @@ def main() -> int:
             if result.returncode != 0:
                 print(result.stderr, file=sys.stderr)
                 return 1
+            for line in serialized(result.stderr):
+                print(line)
+                failed = True
             found = kernel_uses(result.stderr)
             if not found:
                 print(f"{source.path}: no kernel was compiled", file=sys.stderr)

@@ -33,6 +33,14 @@ export folder python=${PYTHON:-python3} MUJOCO_GL=disable
 # What a rehearsal does instead, as arguments.
 rehearsed() { [[ -z $rehearse ]] || printf '%s\n' "$@"; }
 
+with_wgmma() { IQL_FAST_CUDA_WGMMA=1 "$@"; }
+export wgmma_reason='
+import os
+from iql_fast.engines import NetworkSpec, cuda
+network = NetworkSpec(11, 3, (16, 16) if os.environ["rehearse"] else (256, 256))
+raise SystemExit(cuda.unavailable_reason("bf16x3", network) or 0)
+'
+
 build() { # without isolation: there may be no network
   local cuda=1
   [[ -z $rehearse ]] || cuda=emulated
@@ -46,18 +54,18 @@ tests() {
 assert not reason, reason' && "$python" -m pytest -o addopts= -q -m gpu -rs --durations=5 "${few[@]}"
 }
 
-sanitizer() { # a short run in both forms and precisions, dropout, an odd batch and a ring included
+sanitizer() { # a short run in both forms and each precision, dropout, an odd batch and a ring
   local program='
 import itertools, os
 import numpy as np
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.replay import Met, Replay
-from iql_fast.engines import Hyperparameters, NetworkSpec, create
+from iql_fast.engines import PRECISIONS, Hyperparameters, NetworkSpec, create
 batch, hidden = (6, (8, 8)) if os.environ["rehearse"] else (250, (256, 256))
 r = np.random.default_rng(0).standard_normal
 f = lambda *shape: r(shape).astype(np.float32)
 data = Transitions(f(500, 17), np.tanh(f(500, 6)), f(500), np.ones(500, np.float32), f(500, 17))
-for form, precision in itertools.product(("launches", "resident"), ("fp32", "bf16x3")):
+for form, precision in itertools.product(("launches", "resident"), PRECISIONS["cuda"]):
     os.environ["IQL_FAST_CUDA_STEP"] = form
     for order in ("new", "old"):
         hyper = Hyperparameters(batch_size=batch, actor_dropout=0.1, value_order=order)
@@ -88,7 +96,11 @@ print("no errors")
 launches() {
   mapfile -t few < <(rehearsed --repeats 1 --seeds 1 --hidden 16 16 --batch 8 --rows 100)
   "$python" bench/cuda_launches.py --seeds 1 2 3 4 16 --forms launches resident \
-    --json "$folder/launches.json" "${few[@]}"
+    --json "$folder/launches.json" "${few[@]}" || return 1
+  # The two ways of bf16x3 beside each other, where a device has both.
+  with_wgmma "$python" -c "$wgmma_reason" || { echo "without wgmma"; return 0; }
+  with_wgmma "$python" bench/cuda_launches.py --seeds 1 4 16 --precision bf16x3 \
+    --json "$folder/launches-wgmma.json" "${few[@]}"
 }
 
 kernels() {
@@ -108,6 +120,7 @@ million() { # the graph engine, which is slower, does fewer steps
   local run=("$python" bench/million_steps.py --json)
   "${run[@]}" "$folder/million-fp32.json" "${few[@]}" &&
     "${run[@]}" "$folder/million-bf16x3.json" --precision bf16x3 "${few[@]}" &&
+    "${run[@]}" "$folder/million-tf32.json" --precision tf32 "${few[@]}" &&
     { [[ -n $rehearse ]] ||
       "${run[@]}" "$folder/million-graph.json" --engine graph --steps 200000; }
 }
@@ -124,7 +137,7 @@ train() { # a million steps, with all evaluations beside them
     --out "$folder/hopper-medium" --overwrite "${few[@]}"
 }
 
-export -f rehearsed "${parts[@]}"
+export -f rehearsed with_wgmma "${parts[@]}"
 [[ -z $rehearse ]] || touch "$folder/rehearsal"
 failed=0
 for part in "${wanted[@]}"; do

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <tuple>
 
@@ -17,7 +18,7 @@ namespace {
 // Steps of a graph: long enough that launching one costs nothing, and a divisor of the numbers of
 // steps that users ask for.
 constexpr int kGraphSteps = 50;
-constexpr int kLeastMajor = 8;      // compute capability: mma of bf16
+constexpr int kLeastMajor = 8;      // compute capability: mma of bf16 and of tf32
 constexpr int kLeastToOverlap = 9;  // launches
 
 // Where piece `piece` of a network (in torch's order) lies: element (output, input) of a weight, or
@@ -74,16 +75,30 @@ void check_sizes(const engine::Config& config) {
   }
 }
 
-Limits limits_of(int device) {
+// No device has shown yet which products are the faster, so it has to be asked for.
+bool wgmma_is_asked_for() {
+  const char* asked = std::getenv("IQL_FAST_CUDA_WGMMA");
+  return asked != nullptr && std::strcmp(asked, "1") == 0;
+}
+
+// std::invalid_argument where the device lacks what is asked for.
+Limits limits_of(int device, Precision precision) {
   const auto attribute = [device](cudaDeviceAttr which) {
     int value = 0;
     check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
     return value;
   };
+  const DeviceGuard guard(device);
+  const bool wgmma = precision == Precision::kBf16x3 && wgmma_is_asked_for();
+  if (wgmma && !has_wgmma()) {
+    throw std::invalid_argument(
+        "IQL_FAST_CUDA_WGMMA asks for instructions of compute capability 9.0 alone, and for a "
+        "build with code for 9.0a");
+  }
   return {attribute(cudaDevAttrMultiProcessorCount),
           std::size_t(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
           attribute(cudaDevAttrComputeCapabilityMajor) >= kLeastToOverlap,
-          attribute(cudaDevAttrCooperativeLaunch) != 0};
+          attribute(cudaDevAttrCooperativeLaunch) != 0, wgmma};
 }
 
 // How a step of those sizes is laid out on a device; std::invalid_argument where none can be.
@@ -297,7 +312,7 @@ std::string unavailable_reason(int device) {
 
 std::string size_reason(const engine::Config& config, Precision precision, int device) {
   try {
-    planned(config, precision, limits_of(device));
+    planned(config, precision, limits_of(device, precision));
     return "";
   } catch (const std::invalid_argument& error) {
     return error.what();
@@ -306,7 +321,7 @@ std::string size_reason(const engine::Config& config, Precision precision, int d
 
 std::string resident_reason(const engine::Config& config, Precision precision, int device) {
   try {
-    const Limits limits = limits_of(device);
+    const Limits limits = limits_of(device, precision);
     const auto [problem, step] = planned(config, precision, limits);
     planned_resident(problem, step, limits);
     return "";
@@ -321,7 +336,7 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
   Device& d = *device_;
   d.index = device;
   const DeviceGuard guard(device);
-  const Limits limits = limits_of(device);
+  const Limits limits = limits_of(device, precision);
   std::tie(d.problem, d.plan) = planned(config, precision, limits);
   if (form == StepForm::kResident) d.resident = planned_resident(d.problem, d.plan, limits);
   Problem& p = d.problem;

@@ -1,4 +1,5 @@
-// What C++ has no words for: shared memory, warp sums, bf16 and the tensor cores' product.
+// What C++ has no words for: shared memory, warp sums, bf16, tf32 and the tensor cores'
+// products.
 // Elsewhere a kernel's source is plain C++, which the tests' emulator compiles as it stands.
 #pragma once
 
@@ -165,6 +166,34 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const std::uint32_t (&a)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
   emulator::mma_m16n8k16_bf16(d, a, b);
+#endif
+}
+
+// A float rounded to tf32, which is one with 10 bits of mantissa: to nearest, ties away from zero.
+__device__ __forceinline__ std::uint32_t round_tf32(float value) {
+#ifdef __CUDACC__
+  std::uint32_t rounded;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
+  return rounded;
+#else
+  return emulator::round_tf32(value);
+#endif
+}
+
+// d += A B for a warp: A [16, 8] and B [8, 8] in tf32, d [16, 8] in fp32. With g = lane / 4 and
+// t = lane % 4 a lane holds
+//   a: A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4]
+//   b: B[t][g], B[t + 4][g]
+//   d: as of mma_bf16
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const std::uint32_t (&a)[4],
+                                         const std::uint32_t (&b)[2]) {
+#ifdef __CUDACC__
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+  emulator::mma_m16n8k8_tf32(d, a, b);
 #endif
 }
 

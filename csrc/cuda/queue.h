@@ -2,13 +2,14 @@
 #pragma once
 
 #include "cuda/intrinsics.h"
+#include "cuda/wgmma.h"
 
 namespace iql::cuda {
 
 // Columns of a product that a block makes at a time.
 constexpr int kPass = 256;
 
-// A product's weights, as Fp32 or Bf16x3 lays them out: [inputs][outputs].
+// A product's weights, as a precision lays them out: [inputs][outputs].
 struct Weights {
   const float* at;
   int inputs, outputs;  // padded
@@ -46,6 +47,17 @@ class WeightQueue {
     for (int i = 0; i < kPieces; ++i) now[i] = from[i * kThreads];
     turn_ ^= 1;
     fetch(turn_);
+  }
+  // The same where the block's threads share them out and read all of them, asynchronously.
+  // Whatever read those before has ended.
+  __device__ const float4* take_shared() {
+    wait_for_copies<0>();
+    show_to_wgmma();
+    __syncthreads();
+    const float4* from = ring_ - threadIdx.x + turn_ * kPieces * kThreads;
+    turn_ ^= 1;
+    fetch(turn_);
+    return from;
   }
   // For copies that this thread began before it made the queue.
   __device__ void wait_for_others() const { wait_for_copies<1>(); }

@@ -3,6 +3,8 @@
 
 #include "cuda/grid_barrier.h"
 #include "cuda/launch.h"
+#include "cuda/products_fp32.h"
+#include "cuda/products_mma.h"
 #include "cuda/queue.h"
 #include "cuda/resident.h"
 #include "cuda/resident_tile.h"
@@ -154,8 +156,16 @@ struct Of {
 };
 template <class Body>
 auto with_precision(const StepPlan& plan, const Body& body) {
-  if (plan.precision == Precision::kFp32) return body(Of<Fp32>{});
-  return plan.halves == 2 ? body(Of<Bf16x3Rows<2>>{}) : body(Of<Bf16x3Rows<1>>{});
+  const bool two = plan.halves == 2;
+  switch (plan.precision) {
+    case Precision::kBf16x3:
+      return two ? body(Of<Bf16x3Rows<2>>{}) : body(Of<Bf16x3Rows<1>>{});
+    case Precision::kTf32:
+      return two ? body(Of<Tf32Rows<2>>{}) : body(Of<Tf32Rows<1>>{});
+    case Precision::kFp32:
+      break;
+  }
+  return body(Of<Fp32>{});
 }
 
 }  // namespace
@@ -174,6 +184,7 @@ ResidentPlan plan_resident(const Problem& p, const StepPlan& step, const Limits&
 
 std::string resident_reason(const Problem& p, const ResidentPlan& plan, const Limits& limits) {
   if (!limits.cooperates) return "the device has no cooperative launches";
+  if (plan.step.wgmma) return "IQL_FAST_CUDA_WGMMA=1 asks for products that only launches have";
   if (plan.shared_bytes <= limits.shared_of_block) return "";
   return "the weights of " + std::to_string(p.seeds) + (p.seeds == 1 ? " seed" : " seeds") +
          " do not stay on the device: each of " + std::to_string(plan.dealt.blocks) +

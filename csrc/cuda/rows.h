@@ -466,7 +466,7 @@ __device__ __forceinline__ void take_rows(const Problem& p, RowsPass pass, int r
 
 // Grid: blocks of rows, jobs, seeds.
 template <class Precision, int kRows>
-__global__ void __launch_bounds__(Precision::kRowsThreads, kBlocksTogether<Precision::kRowsThreads>)
+__global__ void __launch_bounds__(kMostThreads<Precision>, kBlocksTogether<Precision::kRowsThreads>)
     rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
   touch_parameter(p);
   take_rows<Precision, kRows>(p, pass, blockIdx.x, blockIdx.y, blockIdx.z,

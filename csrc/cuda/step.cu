@@ -1,6 +1,9 @@
 #include <algorithm>
 
 #include "cuda/launch.h"
+#include "cuda/products_fp32.h"
+#include "cuda/products_mma.h"
+#include "cuda/products_wgmma.h"
 #include "cuda/queue.h"
 #include "cuda/rows.h"
 #include "cuda/step.h"
@@ -26,7 +29,7 @@ struct Launches {
   const StepPlan& plan;
   cudaStream_t stream;
 
-  static constexpr int kMostRows = Precision::kMostRows;
+  static constexpr int kLeastRows = Precision::kLeastRows, kMostRows = Precision::kMostRows;
   static std::size_t rows_bytes(const Problem& p, int rows) {
     return RowsShared::bytes(p, rows, Precision::scratch_size(rows)) +
            WeightQueue<Precision, Way<Precision>>::kBytes;
@@ -35,7 +38,8 @@ struct Launches {
     return (UpdateShared<1>::floats(p) + StreamedTile::kState) * sizeof(float);
   }
   static auto* rows_kernel_of(int rows) {
-    return rows == 16 ? rows_kernel<Precision, 16> : rows_kernel<Precision, kMostRows>;
+    return rows == kLeastRows ? rows_kernel<Precision, kLeastRows>
+                              : rows_kernel<Precision, kMostRows>;
   }
 
   cudaError_t prepare() const {
@@ -87,22 +91,33 @@ struct Launches {
 template <class Body>
 auto with_launches(const Problem& p, const StepPlan& plan, void* stream, const Body& body) {
   const auto on = static_cast<cudaStream_t>(stream);
-  if (plan.precision == Precision::kFp32) return body(Launches<Fp32>{p, plan, on});
-  return plan.halves == 2 ? body(Launches<Bf16x3Rows<2>>{p, plan, on})
-                          : body(Launches<Bf16x3Rows<1>>{p, plan, on});
+  const bool two = plan.halves == 2;
+  switch (plan.precision) {
+    case Precision::kBf16x3:
+      if (plan.wgmma) return body(Launches<Bf16x3Warpgroups>{p, plan, on});
+      return two ? body(Launches<Bf16x3Rows<2>>{p, plan, on})
+                 : body(Launches<Bf16x3Rows<1>>{p, plan, on});
+    case Precision::kTf32:
+      return two ? body(Launches<Tf32Rows<2>>{p, plan, on})
+                 : body(Launches<Tf32Rows<1>>{p, plan, on});
+    case Precision::kFp32:
+      break;
+  }
+  return body(Launches<Fp32>{p, plan, on});
 }
 
 }  // namespace
 
 StepPlan plan_step(const Problem& p, Precision precision, const Limits& limits) {
-  StepPlan plan{precision, 16, 16, 2, limits.overlaps};
+  StepPlan plan{
+      precision, 16, 16, 2, limits.overlaps, limits.wgmma && precision == Precision::kBf16x3};
   if (shared_bytes(p, plan) > limits.shared_of_block) plan.halves = 1;
   const auto rows = [&](RowsPass pass) {
     return with_launches(p, plan, nullptr, [&](auto launches) {
-      const int most = launches.kMostRows;
+      const int least = launches.kLeastRows, most = launches.kMostRows;
       const int blocks = p.padded_batch / most * row_jobs(p, pass) * p.seeds;
       const bool many = blocks >= limits.multiprocessors;
-      return many && launches.rows_bytes(p, most) <= limits.shared_of_block ? most : 16;
+      return many && launches.rows_bytes(p, most) <= limits.shared_of_block ? most : least;
     });
   };
   plan.train_rows = rows(RowsPass::kTrain);
@@ -120,6 +135,13 @@ std::size_t shared_bytes(const Problem& p, const StepPlan& plan) {
 int check_code() {
   cudaFuncAttributes attributes;
   return cudaFuncGetAttributes(&attributes, refresh_kernel<Fp32>);
+}
+
+bool has_wgmma() {
+  cudaFuncAttributes attributes{};
+  auto* kernel = rows_kernel<Bf16x3Warpgroups, Bf16x3Warpgroups::kMostRows>;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess &&
+         attributes.maxThreadsPerBlock >= Bf16x3Warpgroups::kRowsThreads;
 }
 
 int prepare(const Problem& p, const StepPlan& plan) {

@@ -17,7 +17,8 @@ void bind_cuda_engine(py::module_& module) {
   using Engine = PyEngine<cuda::CudaEngine, float>;
   py::enum_<cuda::Precision>(module, "CudaPrecision")
       .value("fp32", cuda::Precision::kFp32)
-      .value("bf16x3", cuda::Precision::kBf16x3);
+      .value("bf16x3", cuda::Precision::kBf16x3)
+      .value("tf32", cuda::Precision::kTf32);
   py::enum_<cuda::StepForm>(module, "CudaStepForm")
       .value("launches", cuda::StepForm::kLaunches)
       .value("resident", cuda::StepForm::kResident);

@@ -104,7 +104,7 @@ void bind_engine(py::module_& module) {
            py::kw_only(), py::arg("obs_dim"), py::arg("act_dim"), py::arg("hidden"),
            py::arg("critics"), py::arg("batch_size"), py::arg("seeds"), py::arg("hyper"),
            py::arg("actor_dropout"), py::arg("actor_schedule_steps"), py::arg("old_value"),
-           py::arg("deterministic_policy"), py::arg("stages"), py::arg("threads"),
+           py::arg("deterministic_policy"), py::arg("stages"), py::arg("threads") = 1,
            py::arg("kernels") = "", py::arg("list_density") = py::none());
   bind_cpu_engine<float>(module, "CpuEngineFloat");
   bind_cpu_engine<double>(module, "CpuEngineDouble");

@@ -169,7 +169,7 @@ def waypoint(
 # --- What the walker sees --------------------------------------------------------------------
 
 #: Width of the walker's inputs.
-INPUTS = 27
+INPUTS = 29
 #: Sign that makes a positive ankle angle lower the foot, of legs 1 to 4.
 _ANKLE_SIGNS = np.array([1.0, -1.0, -1.0, 1.0])
 #: The leg of each pair of motors, counted from 0.
@@ -177,11 +177,12 @@ _MOTOR_LEGS = np.array([3, 0, 1, 2])
 
 
 class Frame:
-    """States of N ants as the walker sees them: its direction straight ahead, its body too.
+    """States of N ants as the walker sees them: its direction ahead.
 
-    A plane looks the same from all sides, and the ant the same from each of its legs. So the world
-    is turned until the direction is +x, and legs are counted so that the body points within 45
-    degrees of it: all that is to be learned is to walk ahead.
+    A plane looks the same from four sides, and the ant the same from each of its legs. So the world
+    is turned by quarters until the direction is within 45 degrees of +x, and the ant's legs are
+    counted from there: all that is to be learned is to walk ahead, and somewhat aside, while the
+    body points the way it did at the start.
 
     Args:
         positions: ``[N, 15]``, qpos.
@@ -193,24 +194,26 @@ class Frame:
         self, positions: FloatArray, velocities: FloatArray, directions: FloatArray
     ) -> None:
         self._positions, self._velocities = positions, velocities
-        self._heading = np.arctan2(directions[:, 1], directions[:, 0])
-        w, x, y, z = positions[:, 3:7].T
-        yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-        self._quarters = np.rint((yaw - self._heading) / (np.pi / 2)).astype(int)
+        heading = np.arctan2(directions[:, 1], directions[:, 0])
+        self._turn = np.rint(heading / (np.pi / 2)) * (np.pi / 2)
+        self._aside = heading - self._turn
+        self._quarters = np.rint(-self._turn / (np.pi / 2)).astype(int)
 
     def inputs(self) -> NDArray[np.float32]:
-        """``[N, 27]``: height, quaternion, joint angles (hip and ankle a leg), the torso's velocity
-        and spin, joint velocities; of the ant's 29 observations all but its place."""
+        """``[N, 29]``: height, quaternion, joint angles (hip and ankle a leg), the torso's velocity
+        and spin, joint velocities: of the ant's 29 observations all but its place, in whose stead
+        there is the direction, of length 1."""
         body = self._quarters * (np.pi / 2)
         legs = (np.arange(4) - self._quarters[:, None]) % 4
         qpos, qvel = self._positions, self._velocities
         columns = [
             qpos[:, 2:3],
-            _turned_quaternion(qpos[:, 3:7], -self._heading, -body),
+            _turned_quaternion(qpos[:, 3:7], -self._turn, -body),
             _counted(qpos[:, 7:], legs),
-            _turned(qvel[:, 0:3], -self._heading),
+            _turned(qvel[:, 0:3], -self._turn),
             _turned(qvel[:, 3:6], body),  # MuJoCo gives a free body's spin in the body's own axes
             _counted(qvel[:, 6:], legs),
+            np.stack([np.cos(self._aside), np.sin(self._aside)], 1),
         ]
         return np.concatenate(columns, 1).astype(np.float32)
 

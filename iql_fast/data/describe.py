@@ -79,6 +79,9 @@ def _show_trajectories(found: Found) -> None:
     )
     if len(returns) < len(lengths):
         print(f"the last trajectory, of {lengths[-1]} row(s), was not logged to its end")
+    if "antmaze" in (found.scoring.environment or ""):
+        walks = found.logged.walk_returns()
+        print(f"walks {len(walks)}, of which {np.mean(walks > 0):.1%} reach the goal")
     counts, edges = _histogram(returns)
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         print(f"{low:10.1f} .. {high:10.1f} {count:7d} {'#' * round(BAR * count / counts.max())}")

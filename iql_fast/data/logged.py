@@ -55,6 +55,17 @@ class LoggedTransitions:
         whole = self.tail_is_whole or bool(self.terminals[-1]) or len(returns) == 1
         return returns if whole else returns[:-1]
 
+    def walk_returns(self) -> NDArray[np.float64]:
+        """Those of logs that may go on after a terminal row, as AntMaze's do: the ant stays at the
+        goal, a trajectory a row. To an evaluation a walk ends there; what follows counts for
+        nothing. The log went on where the next row is no farther than a step can be."""
+        returns, last = self.whole_returns(), _last_rows(self.ends)
+        steps = self.observations[1:] - self.observations[:-1]
+        far = np.linalg.norm(steps[~self.ends[:-1]], axis=1).max(initial=0.0)
+        ended = last[: len(returns) - 1]
+        went_on = self.terminals[ended] & (np.linalg.norm(steps[ended], axis=1) <= far)
+        return np.delete(returns, np.flatnonzero(went_on) + 1)
+
     def lengths(self) -> NDArray[np.int64]:
         """Rows of each trajectory, the partial tail included."""
         return np.diff(_last_rows(self.ends), prepend=-1)

@@ -75,8 +75,8 @@ class LoadedData:
         source: see ``Found``.
         record: everything a run's record needs to say about it.
         scoring: where policies trained on it are scored.
-        behaviour_return: mean raw return of the trajectories, the partial tail left out; None
-            where rows do not follow each other.
+        behaviour_return: mean raw return of the trajectories (AntMaze's: share of the walks that
+            reach the goal), the partial tail left out; None where rows do not follow each other.
         units: of the actions, where they are not those that networks train in.
         parts: of the observations, in the order in which they were flattened; None where they are
             plain vectors.
@@ -426,7 +426,7 @@ def _finish(
         "return_mean": None,
     }
     if logged.ordered:
-        returns = logged.whole_returns()
+        returns = logged.walk_returns() if family == "antmaze" else logged.whole_returns()
         summary |= {
             "return_mean": float(np.mean(returns)),
             "return_std": float(np.std(returns)),

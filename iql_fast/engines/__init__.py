@@ -12,6 +12,7 @@ from iql_fast.engines.base import (
     DTYPES,
     METRICS,
     PER_SEED,
+    PRECISIONS,
     Engine,
     Hyperparameters,
     Metrics,
@@ -29,6 +30,7 @@ from iql_fast.support.errors import UserError
 __all__ = [
     "METRICS",
     "PER_SEED",
+    "PRECISIONS",
     "TRAINED",
     "Batch",
     "Engine",
@@ -216,7 +218,8 @@ def create(
 
     Args:
         name: ``"auto"``, ``"cuda"``, ``"graph"``, ``"cpu"`` or ``"reference"``.
-        precision: ``"fp32"``, ``"fp64"``, ``"mixed"`` or ``"bf16x3"``; not every engine has each.
+        precision: ``"fp32"``, ``"fp64"``, ``"mixed"``, ``"bf16x3"`` or ``"tf32"``; not every engine
+            has each (``PRECISIONS``).
         threads: CPU threads; 0 takes all cores that this process may use.
         kernels: of the engine ``"cpu"``; None takes those that are fastest here
             (``kernel_choice.choose``).

@@ -26,13 +26,23 @@ from iql_fast.policies.acting import Acting
 #: the weights between hidden layers where products read them.
 #: ``bf16x3``: fp32, with every product taken as three products of bf16 on tensor cores, each
 #: operand being split into two bf16; almost as exact as fp32.
-Precision = Literal["fp32", "fp64", "mixed", "bf16x3"]
+#: ``tf32``: fp32, with the operands of every product rounded to 10 bits of mantissa for tensor
+#: cores, as XLA does by default on devices that have them; gradients are off by some percent.
+Precision = Literal["fp32", "fp64", "mixed", "bf16x3", "tf32"]
+#: What each engine trains IQL in.
+PRECISIONS: dict[str, tuple[Precision, ...]] = {
+    "cuda": ("fp32", "bf16x3", "tf32"),
+    "graph": ("fp32", "fp64"),
+    "cpu": ("fp32", "fp64", "mixed"),
+    "reference": ("fp32", "fp64"),
+}
 #: What parameters, their moments and the targets are kept in.
 DTYPES = {
     "fp32": torch.float32,
     "fp64": torch.float64,
     "mixed": torch.float32,
     "bf16x3": torch.float32,
+    "tf32": torch.float32,
 }
 
 #: Why an engine cannot be used where some steps train some networks only.
@@ -89,6 +99,14 @@ class NetworkSpec:
 Hyperparameters = IQL
 #: Names of the hyperparameters that are one value a seed.
 PER_SEED = IQL.per_seed_names()
+
+
+def lacks(engine: str, precision: Precision) -> str:
+    """Why an engine cannot train IQL in that precision, and which can; empty where it can."""
+    if precision in PRECISIONS[engine]:
+        return ""
+    others = [name for name, has in PRECISIONS.items() if precision in has]
+    return f"it has no {precision} precision, which {', '.join(others)} can do"
 
 
 def check_steps(steps: int) -> None:

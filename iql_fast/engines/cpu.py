@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.base import Hyperparameters, NetworkSpec, Precision, lacks
 from iql_fast.engines.kernel_choice import KernelChoice
 from iql_fast.engines.native import NativeEngine
 from iql_fast.support import extension
@@ -17,12 +17,9 @@ from iql_fast.support.errors import UserError
 
 def unavailable_reason(precision: Precision = "fp32") -> str:
     """Why the engine cannot be used here in that precision; empty where it can."""
-    reason = extension.unavailable_reason()
-    if precision == "mixed" and not reason:
-        return str(extension.load().mixed_unavailable_reason())
-    if precision == "bf16x3" and not reason:
-        return "it has no bf16x3 precision"
-    return reason
+    if reason := extension.unavailable_reason() or lacks("cpu", precision):
+        return reason
+    return str(extension.load().mixed_unavailable_reason()) if precision == "mixed" else ""
 
 
 class CpuEngine(NativeEngine):

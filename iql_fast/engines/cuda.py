@@ -11,7 +11,7 @@ import torch
 
 from iql_fast.data.dataset import FloatArray, Transitions
 from iql_fast.data.replay import Replay
-from iql_fast.engines.base import TRAINS_ALL, Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.base import TRAINS_ALL, Hyperparameters, NetworkSpec, Precision, lacks
 from iql_fast.engines.exclusive import exclusive
 from iql_fast.engines.native import NativeEngine
 from iql_fast.support import extension
@@ -53,8 +53,8 @@ def unavailable_reason(
     native: Any = extension.load()
     if reason := str(native.cuda_unavailable_reason(current_device())):
         return reason
-    if precision not in ("fp32", "bf16x3"):
-        return f"it has no {precision} precision"
+    if reason := lacks("cuda", precision):
+        return reason
     if hyper is not None and not hyper.trains_all:
         return TRAINS_ALL
     if network is None:

@@ -33,6 +33,7 @@ from iql_fast.engines.base import (
     NetworkSpec,
     Precision,
     check_steps,
+    lacks,
 )
 from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.flat_nets import Nets
@@ -57,8 +58,8 @@ DATA_SHARE = 0.8
 def unavailable_reason(precision: Precision = "fp32", hyper: Hyperparameters | None = None) -> str:
     """Why the engine cannot be used here in that precision and with those hyperparameters; empty
     where it can."""
-    if precision not in ("fp32", "fp64"):
-        return f"it has no {precision} precision"
+    if reason := lacks("graph", precision):
+        return reason
     if hyper is not None and not hyper.trains_all:
         return TRAINS_ALL
     return "" if torch.cuda.is_available() else "torch sees no CUDA device"

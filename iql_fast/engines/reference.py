@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from iql_fast.data.dataset import Transitions
-from iql_fast.engines.base import METRICS, Hyperparameters, NetworkSpec, Precision
+from iql_fast.engines.base import METRICS, Hyperparameters, NetworkSpec, Precision, lacks
 from iql_fast.engines.generic import GenericEngine
 
 
 def unavailable_reason(precision: Precision = "fp32") -> str:
     """Why the engine cannot be used in that precision; empty where it can."""
-    return "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
+    return lacks("reference", precision)
 
 
 class ReferenceEngine(GenericEngine):

@@ -207,7 +207,8 @@ class TrainConfig:
     torch under a CUDA graph, for devices and sizes that cuda does not take"""
     precision: Precision = "fp32"
     """of the training arithmetic; mixed (engine cpu) rounds the operands of the large products to
-    bf16, bf16x3 (engine cuda) splits them into two bf16 each and is almost as exact as fp32"""
+    bf16, bf16x3 (engine cuda) splits them into two bf16 each and is almost as exact as fp32, tf32
+    (engine cuda) rounds them to 10 bits of mantissa, as XLA does by default on such devices"""
     threads: int = 0
     """CPU threads (0: all cores); results do not depend on it with the engine cpu"""
     algorithm: Algorithm = field(default_factory=Algorithm)

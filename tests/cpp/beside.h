@@ -114,43 +114,84 @@ void initialise(A& a, B& b, const Config& c) {
   b.refresh();
 }
 
+inline bool never() { return false; }
+
 struct Difference {
   double moments = 0, weights = 0;
 };
 
+inline std::vector<double> read(const CpuEngine<double>& engine, int s, int n, ArrayId array,
+                                int piece) {
+  std::vector<double> values(engine.piece_size(kind(n), piece));
+  engine.read(s, n, array, piece, values.data());
+  return values;
+}
+inline std::vector<double> read(const CudaEngine& engine, int s, int n, ArrayId array, int piece) {
+  std::vector<float> values(engine.piece_size(kind(n), piece));
+  engine.read(s, n, array, piece, values.data());
+  return {values.begin(), values.end()};
+}
+
+inline double distance(const std::vector<double>& a, const std::vector<double>& b) {
+  double squares = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) squares += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(squares);
+}
+
+// A training whose ReLUs open a little later, and one whose ReLUs open sooner. What the two lie
+// apart is what becomes of units whose input is all but zero, which one engine takes for active and
+// another does not: of a gradient that is about 1 / sqrt(N) with N rows and units.
+struct BothSides {
+  CpuEngine<double> later, sooner;
+
+  BothSides(const CpuEngine<double>& exact, const Config& c, const Dataset& data, double edge)
+      : later(c, data), sooner(c, data) {
+    for_tensors(c, exact.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
+      std::vector<double> values = read(exact, s, n, array, piece);
+      const bool hidden = piece < 2 * static_cast<int>(c.hidden.size());
+      const bool bias = hidden && piece % 2 == 1 && (array == kWeights || array == kTarget);
+      for (double& value : values) value -= bias ? edge : 0;
+      later.write(s, n, array, piece, values.data());
+      for (double& value : values) value += bias ? 2 * edge : 0;
+      sooner.write(s, n, array, piece, values.data());
+    });
+    later.refresh();
+    sooner.refresh();
+  }
+  void run(int steps) {
+    later.run(steps, never);
+    sooner.run(steps, never);
+  }
+};
+
 // The largest difference of a tensor, in the Frobenius norm and relative to its own norm or, where
-// its terms cancel, a tenth of its network's.
-template <class A, class B>
-Difference difference(const A& exact, const B& engine, const Config& c) {
-  const auto squares = [&](int s, int n, ArrayId array, int piece) {
-    const std::size_t size = engine.piece_size(kind(n), piece);
-    std::vector<double> expected(size);
-    std::vector<float> found(size);
-    exact.read(s, n, array, piece, expected.data());
-    engine.read(s, n, array, piece, found.data());
-    double error = 0, norm = 0;
-    for (std::size_t i = 0; i < size; ++i) {
-      error += (found[i] - expected[i]) * (found[i] - expected[i]);
-      norm += expected[i] * expected[i];
-    }
-    return std::pair(error, norm);
+// its terms cancel, a tenth of its network's. What two sides lie apart there is not counted.
+inline Difference difference(const CpuEngine<double>& exact, const CudaEngine& engine,
+                             const Config& c, const BothSides* sides = nullptr) {
+  const auto norm = [&](int s, int n, ArrayId array, int piece) {
+    const std::vector<double> values = read(exact, s, n, array, piece);
+    return distance(values, std::vector<double>(values.size()));
   };
-  std::map<std::tuple<int, int, int>, double> network_norm;
+  std::map<std::tuple<int, int, int>, double> network_squares;
   for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
-    network_norm[{s, n, array}] += squares(s, n, array, piece).second;
+    network_squares[{s, n, array}] += std::pow(norm(s, n, array, piece), 2);
   });
   Difference worst;
   for_tensors(c, engine.pieces(kActor), [&](int s, int n, ArrayId array, int piece) {
-    const auto [error, norm] = squares(s, n, array, piece);
-    const double scale = std::sqrt(std::fmax(norm, network_norm[{s, n, array}] / 100));
-    const double relative = std::sqrt(error) / (scale + 1e-12);
+    double error = distance(read(engine, s, n, array, piece), read(exact, s, n, array, piece));
+    if (sides != nullptr) {
+      const double apart =
+          distance(read(sides->later, s, n, array, piece), read(sides->sooner, s, n, array, piece));
+      if (error == error) error = std::fmax(0, error - apart);
+    }
+    const double of_network = std::sqrt(network_squares[{s, n, array}]);
+    const double scale = std::fmax(norm(s, n, array, piece), of_network / 10);
+    const double relative = error / (scale + 1e-12);
     double& largest = array == kFirstMoment ? worst.moments : worst.weights;
     if (array != kSecondMoment && !(relative <= largest)) largest = relative;
   });
   return worst;
 }
-
-inline bool never() { return false; }
 
 // Every number of an engine's state.
 inline std::vector<float> state(const CudaEngine& engine, const Config& c) {

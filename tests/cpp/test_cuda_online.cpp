@@ -114,7 +114,7 @@ bool equal_states(const Training& a, const Training& b) {
 // As iql_fast/runs/finetuning.py does it: the newest transition is written after the step, unless
 // the step draws it. The ring is gone through several times.
 void steps_draw_what_was_met() {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16x3}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16x3, Precision::kTf32}) {
     for (const int at_once : {1, 3}) {
       emulator::set_schedule(at_once);
       Config c = small(2);

@@ -26,7 +26,7 @@ using iql::cuda::Duty;
 using iql::cuda::Limits;
 using iql::cuda::Problem;
 
-constexpr Precision kBoth[] = {Precision::kFp32, Precision::kBf16x3};
+constexpr Precision kPrecisions[] = {Precision::kFp32, Precision::kBf16x3, Precision::kTf32};
 constexpr StepForm kForms[] = {StepForm::kLaunches, StepForm::kResident};
 
 // An H200, in whose shared memory there is more room.
@@ -47,7 +47,7 @@ bool equal_metrics(const std::vector<MetricSums>& a, const std::vector<MetricSum
 void equals_the_launches(const char* name, const Config& c, int steps, int multiprocessors = 4,
                          std::size_t shared = kH200.shared_of_block) {
   set_device(multiprocessors, shared);
-  for (const Precision precision : kBoth) {
+  for (const Precision precision : kPrecisions) {
     std::vector<float> states[2];
     std::vector<MetricSums> metrics[2];
     for (int form = 0; form < 2; ++form) {
@@ -113,7 +113,7 @@ void little_shared_memory_equals_the_launches() {
 void how_steps_are_launched_changes_nothing() {
   set_device(3);
   emulator::set_schedule(0);
-  for (const Precision precision : kBoth) {
+  for (const Precision precision : kPrecisions) {
     const Config c = small(2);
     const std::vector<float> expected = Training(c, precision).state_after(12);
 
@@ -150,7 +150,7 @@ void how_steps_are_launched_changes_nothing() {
 
 void the_order_of_threads_and_blocks_changes_nothing() {
   set_device(5);
-  for (const Precision precision : kBoth) {
+  for (const Precision precision : kPrecisions) {
     emulator::set_schedule(0);
     const std::vector<float> expected = Training(small(2), precision).state_after(3);
     for (unsigned schedule = 0; schedule < 6; ++schedule) {
@@ -200,7 +200,7 @@ int needed(const char* what, const Config& c, Precision precision, int steps,
 }
 
 void every_wait_for_other_blocks_is_needed() {
-  for (const Precision precision : kBoth) {
+  for (const Precision precision : kPrecisions) {
     for (const bool old_value : {false, true}) {
       Config c = small();
       c.old_value = old_value;
@@ -277,6 +277,11 @@ void what_does_not_fit_is_refused() {
   CHECK(reason == iql::cuda::resident_reason(c, Precision::kFp32, 0));
   CHECK(refusal_of(config(5, 2, {8, 8, 8, 8, 8}, 4)).find("at most 4") != std::string::npos);
   CHECK(iql::cuda::resident_reason(small(), Precision::kFp32, 0).empty());
+  // Where wgmma is asked for, which bf16x3 alone has.
+  setenv("IQL_FAST_CUDA_WGMMA", "1", 1);
+  CHECK(refusal_of(small(), Precision::kBf16x3).find("only launches have") != std::string::npos);
+  CHECK(refusal_of(small()).empty());
+  unsetenv("IQL_FAST_CUDA_WGMMA");
   // A device without cooperative launches.
   const Problem p = iql::cuda::plan(small());
   const Limits alone{132, 227 << 10, true, false};

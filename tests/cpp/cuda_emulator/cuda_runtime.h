@@ -82,6 +82,10 @@ void set_shared_memory(std::size_t bytes);
 // How many multiprocessors the device has; at first those of an A100.
 void set_multiprocessors(int count);
 
+// The most threads that a block of any kernel can have; at first what CUDA allows.
+void set_most_threads(int threads);
+int most_threads();
+
 // Of the thread that runs.
 unsigned lane();
 unsigned char* shared_memory();
@@ -93,6 +97,9 @@ void wait_for_threads(unsigned number, unsigned threads);
 // Blocks wait for each other by a counter in device memory that they add to.
 void arrive(unsigned* counter);
 void wait_for_arrivals(const unsigned* counter, unsigned wanted);
+
+// Ends the launch with a fault.
+void stop(const std::string& why);
 
 // Every lane of the warp gives `size` bytes; when all have, `combine` runs once over the lanes'
 // bytes, kLaneBytes apart, and every lane gets its own back.
@@ -118,6 +125,11 @@ T shuffle(const char* operation, unsigned mask, T value, unsigned source) {
   return lane.value;
 }
 
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
 // cp.async of the thread that runs, its commit_group, and wait_group. A copy is made as late as can
 // be, when the thread waits for it, and on every third schedule as early as can be, at once.
 void copy_later(void* to, const void* from, std::size_t bytes);
@@ -126,6 +138,21 @@ void wait_for_copies(int groups_left);
 
 // mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32, fragments as PTX lays them out.
 void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+// cvt.rna.tf32.f32, and mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32. What the latter makes
+// of the 13 bits that a tf32 has not PTX leaves open: operands that have any are a fault.
+std::uint32_t round_tf32(float value);
+void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+
+// Of sm_90a: fence.proxy.async, wgmma.fence, commit_group, wait_group, and
+// wgmma.mma_async.m64n128k16 in bf16 with A in registers, B as its descriptor says, and added to d.
+// A product is made as late as can be, when its warpgroup waits for it: what then lies in the
+// registers of A and d counts, and of B what fences had shown by then. Until then d is NaN.
+std::uint32_t shared_address(const void* at);
+void fence_proxy_async();
+void wgmma_fence();
+void wgmma_commit();
+void wgmma_wait(int groups_left);
+void wgmma_m64n128k16_bf16(float* d, const std::uint32_t (&a)[4], std::uint64_t b);
 
 // What a stream does now, or what a graph keeps for later.
 struct Launch {
@@ -139,6 +166,8 @@ struct Launch {
 int blocks_at_once(int threads, std::size_t shared);
 void submit(void* stream, const Launch& launch);
 bool fits_at_once(const Launch& launch);
+// Runs it now.
+void run_kernel(const Launch& launch);
 
 }  // namespace emulator
 
@@ -194,7 +223,9 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2,
                    cudaHostAllocMapped = 2;
-struct cudaFuncAttributes {};
+struct cudaFuncAttributes {
+  int maxThreadsPerBlock;
+};
 
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
@@ -257,7 +288,8 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, in
 }
 
 template <class Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel*) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->maxThreadsPerBlock = emulator::most_threads();
   return cudaSuccess;
 }
 

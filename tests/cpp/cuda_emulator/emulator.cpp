@@ -1,8 +1,7 @@
 #include <algorithm>
-#include <cstdlib>
+#include <array>
 #include <deque>
-#include <iterator>
-#include <map>
+#include <limits>
 #include <memory>
 #include <random>
 #include <utility>
@@ -10,28 +9,6 @@
 
 #include "cuda_runtime.h"
 #include "fiber.h"
-
-namespace emulator {
-struct Copy {
-  void* to;
-  const void* from;
-  std::size_t bytes;
-};
-}  // namespace emulator
-
-struct CUgraph_st {
-  std::vector<std::function<void()>> launches;
-};
-struct CUgraphExec_st {
-  std::vector<std::function<void()>> launches;
-};
-struct CUstream_st {
-  std::unique_ptr<CUgraph_st> captured;  // while a capture goes on
-  std::vector<emulator::Copy> late;      // from pinned memory, not made yet
-};
-struct CUevent_st {
-  cudaStream_t stream = nullptr;  // that it was recorded in last
-};
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -44,12 +21,7 @@ extern unsigned char __stop_emulated_shared[] __attribute__((weak, visibility("h
 namespace emulator {
 namespace {
 
-constexpr std::size_t kSharedWithoutAsking = 48 << 10;
-constexpr std::size_t kSharedForCuda = 1 << 10;  // of each block, besides its own
-constexpr int kThreadsAtOnce = 2048;             // of a multiprocessor
-constexpr unsigned kBarriers = 16;               // of a block
-std::size_t shared_at_most = 163 << 10;
-int multiprocessors = 108;
+constexpr unsigned kBarriers = 16;  // of a block
 
 // A rendezvous of the lanes of a warp. Lanes may begin the next one before all have taken their
 // result from this one, but not the one after that: two sets of bytes are enough.
@@ -60,6 +32,16 @@ struct Warp {
   unsigned mask = 0;
   int turn = 0;
   std::vector<int> waiting;
+};
+
+constexpr int kWarpgroup = 128;  // threads
+
+// A product of a warpgroup that was issued, as one of its threads knows it.
+struct Wgmma {
+  float* d;
+  std::array<float, 64> before;
+  const std::uint32_t* a;
+  std::uint64_t b;
 };
 
 struct Block {
@@ -73,7 +55,13 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<int> waiting[kBarriers];  // at each barrier
   std::unique_ptr<unsigned char[]> shared;
-  std::vector<unsigned char> arrays;  // of __shared__, while another block runs
+  std::unique_ptr<unsigned char[]> shown;  // of shared memory, to what reads it asynchronously
+  std::size_t shared_bytes = 0;
+  std::vector<unsigned char> arrays;                    // of __shared__, while another block runs
+  std::vector<std::deque<std::vector<Wgmma>>> wgmmas;   // of each thread: groups, the last one open
+  std::vector<bool> fenced;                             // each thread's registers
+  std::vector<std::size_t> issued;                      // products of each thread
+  std::vector<std::vector<std::uint64_t>> descriptors;  // of each warpgroup's products
 };
 
 // A thread that waits for other blocks.
@@ -92,25 +80,8 @@ std::string fault;
 unsigned schedule = 0;
 std::mt19937 generator;
 std::int64_t launch_count = 0;
-std::size_t memory_left = ~std::size_t{0};
 std::int64_t buggy_launch = -1, left_out = 0;
 int buggy_barrier = -1, buggy_team_barrier = -1, buggy_grid_barrier = -1;
-std::map<const void*, std::size_t> shared_allowed;
-std::map<const unsigned char*, std::size_t> pinned;  // host memory, and how much
-
-bool is_pinned(const void* memory) {
-  const auto* at = static_cast<const unsigned char*>(memory);
-  const auto after = pinned.upper_bound(at);
-  return after != pinned.begin() && at < std::prev(after)->first + std::prev(after)->second;
-}
-
-// Makes the copies that a stream still owes.
-void catch_up(cudaStream_t stream) {
-  if (stream == nullptr) return;
-  for (const Copy& copy : stream->late) std::memcpy(copy.to, copy.from, copy.bytes);
-  stream->late.clear();
-}
-
 void make_runnable(std::vector<int>& waiting) {
   for (const int thread : waiting) runnable.push_back(block->first + thread);
   waiting.clear();
@@ -148,6 +119,19 @@ std::string stuck(const std::vector<Block>& together, int count, int ended) {
          " threads wait at __syncthreads, " + std::to_string(awaiting.size()) +
          " for other blocks, " + std::to_string(ended) +
          " have ended, the others wait for lanes of their warp";
+}
+
+// What is wrong with the asynchronous products of a block whose threads have ended.
+std::string unfinished(const Block& of) {
+  for (std::size_t i = 0; i < of.threads.size(); ++i) {
+    if (of.issued[i] != of.descriptors[i / kWarpgroup].size()) {
+      return "a wgmma that not all threads of the warpgroup issued";
+    }
+    if (of.wgmmas[i].size() > 1 || !of.wgmmas[i].back().empty()) {
+      return "a wgmma that nobody waited for";
+    }
+  }
+  return "";
 }
 
 // Runs blocks whose threads are all alive at once.
@@ -190,6 +174,9 @@ void run_together(std::vector<Block>& together, const std::function<void()>& bod
     fibers[fiber]->resume();
     if (fibers[fiber]->ended()) ++ended;
   }
+  for (const Block& one : together) {
+    if (fault.empty()) fault = unfinished(one);
+  }
   runnable.clear();
   awaiting.clear();
   block = nullptr;
@@ -212,12 +199,67 @@ Block new_block(dim3 index, int first, dim3 size, std::size_t shared, bool alone
   block.team_barriers.resize(count);
   block.copies.assign(count, {{}});
   block.warps.resize((count + 31) / 32);
+  block.wgmmas.assign(count, {{}});
+  block.fenced.resize(count);
+  block.issued.resize(count);
+  block.descriptors.resize((count + kWarpgroup - 1) / kWarpgroup);
+  block.shared_bytes = shared;
+  block.shown.reset(new unsigned char[shared]);
+  std::memset(block.shown.get(), 0xFF, shared);
   // Exactly as much as was asked for, so that the address sanitizer sees what goes beyond.
   block.shared.reset(new unsigned char[shared]);
   std::memset(block.shared.get(), 0xFF, shared);
   if (!alone) block.arrays.assign(__stop_emulated_shared - __start_emulated_shared, 0xFF);
   return block;
 }
+
+// For all lanes of a warp: their rows of A by B as the descriptor finds it, added to d.
+void multiply_by_shared(const Wgmma& product) {
+  struct Lane {
+    float* d;
+    const std::uint32_t* a;
+    std::uint64_t b;
+  } lane{product.d, product.a, product.b};
+  with_warp("wgmma.wait_group", ~0u, &lane, sizeof lane, [](unsigned char* lanes) {
+    const auto at = [lanes](int i) { return reinterpret_cast<Lane*>(lanes + i * kLaneBytes); };
+    const auto bf16 = [](std::uint32_t pair, int upper) {
+      return __uint_as_float(upper ? pair & 0xFFFF0000u : pair << 16);
+    };
+    float A[16][16], B[16][128];
+    for (int l = 0; l < 32; ++l) {
+      for (int i = 0; i < 4; ++i) {
+        for (int h = 0; h < 2; ++h) {
+          A[l / 4 + i % 2 * 8][l % 4 * 2 + i / 2 * 8 + h] = bf16(at(l)->a[i], h);
+        }
+      }
+    }
+    // Bits 0 to 13 of a descriptor: the address; 16 to 29 and 32 to 45: how far a core matrix is
+    // from the next one along the inputs and along the columns; all in 16 bytes. 62 and 63: the
+    // swizzle, of which none is known here.
+    const std::uint64_t b = at(0)->b;
+    const auto field = [b](int bit) { return (b >> bit & 0x3FFF) << 4; };
+    for (std::size_t k = 0; k < 16; ++k) {
+      for (std::size_t n = 0; n < 128; ++n) {
+        const std::size_t from =
+            field(0) + k / 8 * field(16) + n / 8 * field(32) + n % 8 * 16 + k % 8 * 2;
+        std::uint16_t half = 0xFFFF;  // beyond what there is: NaN
+        if (b >> 62 == 0 && from + 2 <= block->shared_bytes) {
+          std::memcpy(&half, block->shown.get() + from, 2);
+        }
+        B[k][n] = bf16(half, 0);
+      }
+    }
+    for (int l = 0; l < 32; ++l) {
+      for (int i = 0; i < 64; ++i) {
+        const int row = l / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + l % 4 * 2 + i % 2;
+        float& sum = at(l)->d[i];
+        for (int k = 0; k < 16; ++k) sum += A[row][k] * B[k][column];
+      }
+    }
+  });
+}
+
+}  // namespace
 
 void run_kernel(const Launch& launch) {
   ++launch_count;
@@ -243,19 +285,12 @@ void run_kernel(const Launch& launch) {
   if (launch.cooperative) run_together(together, launch.body);
 }
 
-bool capturing(cudaStream_t stream) { return stream != nullptr && stream->captured != nullptr; }
-
-}  // namespace
-
 void set_schedule(unsigned seed) {
   schedule = seed;
   generator.seed(seed);
 }
 
 std::int64_t launches() { return launch_count; }
-void set_memory(std::size_t bytes) { memory_left = bytes; }
-void set_shared_memory(std::size_t bytes) { shared_at_most = bytes; }
-void set_multiprocessors(int count) { multiprocessors = count; }
 unsigned lane() { return current % 32; }
 unsigned char* shared_memory() { return block->shared.get(); }
 
@@ -275,12 +310,16 @@ void leave_out_grid_barrier(int launch, int barrier) {
 }
 std::int64_t barriers_left_out() { return left_out; }
 
+void stop(const std::string& why) {
+  fault = why;
+  suspend();  // for good: the scheduler throws
+}
+
 void wait_for_block() { wait_for_threads(0, static_cast<unsigned>(block->threads.size())); }
 
 void wait_for_threads(unsigned number, unsigned threads) {
   if (number >= kBarriers || (threads % 32 != 0 && threads != block->threads.size())) {
-    fault = "a barrier that no block has";
-    suspend();  // for good: the scheduler throws
+    stop("a barrier that no block has");
   }
   const bool buggy = launch_count - 1 == buggy_launch;
   const bool whole = number == 0;
@@ -346,8 +385,7 @@ void with_warp(const char* operation, unsigned mask, void* bytes, std::size_t si
     warp.mask = mask;
   }
   if (std::strcmp(warp.operation, operation) != 0 || warp.mask != mask || !(mask >> lane & 1)) {
-    fault = std::string("lanes of one warp are at ") + warp.operation + " and at " + operation;
-    suspend();  // for good: the scheduler throws
+    stop(std::string("lanes of one warp are at ") + warp.operation + " and at " + operation);
   }
   unsigned char* lanes = warp.bytes[warp.turn];
   if (size > 0) std::memcpy(lanes + lane * kLaneBytes, bytes, size);
@@ -363,241 +401,51 @@ void with_warp(const char* operation, unsigned mask, void* bytes, std::size_t si
   if (size > 0) std::memcpy(bytes, lanes + lane * kLaneBytes, size);
 }
 
-void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  struct Lane {
-    float d[4];
-    std::uint32_t a[4], b[2];
-  } mine;
-  std::memcpy(mine.d, d, sizeof d);
-  std::memcpy(mine.a, a, sizeof a);
-  std::memcpy(mine.b, b, sizeof b);
-  with_warp("mma.sync", ~0u, &mine, sizeof mine, [](unsigned char* lanes) {
-    const auto at = [lanes](int i) { return reinterpret_cast<Lane*>(lanes + i * kLaneBytes); };
-    const auto half = [](std::uint32_t pair, int upper) {
-      return __uint_as_float(upper ? pair & 0xFFFF0000u : pair << 16);
-    };
-    float A[16][16], B[16][8];
-    for (int lane = 0; lane < 32; ++lane) {
-      const int group = lane / 4, pair = lane % 4 * 2;
-      for (int i = 0; i < 4; ++i) {
-        for (int h = 0; h < 2; ++h) {
-          A[group + i % 2 * 8][pair + i / 2 * 8 + h] = half(at(lane)->a[i], h);
-        }
-      }
-      for (int i = 0; i < 2; ++i) {
-        for (int h = 0; h < 2; ++h) B[pair + i * 8 + h][group] = half(at(lane)->b[i], h);
-      }
-    }
-    for (int lane = 0; lane < 32; ++lane) {
-      for (int i = 0; i < 4; ++i) {
-        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        float sum = at(lane)->d[i];
-        for (int k = 0; k < 16; ++k) sum += A[row][k] * B[k][column];
-        at(lane)->d[i] = sum;
-      }
-    }
-  });
-  std::memcpy(d, mine.d, sizeof d);
+std::uint32_t shared_address(const void* at) {
+  return static_cast<std::uint32_t>(static_cast<const unsigned char*>(at) - block->shared.get());
+}
+void fence_proxy_async() {
+  std::memcpy(block->shown.get(), block->shared.get(), block->shared_bytes);
+}
+void wgmma_fence() { block->fenced[current] = true; }
+void wgmma_commit() {
+  block->wgmmas[current].emplace_back();
+  block->fenced[current] = false;
 }
 
-int blocks_at_once(int threads, std::size_t shared) {
-  const auto by_memory = (shared_at_most + kSharedForCuda) / (shared + kSharedForCuda);
-  return std::min(kThreadsAtOnce / threads, static_cast<int>(by_memory));
-}
-
-bool fits_at_once(const Launch& launch) {
-  const auto count = [](dim3 of) { return std::int64_t(of.x) * of.y * of.z; };
-  const int each = blocks_at_once(static_cast<int>(count(launch.block)), launch.shared);
-  return count(launch.grid) <= std::int64_t(each) * multiprocessors;
-}
-
-void submit(void* stream_, const Launch& launch) {
-  const unsigned count = launch.block.x * launch.block.y * launch.block.z;
-  const dim3 grid = launch.grid;
-  const auto allowed = shared_allowed.find(launch.kernel);
-  if (count < 1 || count > 1024 || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 ||
-      grid.z > 65535) {
-    throw Fault("a grid or block that no device takes");
+void wgmma_m64n128k16_bf16(float* d, const std::uint32_t (&a)[4], std::uint64_t b) {
+  if (!block->fenced[current]) {
+    stop("a wgmma whose registers no wgmma.fence comes after");
   }
-  if (launch.shared > (allowed == shared_allowed.end() ? kSharedWithoutAsking : allowed->second)) {
-    throw Fault(std::to_string(launch.shared) +
-                " bytes of shared memory, more than the kernel may have");
+  Wgmma issued{d, {}, a, b};
+  std::vector<Wgmma>& group = block->wgmmas[current].back();
+  // One after another may add to the same sums.
+  const bool first =
+      std::none_of(group.begin(), group.end(), [d](const Wgmma& other) { return other.d == d; });
+  if (first) {
+    std::copy(d, d + 64, issued.before.begin());
+    std::fill(d, d + 64, std::numeric_limits<float>::quiet_NaN());
   }
-  const auto stream = static_cast<cudaStream_t>(stream_);
-  if (capturing(stream)) {
-    stream->captured->launches.push_back([=] { run_kernel(launch); });
-  } else {
-    catch_up(stream);
-    run_kernel(launch);
+  group.push_back(issued);
+  std::vector<std::uint64_t>& all = block->descriptors[current / kWarpgroup];
+  const std::size_t number = block->issued[current]++;
+  if (number == all.size()) all.push_back(b);
+  if (all[number] != b) {
+    stop("threads of a warpgroup gave a wgmma different descriptors");
+  }
+}
+
+void wgmma_wait(int groups_left) {
+  std::deque<std::vector<Wgmma>>& groups = block->wgmmas[current];
+  while (static_cast<int>(groups.size()) - 1 > groups_left) {
+    std::vector<Wgmma>& group = groups.front();
+    for (std::size_t i = 0; i < group.size(); ++i) {
+      Wgmma& product = group[i];
+      if (i == 0) std::copy(product.before.begin(), product.before.end(), product.d);
+      multiply_by_shared(product);
+    }
+    groups.pop_front();
   }
 }
 
 }  // namespace emulator
-
-using emulator::capturing;
-using emulator::catch_up;
-
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
-  const auto bytes = static_cast<std::size_t>(value);
-  if (bytes > emulator::shared_at_most) return cudaErrorInvalidValue;
-  emulator::shared_allowed[kernel] = std::max(bytes, emulator::kSharedWithoutAsking);
-  return cudaSuccess;
-}
-
-const char* cudaGetErrorString(cudaError_t error) {
-  switch (error) {
-    case cudaSuccess:
-      return "no error";
-    case cudaErrorInvalidValue:
-      return "invalid argument";
-    case cudaErrorMemoryAllocation:
-      return "out of memory";
-    case cudaErrorNoDevice:
-      return "no CUDA-capable device is detected";
-    case cudaErrorNotReady:
-      return "device not ready";
-    case cudaErrorCooperativeLaunchTooLarge:
-      return "too many blocks in cooperative launch";
-    case cudaErrorStreamCaptureUnsupported:
-      return "operation not permitted when stream is capturing";
-  }
-  return "unknown error";
-}
-
-cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
-}
-cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  switch (attribute) {
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = static_cast<int>(emulator::shared_at_most);
-      break;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = 8;
-      break;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
-      break;
-    case cudaDevAttrMultiProcessorCount:
-      *value = emulator::multiprocessors;
-      break;
-    case cudaDevAttrCooperativeLaunch:
-      *value = 1;
-      break;
-  }
-  return cudaSuccess;
-}
-
-cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
-  if (bytes > emulator::memory_left) return cudaErrorMemoryAllocation;
-  emulator::memory_left -= bytes;
-  // Exactly as much as was asked for, as above.
-  if (posix_memalign(memory, 256, bytes) != 0) return cudaErrorMemoryAllocation;
-  std::memset(*memory, 0xFF, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaFree(void* memory) {
-  std::free(memory);
-  return cudaSuccess;
-}
-cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned) {
-  auto* const at = new unsigned char[bytes];
-  emulator::pinned[at] = bytes;
-  *memory = at;
-  return cudaSuccess;
-}
-cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
-  *device = host;
-  return cudaSuccess;
-}
-cudaError_t cudaFreeHost(void* memory) {
-  emulator::pinned.erase(static_cast<unsigned char*>(memory));
-  delete[] static_cast<unsigned char*>(memory);
-  return cudaSuccess;
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t stream) {
-  if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
-  if (stream != nullptr && kind == cudaMemcpyHostToDevice && emulator::is_pinned(from)) {
-    stream->late.push_back({to, from, bytes});
-    return cudaSuccess;
-  }
-  catch_up(stream);
-  if (bytes > 0) std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t stream) {
-  if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
-  catch_up(stream);
-  if (bytes > 0) std::memset(memory, value, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new CUstream_st;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
-  catch_up(stream);
-  return cudaSuccess;
-}
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  if (stream == nullptr || capturing(stream)) return cudaErrorStreamCaptureUnsupported;
-  stream->captured = std::make_unique<CUgraph_st>();
-  return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  if (!capturing(stream)) return cudaErrorInvalidValue;
-  *graph = stream->captured.release();
-  return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
-                                 unsigned long long) {
-  *executable = new CUgraphExec_st{graph->launches};
-  return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
-  if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
-  catch_up(stream);
-  for (const auto& launch : executable->launches) launch();
-  return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  delete executable;
-  return cudaSuccess;
-}
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = new CUevent_st;
-  return cudaSuccess;
-}
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
-  return cudaSuccess;
-}
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-  if (capturing(stream)) return cudaErrorStreamCaptureUnsupported;
-  event->stream = stream;
-  return cudaSuccess;
-}
-cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  catch_up(event->stream);
-  return cudaSuccess;
-}
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  *milliseconds = 0;
-  return cudaSuccess;
-}
