@@ -9,10 +9,6 @@
 #include "cuda/step.h"
 #include "cuda/update.h"
 
-// Before sm_90 a block of 512 threads and 32 rows is a few registers short, outside of its loops.
-
-// spills allowed: rows_kernel
-
 namespace iql::cuda {
 namespace {
 
