@@ -99,7 +99,7 @@ void arrive(unsigned* counter);
 void wait_for_arrivals(const unsigned* counter, unsigned wanted);
 
 // Ends the launch with a fault.
-void stop(const std::string& why);
+void stop(const char* why);
 
 // Every lane of the warp gives `size` bytes; when all have, `combine` runs once over the lanes'
 // bytes, kLaneBytes apart, and every lane gets its own back.

@@ -310,7 +310,7 @@ void leave_out_grid_barrier(int launch, int barrier) {
 }
 std::int64_t barriers_left_out() { return left_out; }
 
-void stop(const std::string& why) {
+void stop(const char* why) {
   fault = why;
   suspend();  // for good: the scheduler throws
 }
@@ -385,7 +385,9 @@ void with_warp(const char* operation, unsigned mask, void* bytes, std::size_t si
     warp.mask = mask;
   }
   if (std::strcmp(warp.operation, operation) != 0 || warp.mask != mask || !(mask >> lane & 1)) {
-    stop(std::string("lanes of one warp are at ") + warp.operation + " and at " + operation);
+    // No string lies in the fiber, which never comes to its end.
+    fault = std::string("lanes of one warp are at ") + warp.operation + " and at " + operation;
+    suspend();
   }
   unsigned char* lanes = warp.bytes[warp.turn];
   if (size > 0) std::memcpy(lanes + lane * kLaneBytes, bytes, size);
