@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from iql_fast import engines
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines import Hyperparameters, NetworkSpec, Precision, create, cuda
+from iql_fast.engines.cuda import StepForm
 from iql_fast.support import extension
 from iql_fast.support.errors import UserError
 
@@ -196,6 +197,46 @@ def test_many_seeds_equal_each_seed_alone_bit_for_bit(precision: Precision) -> N
         alone.run(60)
         for key, tensor in alone.state_dict().items():
             assert key == "step" or torch.equal(tensor[0], state[key][seed]), key
+
+
+@on_device
+@PRECISIONS
+@pytest.mark.parametrize("value_order", ["new", "old"])
+def test_a_resident_step_equals_the_launches_bit_for_bit(
+    precision: Precision, value_order: Literal["new", "old"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3, (48, 40))
+    hyper = Hyperparameters(batch_size=40, actor_dropout=0.1, value_order=value_order)
+    states = []
+    for form in get_args(StepForm):
+        monkeypatch.setenv("IQL_FAST_CUDA_STEP", form)
+        engine = cuda.CudaEngine(network, hyper, data, [1, 2], precision)
+        assert engine.step_form == form
+        engine.run(20)
+        engine.run(1)
+        states.append(engine.state_dict())
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key]), key
+
+
+@on_device
+def test_seeds_that_do_not_stay_on_the_chip_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3, (256, 256))
+    hyper, seeds = Hyperparameters(batch_size=8), range(40)
+    monkeypatch.setenv("IQL_FAST_CUDA_STEP", "resident")
+    with pytest.warns(UserWarning, match="launches, not resident: the weights of 40 seeds do not"):
+        engine = cuda.CudaEngine(network, hyper, data, seeds)
+    assert engine.step_form == "launches"
+
+
+def test_a_form_of_a_step_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IQL_FAST_CUDA_STEP", raising=False)
+    assert cuda.step_form_asked_for() == "launches"
+    monkeypatch.setenv("IQL_FAST_CUDA_STEP", "resident")
+    assert cuda.step_form_asked_for() == "resident"
+    monkeypatch.setenv("IQL_FAST_CUDA_STEP", "persistent")
+    with pytest.raises(UserError, match="is 'persistent'; expected launches or resident"):
+        cuda.step_form_asked_for()
 
 
 @on_device

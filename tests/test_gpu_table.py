@@ -35,8 +35,10 @@ def printed(folder: Path) -> list[str]:
 def test_a_table_of_everything(tmp_path: Path) -> None:
     for part in ("build", "tests", "launches", "kernels", "throughput", "million", "train"):
         status(tmp_path, part)
-    launch = {"seeds": 16, "precision": "bf16x3", "step": 1234.56, "launches": {"rows": 9.0}}
-    write(tmp_path, "launches.json", {"machine": {}, "results": [launch]})
+    launch = {"seeds": 16, "precision": "bf16x3", "form": "launches"}
+    timed = launch | {"step": 1234.56, "launches": {"rows": 9.0}}
+    resident = launch | {"form": "resident", "reason": "Steps are launches"}
+    write(tmp_path, "launches.json", {"machine": {}, "results": [timed, resident]})
     by_wgmma = launch | {"step": 1000.0, "launches": {"rows": 8.0}}
     write(tmp_path, "launches-wgmma.json", {"machine": {}, "results": [by_wgmma]})
     operations = [
@@ -73,9 +75,10 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
         "what tests said",
         "sanitizer not run",
         "launches passed, 3 s",
-        "a step, bf16x3, 16 seeds 1,234.6 us",
+        "a step, bf16x3, 16 seeds, launches 1,234.6 us",
         "rows 9.0 us",
-        "a step, bf16x3, wgmma, 16 seeds 1,000.0 us",
+        "a step, bf16x3, 16 seeds, resident none",
+        "a step, bf16x3, wgmma, 16 seeds, launches 1,000.0 us",
         "rows 8.0 us",
         "kernels passed, 3 s",
         "operations timed 2",

@@ -54,9 +54,9 @@ tests() {
 assert not reason, reason' && "$python" -m pytest -o addopts= -q -m gpu -rs --durations=5 "${few[@]}"
 }
 
-sanitizer() { # a short run in each precision, dropout, an odd batch and a ring included
+sanitizer() { # a short run in both forms and each precision, dropout, an odd batch and a ring
   local program='
-import os
+import itertools, os
 import numpy as np
 from iql_fast.data.dataset import Transitions
 from iql_fast.data.replay import Met, Replay
@@ -65,7 +65,8 @@ batch, hidden = (6, (8, 8)) if os.environ["rehearse"] else (250, (256, 256))
 r = np.random.default_rng(0).standard_normal
 f = lambda *shape: r(shape).astype(np.float32)
 data = Transitions(f(500, 17), np.tanh(f(500, 6)), f(500), np.ones(500, np.float32), f(500, 17))
-for precision in PRECISIONS["cuda"]:
+for form, precision in itertools.product(("launches", "resident"), PRECISIONS["cuda"]):
+    os.environ["IQL_FAST_CUDA_STEP"] = form
     for order in ("new", "old"):
         hyper = Hyperparameters(batch_size=batch, actor_dropout=0.1, value_order=order)
         network = NetworkSpec(17, 6, hidden)
@@ -94,7 +95,8 @@ print("no errors")
 
 launches() {
   mapfile -t few < <(rehearsed --repeats 1 --seeds 1 --hidden 16 16 --batch 8 --rows 100)
-  "$python" bench/cuda_launches.py --seeds 1 4 16 --json "$folder/launches.json" "${few[@]}" || return 1
+  "$python" bench/cuda_launches.py --seeds 1 2 3 4 16 --forms launches resident \
+    --json "$folder/launches.json" "${few[@]}" || return 1
   # The two ways of bf16x3 beside each other, where a device has both.
   with_wgmma "$python" -c "$wgmma_reason" || { echo "without wgmma"; return 0; }
   with_wgmma "$python" bench/cuda_launches.py --seeds 1 4 16 --precision bf16x3 \

@@ -37,7 +37,10 @@ def launches(folder: Path) -> Iterator[Line]:
     for path in (folder / "launches.json", *sorted(folder.glob("launches-*.json"))):
         way = path.stem.removeprefix("launches").replace("-", ", ")
         for row in read(path)["results"]:
-            what = f"a step, {row['precision']}{way}, {seeds(row['seeds'])}"
+            what = f"a step, {row['precision']}{way}, {seeds(row['seeds'])}, {row['form']}"
+            if "reason" in row:
+                yield what, "none"
+                continue
             yield what, f"{row['step']:,.1f} us"
             for name, microseconds in row["launches"].items():
                 yield f"  {name}", f"{microseconds:,.1f} us"

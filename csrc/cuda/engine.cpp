@@ -8,6 +8,7 @@
 
 #include "cuda/acting.h"
 #include "cuda/memory.h"
+#include "cuda/planned.h"
 #include "cuda/ring.h"
 #include "engine/drawing.h"
 
@@ -17,8 +18,6 @@ namespace {
 // Steps of a graph: long enough that launching one costs nothing, and a divisor of the numbers of
 // steps that users ask for.
 constexpr int kGraphSteps = 50;
-constexpr int kLeastMajor = 8;      // compute capability: mma of bf16 and of tf32
-constexpr int kLeastToOverlap = 9;  // launches
 
 // Where piece `piece` of a network (in torch's order) lies: element (output, input) of a weight, or
 // element (output) of a bias or of the log-stds.
@@ -55,59 +54,6 @@ void for_piece(const NetworkLayout& net, int piece, const Visit& visit) {
   }
 }
 
-void check_sizes(const engine::Config& config) {
-  if (config.hidden.size() > kMaxHidden) {
-    throw std::invalid_argument("the CUDA engine takes at most " + std::to_string(kMaxHidden) +
-                                " hidden layers");
-  }
-  for (const engine::Stage& stage : config.stages) {
-    if (!stage.value || !stage.actor || !stage.critic) {
-      throw std::invalid_argument("the CUDA engine trains all networks in every step");
-    }
-  }
-  // Offsets within a network are 32-bit.
-  std::int64_t widest = config.obs_dim + config.act_dim;
-  for (const int width : config.hidden) widest = std::max<std::int64_t>(widest, width);
-  const std::int64_t deepest = static_cast<std::int64_t>(config.hidden.size()) + 1;
-  if (2 * deepest * (widest + kPad) * (widest + config.batch_size + kRowPad) >= 1LL << 31) {
-    throw std::invalid_argument("the networks and the batch are too large for the CUDA engine");
-  }
-}
-
-// No device has shown yet which products are the faster, so it has to be asked for.
-bool wgmma_is_asked_for() {
-  const char* asked = std::getenv("IQL_FAST_CUDA_WGMMA");
-  return asked != nullptr && std::strcmp(asked, "1") == 0;
-}
-
-// How a step of those sizes is laid out on a device; std::invalid_argument where none can be.
-std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision precision,
-                                     int device) {
-  check_sizes(config);
-  int multiprocessors = 0, shared = 0, major = 0;
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "cudaDeviceGetAttribute");
-  const DeviceGuard guard(device);
-  const bool wgmma = precision == Precision::kBf16x3 && wgmma_is_asked_for();
-  if (wgmma && !has_wgmma()) {
-    throw std::invalid_argument(
-        "IQL_FAST_CUDA_WGMMA asks for instructions of compute capability 9.0 alone, and for a "
-        "build "
-        "with code for 9.0a");
-  }
-  const Problem problem = plan(config);
-  const StepPlan step = plan_step(
-      problem, precision, {multiprocessors, std::size_t(shared), major >= kLeastToOverlap, wgmma});
-  if (shared_bytes(problem, step) > std::size_t(shared)) {
-    throw std::invalid_argument("the layers are too wide for the CUDA engine on this device");
-  }
-  return {problem, step};
-}
-
 }  // namespace
 
 // Everything behind the interface.
@@ -117,7 +63,9 @@ struct CudaEngine::Device {
   Problem problem;
   StepPlan plan;
   Stream stream;
-  GraphExec graph;
+  GraphExec graph;  // of steps that are launches
+  std::optional<ResidentPlan> resident;
+  ResidentMemory resident_memory{};
   std::vector<DeviceMemory> arrays;
   std::vector<DeviceMemory> columns;     // of the dataset
   std::vector<HostMemory> host_columns;  // in their place where they do not fit
@@ -205,9 +153,31 @@ struct CudaEngine::Device {
     graph = GraphExec(executable);
   }
 
+  void make_resident() {
+    const std::vector<Duty>& duties = resident->dealt.duties;
+    auto* at = array<Duty>(duties.size());
+    upload(at, duties.data(), duties.size() * sizeof(Duty));
+    resident_memory = {at, array<unsigned>(1)};
+    check(prepare_resident(*resident), "preparing the resident step");
+  }
+
+  // Steps in one launch, their number at most kMostResidentSteps.
+  void launch_resident_steps(std::int64_t steps) const {
+    check(cudaMemsetAsync(resident_memory.arrived, 0, sizeof(unsigned), stream.get()),
+          "cudaMemsetAsync");
+    check(
+        launch_resident(problem, *resident, resident_memory, static_cast<int>(steps), stream.get()),
+        "a launch of resident steps");
+  }
+
   // A chunk of steps, without waiting for it. Two can be in flight.
   void launch(std::int64_t steps) {
     const int slot = launched % 2;
+    while (resident && steps > 0) {
+      const std::int64_t now = std::min<std::int64_t>(steps, kMostResidentSteps);
+      launch_resident_steps(now);
+      steps -= now;
+    }
     for (; steps >= kGraphSteps; steps -= kGraphSteps) {
       check(cudaGraphLaunch(graph.get(), stream.get()), "cudaGraphLaunch");
     }
@@ -250,45 +220,15 @@ struct CudaEngine::Device {
   }
 };
 
-std::string unavailable_reason(int device) {
-  int devices = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess) {
-    cudaGetLastError();
-    return std::string("no CUDA device: ") + cudaGetErrorString(error);
-  }
-  if (device >= devices) return "no CUDA device " + std::to_string(device);
-  int major = 0, minor = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
-  const std::string capability = std::to_string(major) + "." + std::to_string(minor);
-  if (major < kLeastMajor) {
-    return "the CUDA device has compute capability " + capability + ", and the kernels need 8.0";
-  }
-  const DeviceGuard guard(device);
-  if (check_code() != cudaSuccess) {
-    cudaGetLastError();
-    return "the extension was built without code for compute capability " + capability +
-           "; set TORCH_CUDA_ARCH_LIST and install again";
-  }
-  return "";
-}
-
-std::string size_reason(const engine::Config& config, Precision precision, int device) {
-  try {
-    planned(config, precision, device);
-    return "";
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-}
-
 CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision,
-                       int device)
+                       int device, StepForm form)
     : device_(std::make_unique<Device>()) {
   Device& d = *device_;
   d.index = device;
   const DeviceGuard guard(device);
-  std::tie(d.problem, d.plan) = planned(config, precision, device);
+  const Limits limits = limits_of(device, precision);
+  std::tie(d.problem, d.plan) = planned(config, precision, limits);
+  if (form == StepForm::kResident) d.resident = planned_resident(d.problem, d.plan, limits);
   Problem& p = d.problem;
   d.config = std::move(config);
 
@@ -346,7 +286,11 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
   d.source = Device::source_of(at, data.rows, false);
   d.use(d.source);
   check(prepare(p, d.plan), "cudaFuncSetAttribute");
-  d.make_graph();
+  if (d.resident) {
+    d.make_resident();
+  } else {
+    d.make_graph();
+  }
   d.wait();
 }
 
@@ -523,18 +467,34 @@ std::vector<std::pair<std::string, double>> CudaEngine::time_launches(int repeat
     check(cudaEventCreateWithFlags(&created, cudaEventDefault), "cudaEventCreate");
     *event = Event(created);
   }
-  std::vector<std::pair<std::string, double>> times;
-  for (const char* name : launch_names(d.problem)) {
-    const int part = static_cast<int>(times.size());
-    const auto launch = [&] { check(launch_part(d.problem, d.plan, part, d.stream.get()), name); };
-    for (int i = 0; i < 10; ++i) launch();  // caches and clocks
+  // What a launch takes that is repeated so often.
+  const auto time = [&](const char* name, int times, const auto& launch) {
     check(cudaEventRecord(begin.get(), d.stream.get()), "cudaEventRecord");
-    for (int i = 0; i < repeats; ++i) launch();
+    for (int i = 0; i < times; ++i) launch();
     check(cudaEventRecord(end.get(), d.stream.get()), "cudaEventRecord");
     check(cudaEventSynchronize(end.get()), name);
     float milliseconds = 0;
     check(cudaEventElapsedTime(&milliseconds, begin.get(), end.get()), "cudaEventElapsedTime");
-    times.emplace_back(name, milliseconds * 1e3 / repeats);
+    return milliseconds * 1e3 / times;
+  };
+  constexpr int kWarmUp = 10;  // caches and clocks
+  std::vector<std::pair<std::string, double>> times;
+  if (d.resident) {
+    const auto launch = [&d](int steps) { return [&d, steps] { d.launch_resident_steps(steps); }; };
+    const char* const once = "weights to the chip and back, once a launch";
+    const char* const step = "step";
+    time(step, 1, launch(kWarmUp));
+    times.emplace_back(once, time(once, repeats, launch(0)));
+    const int steps = std::min(repeats, kMostResidentSteps);
+    const double all = time(step, 1, launch(steps));
+    times.emplace_back(step, (all - times[0].second) / steps);
+    return times;
+  }
+  for (const char* name : launch_names(d.problem)) {
+    const int part = static_cast<int>(times.size());
+    const auto launch = [&] { check(launch_part(d.problem, d.plan, part, d.stream.get()), name); };
+    time(name, kWarmUp, launch);
+    times.emplace_back(name, time(name, repeats, launch));
   }
   return times;
 }

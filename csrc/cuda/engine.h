@@ -7,8 +7,10 @@
 //   3  rows:     the new V(s) and V(s')
 //   4  weights:  the actor's and the critics' gradients, Adam, Polyak; metrics
 // `run` replays a graph of many steps. A result depends neither on the graph nor on which seeds
-// train together, and is the same every time. Where transitions are met between steps, cuda/ring.h
-// says how they come to the device, and cuda/acting.h has the policy that meets them.
+// train together, and is the same every time. The other form of a step, cuda/resident.h, has the
+// same results: many steps are one launch, and the weights stay on the device's chip. Where
+// transitions are met between steps, cuda/ring.h says how they come to the device, and
+// cuda/acting.h has the policy that meets them.
 #pragma once
 
 #include <cstdint>
@@ -29,12 +31,18 @@ std::string unavailable_reason(int device);
 // Why the kernels cannot take these sizes there; empty where they can.
 std::string size_reason(const engine::Config& config, Precision precision, int device);
 
+// How a step is launched.
+enum class StepForm { kLaunches, kResident };
+// Why it cannot be resident there, for networks and seeds of these sizes; empty where it can.
+std::string resident_reason(const engine::Config& config, Precision precision, int device);
+
 class CudaEngine {
  public:
   // Copies the dataset to the device; what it points at is not needed afterwards. Throws
-  // std::invalid_argument with the reason where the sizes are none that the kernels take, and
-  // std::runtime_error where CUDA fails.
-  CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision, int device);
+  // std::invalid_argument with the reason where the sizes are none that the kernels take in this
+  // form, and std::runtime_error where CUDA fails.
+  CudaEngine(engine::Config config, const engine::Dataset& data, Precision precision, int device,
+             StepForm form = StepForm::kLaunches);
   ~CudaEngine();
 
   // As those of engine::CpuEngine. `meet` throws std::runtime_error where the device has not the
@@ -61,7 +69,8 @@ class CudaEngine {
   std::int64_t advance(std::int64_t steps, const std::function<bool()>& interrupted);
 
   // Microseconds that each launch of a step takes when it is repeated by itself so many times,
-  // under its name. The networks are then not to be used.
+  // under its name; of a resident step, which is none, what is and is not repeated in its launch.
+  // The networks are then not to be used.
   std::vector<std::pair<std::string, double>> time_launches(int repeats);
 
   // The dataset did not fit into device memory: batches come from the host's, which is slower.

@@ -48,6 +48,41 @@ __device__ __forceinline__ void let_next_launch_come_up() {
 #endif
 }
 
+// __syncthreads of some of the block's threads, which have a barrier of their own: 1 to 15.
+__device__ __forceinline__ void sync_threads(unsigned barrier, unsigned threads) {
+#ifdef __CUDACC__
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+#else
+  emulator::wait_for_threads(barrier, threads);
+#endif
+}
+
+// Adds one to a counter in device memory. Whoever sees it there sees what this thread wrote before,
+// and what others wrote that this thread has waited for at a barrier: the release is cumulative.
+__device__ __forceinline__ void arrive(unsigned* counter) {
+#ifdef __CUDACC__
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+#else
+  emulator::arrive(counter);
+#endif
+}
+// Waits for the counter to come as far, and sees what that is about: the acquire drops what the
+// multiprocessor's L1 cache holds. What does not come within so many polls, some seconds, never
+// will: the launch then fails.
+__device__ __forceinline__ void wait_for_arrivals(const unsigned* counter, unsigned wanted) {
+#ifdef __CUDACC__
+  constexpr unsigned kMostPolls = 1u << 26;
+  for (unsigned polls = 0;; ++polls) {
+    unsigned count;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+    if (count >= wanted) return;
+    if (polls == kMostPolls) __trap();
+  }
+#else
+  emulator::wait_for_arrivals(counter, wanted);
+#endif
+}
+
 // Copies from global to shared memory that pass by the thread's registers. A thread may read what
 // it copied once it has waited; others, after a barrier from there on.
 __device__ __forceinline__ void copy_16_bytes(void* shared, const void* global) {

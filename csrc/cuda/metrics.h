@@ -1,4 +1,4 @@
-// The metrics of a step, and whether its losses were finite: one block a seed.
+// The metrics of a step, and whether its losses were finite: one team a seed.
 #pragma once
 
 #include "cuda/intrinsics.h"
@@ -54,10 +54,13 @@ __device__ inline void note_failure(const Problem& p, const RowLosses& losses, i
   }
 }
 
-__device__ inline void add_metrics(const Problem& p, int seed) {
-  MetricsShared& shared = *reinterpret_cast<MetricsShared*>(shared_floats());
+// `sync` is the team's barrier.
+template <class Sync>
+__device__ __forceinline__ void add_metrics(const Problem& p, int seed, float* memory,
+                                            const Sync& sync) {
+  MetricsShared& shared = *reinterpret_cast<MetricsShared*>(memory);
   const RowLosses losses(p, seed);
-  const int thread = threadIdx.x;
+  const int thread = team_thread();
   double sums[kMetrics] = {};
   for (int r = thread; r < p.batch; r += kThreads) {
     const engine::MetricSums row = row_metrics(p, losses, r);
@@ -75,7 +78,7 @@ __device__ inline void add_metrics(const Problem& p, int seed) {
     }
     if (thread % 32 == 0) shared.warp[thread / 32][i] = sums[i];
   }
-  __syncthreads();
+  sync();
   if (thread < kMetrics) {
     double batch = shared.warp[0][thread];
     for (int w = 1; w < kThreads / 32; ++w) {
@@ -86,7 +89,7 @@ __device__ inline void add_metrics(const Problem& p, int seed) {
     double& total = reinterpret_cast<double*>(p.metrics + seed)[thread];
     total = thread == kWeightMax ? fmax(total, batch) : total + batch / p.batch;
   }
-  __syncthreads();
+  sync();
   if (thread != 0) return;
   const auto& batch = *reinterpret_cast<const engine::MetricSums*>(shared.batch);
   if (!std::isfinite(batch.value_loss)) {

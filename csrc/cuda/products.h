@@ -13,16 +13,18 @@
 #include "cuda/intrinsics.h"
 #include "cuda/layout.h"
 #include "cuda/queue.h"
+#include "cuda/tiles.h"
 
 namespace iql::cuda {
 
-constexpr int kThreads = 256;  // of a block that updates weights
-constexpr int kTile = 32;      // rows and columns of a tile of weights
+constexpr int kThreads = 256;  // of a team that updates weights: a block, or a share of one
 constexpr int kSlice = 64;     // batch rows that a tile takes at a time
 // Lines in shared memory: 16-byte aligned, and such that the strided reads of fragments fall into
 // different banks.
 constexpr int kTileLine = kTile + 4;
 IQL_HD inline int panel_line(int columns) { return padded(columns, 32) + 8; }
+
+__device__ __forceinline__ int team_thread() { return static_cast<int>(threadIdx.x) % kThreads; }
 
 // Threads that a block of rows may have at most: too few where the architecture lacks what the
 // precision needs.
@@ -31,6 +33,9 @@ constexpr int kMostThreads = Precision::kRowsThreads;
 
 __device__ __forceinline__ float4 load4(const float* from) {
   return *reinterpret_cast<const float4*>(from);
+}
+__device__ __forceinline__ void store4(float* to, const float4& x) {
+  *reinterpret_cast<float4*>(to) = x;
 }
 __device__ __forceinline__ float plus(float a, float b) { return a + b; }
 __device__ __forceinline__ float4 plus(const float4& a, const float4& b) {

@@ -71,6 +71,7 @@ struct Fp32 {
   __device__ static int step(const WeightShare& share) { return kShares * 4 * share.stride; }
 
   // The weights themselves serve the forward pass.
+  static constexpr bool kForwardIsWeights = true;
   __device__ static const float* forward(const HiddenLayout& layer, const float* weights,
                                          const float*) {
     return weights + layer.weight;
@@ -80,7 +81,7 @@ struct Fp32 {
   // [columns][rows], from a tile of weights at (row, column).
   __device__ static void write_backward(const HiddenLayout& layer, const float* tile, int row,
                                         int column, float* operand) {
-    for (int e = threadIdx.x; e < kTile * kTile / 4; e += kThreads) {
+    for (int e = team_thread(); e < kTile * kTile / 4; e += kThreads) {
       const int i = e % (kTile / 4) * 4, j = e / (kTile / 4);
       if (row + i >= layer.rows || column + j >= layer.columns) continue;
       const float* at = tile + i * kTileLine + j;
@@ -95,7 +96,7 @@ struct Fp32 {
     static constexpr int kGroups = 16, kRows = kSlice / kGroups;
     float sum[8][8] = {};
 
-    __device__ static int group() { return threadIdx.x / 16; }
+    __device__ static int group() { return team_thread() / 16; }
     // The layer's input and its gradient, a slice of each.
     __device__ void add(const float* left, const float* right) {
       left += group() * kRows * kTileLine + threadIdx.x % 16 / 4 * 4;

@@ -91,6 +91,7 @@ template <class Format, class Order = ByLanes>
 struct MmaProducts : Format {
   using typename Format::Pair;
 
+  static constexpr bool kForwardIsWeights = false;
   __device__ static const float* forward(const HiddenLayout& layer, const float*,
                                          const float* operands) {
     return operands + layer.forward;
@@ -111,7 +112,7 @@ struct MmaProducts : Format {
     static constexpr int kLine = kTileLine, kLeft = kTile / 16, kRight = kTile / 16;
     float sum[kLeft][kRight][4] = {};
 
-    __device__ static int group() { return threadIdx.x / 64; }
+    __device__ static int group() { return team_thread() / 64; }
     __device__ static int first_column() { return threadIdx.x / 32 % 2 * (kTile / 2); }
 
     // The layer's input and its gradient, a slice of each.
@@ -160,7 +161,7 @@ struct MmaProducts : Format {
   // at (first_k, first_n) of a matrix of [all_k, all_n].
   __device__ static void write(const float* tile, int k_step, int n_step, int first_k, int all_k,
                                int first_n, int all_n, float* operand) {
-    for (int e = threadIdx.x; e < kTile / 16 * (kTile / 8) * 32; e += kThreads) {
+    for (int e = team_thread(); e < kTile / 16 * (kTile / 8) * 32; e += kThreads) {
       const int k = e / (kTile * 4) * 16, n = e / 32 % (kTile / 8) * 8;
       if (first_k + k >= all_k || first_n + n >= all_n) continue;
       const FragmentLane lane;

@@ -109,12 +109,13 @@ struct RowsBlock {
   const float* weights;  // all parameters of the network
   RowsShared shared;
 
-  __device__ RowsBlock(const Problem& problem, int seed_, int network_, const float* weights_)
+  __device__ RowsBlock(const Problem& problem, int seed_, int network_, int first_row_,
+                       const float* weights_)
       : p(problem),
         net(problem.layout(network_)),
         seed(seed_),
         network(network_),
-        first_row(blockIdx.x * kRows),
+        first_row(first_row_),
         weights(weights_),
         shared(problem, kRows, Precision::scratch_size(kRows)) {}
 
@@ -398,12 +399,11 @@ template <int kThreads>
 constexpr int kBlocksTogether = 512 / kThreads;
 #endif
 
-// Grid: blocks of rows, jobs, seeds.
-template <class Precision, int kRows>
-__global__ void __launch_bounds__(kMostThreads<Precision>, kBlocksTogether<Precision::kRowsThreads>)
-    rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
-  touch_parameter(p);
-  const int job = blockIdx.y, seed = blockIdx.z, first_row = blockIdx.x * kRows;
+// A pass's job for some rows of a seed. A block whose threads all come here may do one after
+// another, with a barrier in between. `begin` is called before anything in device memory is read.
+template <class Precision, int kRows, class Begin>
+__device__ __forceinline__ void take_rows(const Problem& p, RowsPass pass, int rows, int job,
+                                          int seed, const Begin& begin) {
   const bool train = pass == RowsPass::kTrain;
   const int trained = train ? p.networks() : 0;
   const bool target = train && job >= trained && job < trained + p.critics;
@@ -413,10 +413,11 @@ __global__ void __launch_bounds__(kMostThreads<Precision>, kBlocksTogether<Preci
   const NetworkLayout& net = p.layout(network);
   const float* weights = p.parameters_of(seed, network) + (target ? 3 * net.size : 0);
   const float* operands = p.operands_of(seed, network) + (target ? net.operand_size : 0);
-  wait_for_previous_launch();
-  const RowsBlock<Precision, kRows> block(p, seed, network, weights);
-  if (train && job == static_cast<int>(gridDim.y) - 1) {
-    if (blockIdx.x == 0) tick(p, seed);
+  const int first_row = rows * kRows;
+  begin();
+  const RowsBlock<Precision, kRows> block(p, seed, network, first_row, weights);
+  if (train && job == row_jobs(p, pass) - 1) {
+    if (rows == 0) tick(p, seed);
     block.keep_rest_of_batch();
     return;
   }
@@ -461,6 +462,15 @@ __global__ void __launch_bounds__(kMostThreads<Precision>, kBlocksTogether<Preci
     if (i == way.count) return;
     block.product(way, i, queue, keep);
   }
+}
+
+// Grid: blocks of rows, jobs, seeds.
+template <class Precision, int kRows>
+__global__ void __launch_bounds__(kMostThreads<Precision>, kBlocksTogether<Precision::kRowsThreads>)
+    rows_kernel(const __grid_constant__ Problem p, RowsPass pass) {
+  touch_parameter(p);
+  take_rows<Precision, kRows>(p, pass, blockIdx.x, blockIdx.y, blockIdx.z,
+                              [] { wait_for_previous_launch(); });
 }
 
 }  // namespace iql::cuda

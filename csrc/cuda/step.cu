@@ -9,10 +9,6 @@
 #include "cuda/step.h"
 #include "cuda/update.h"
 
-// Before sm_90 a block of 512 threads and 32 rows is a few registers short, outside of its loops.
-
-// spills allowed: rows_kernel
-
 namespace iql::cuda {
 namespace {
 
@@ -34,6 +30,9 @@ struct Launches {
     return RowsShared::bytes(p, rows, Precision::scratch_size(rows)) +
            WeightQueue<Precision, Way<Precision>>::kBytes;
   }
+  static std::size_t update_bytes(const Problem& p) {
+    return (UpdateShared<1>::floats(p) + StreamedTile::kState) * sizeof(float);
+  }
   static auto* rows_kernel_of(int rows) {
     return rows == kLeastRows ? rows_kernel<Precision, kLeastRows>
                               : rows_kernel<Precision, kMostRows>;
@@ -49,8 +48,8 @@ struct Launches {
     for (const int rows : {plan.train_rows, plan.value_rows}) {
       allow(rows_kernel_of(rows), rows_bytes(p, rows));
     }
-    allow(update_kernel<typename Precision::Base>, UpdateShared::bytes(p));
-    allow(refresh_kernel<typename Precision::Base>, UpdateShared::bytes(p));
+    allow(update_kernel<typename Precision::Base>, update_bytes(p));
+    allow(refresh_kernel<typename Precision::Base>, update_bytes(p));
     return error;
   }
 
@@ -66,7 +65,7 @@ struct Launches {
     const int metrics = last == p.networks() ? 1 : 0;
     const dim3 grid(most_tiles(p, first, last), last - first + metrics, p.seeds);
     return launch(update_kernel<typename Precision::Base>,
-                  {grid, kThreads, UpdateShared::bytes(p), stream, plan.overlaps}, p, first);
+                  {grid, kThreads, update_bytes(p), stream, plan.overlaps}, p, first);
   }
 
   // One of launch_names.
@@ -81,7 +80,7 @@ struct Launches {
   cudaError_t refresh() const {
     const dim3 grid(most_tiles(p, 0, p.networks()), p.networks(), p.seeds);
     return launch(refresh_kernel<typename Precision::Base>,
-                  {grid, kThreads, UpdateShared::bytes(p), stream}, p);
+                  {grid, kThreads, update_bytes(p), stream}, p);
   }
 };
 
@@ -125,7 +124,7 @@ StepPlan plan_step(const Problem& p, Precision precision, const Limits& limits) 
 std::size_t shared_bytes(const Problem& p, const StepPlan& plan) {
   return with_launches(p, plan, nullptr, [&](auto launches) {
     return std::max({launches.rows_bytes(p, plan.train_rows),
-                     launches.rows_bytes(p, plan.value_rows), UpdateShared::bytes(p)});
+                     launches.rows_bytes(p, plan.value_rows), launches.update_bytes(p)});
   });
 }
 

@@ -15,6 +15,7 @@ struct Limits {
   int multiprocessors;
   std::size_t shared_of_block;  // memory, in bytes
   bool overlaps;                // launches can
+  bool cooperates = false;      // blocks of a launch can
   bool wgmma = false;           // is there, and is to be used in bf16x3
 };
 

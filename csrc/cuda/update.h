@@ -1,4 +1,4 @@
-// Weight gradients, each followed at once by Adam and, for a critic, Polyak: a block takes a tile
+// Weight gradients, each followed at once by Adam and, for a critic, Polyak: a team takes a tile
 // of one layer's weights, and sums over the whole batch.
 #pragma once
 
@@ -7,49 +7,26 @@
 #include "cuda/losses.h"
 #include "cuda/metrics.h"
 #include "cuda/products.h"
+#include "cuda/tiles.h"
 #include "iql/polyak.h"
 
 namespace iql::cuda {
 
-// A tile of a layer's weights; `layer` is the network's depth for its head.
-struct TilePlace {
-  int layer, row, column;
-};
-
-IQL_HD inline int tiles_along(int n) { return (n + kTile - 1) / kTile; }
-
-IQL_HD inline int tile_count(const NetworkLayout& net) {
-  int count = 0;
-  for (int l = 0; l < net.depth; ++l) {
-    count += tiles_along(net.hidden[l].rows) * tiles_along(net.hidden[l].columns);
-  }
-  return count + tiles_along(net.head_inputs) * tiles_along(net.head_columns);
-}
-
-IQL_HD inline TilePlace tile_place(const NetworkLayout& net, int tile) {
-  for (int l = 0; l <= net.depth; ++l) {
-    const int rows = tiles_along(l < net.depth ? net.hidden[l].rows : net.head_inputs);
-    const int columns = tiles_along(l < net.depth ? net.hidden[l].columns : net.head_columns);
-    if (tile < rows * columns) return {l, tile / columns * kTile, tile % columns * kTile};
-    tile -= rows * columns;
-  }
-  return {-1, 0, 0};  // networks with fewer tiles than the grid has
-}
-
-// Shared memory: slices of the batch, in whose place the groups' sums then lie, and then the new
-// tile and that of the target; what the tile is before the step; parts of the bias gradient; the
-// factor of each row.
+// Shared memory of a team: slices of the batch, in whose place the groups' sums then lie, and then
+// the new tile and that of the target; parts of the bias gradient; the factor of each row. Of a
+// block's teams, each has a share of its own; teams that share a multiprocessor's memory with
+// tiles that stay there have fewer slices under way.
+template <int kTeams>
 struct UpdateShared {
-  static constexpr int kSlices = 4;     // at a time: all of the usual batch
+  // At a time; for one team all of the usual batch.
+  static constexpr int kSlices = kTeams == 1 ? 4 : 3;
   static constexpr int kBiasParts = 4;  // of a slice
   static constexpr int kSize = 2 * kSlices * kSlice * kTileLine;
-  static constexpr int kState = 4 * kTile * kTile;  // weights, m, v, target
-  float *slices, *state, *bias, *factor;
+  float *slices, *bias, *factor;
 
-  __device__ UpdateShared()
-      : slices(shared_floats()),
-        state(slices + kSize),
-        bias(state + kState),
+  __device__ explicit UpdateShared(const Problem& p)
+      : slices(shared_floats() + team() * floats(p)),
+        bias(slices + kSize),
         factor(bias + kBiasParts * kTile) {}
   __device__ float* left(int slice) const {
     return slices + slice % kSlices * (2 * kSlice * kTileLine);
@@ -59,16 +36,27 @@ struct UpdateShared {
   __device__ float* tile() const { return sum(0); }
   __device__ float* target() const { return sum(1); }
 
-  static std::size_t bytes(const Problem& p) {
-    return (kSize + kState + kBiasParts * kTile + p.padded_batch) * sizeof(float);
+  // Of the block's teams, the one of this thread.
+  __device__ static int team() {
+    return kTeams == 1 ? 0 : static_cast<int>(threadIdx.x) / kThreads;
   }
+  // The team's barrier.
+  __device__ static void sync() {
+    if constexpr (kTeams == 1) {
+      __syncthreads();
+    } else {
+      sync_threads(1 + team(), kThreads);
+    }
+  }
+
+  IQL_HD static int floats(const Problem& p) { return kSize + kBiasParts * kTile + p.padded_batch; }
 };
 
 // The operands of a tile of new weights, and of its target's where there is one, from shared
 // memory.
-template <class Precision>
+template <class Precision, class Shared>
 __device__ void write_operands(const Problem& p, int seed, int network, const HiddenLayout& layer,
-                               const TilePlace& place, const UpdateShared& shared) {
+                               const TilePlace& place, const Shared& shared) {
   float* operands = p.operands_of(seed, network);
   Precision::write_forward(layer, shared.tile(), place.row, place.column, operands + layer.forward);
   if (layer.backward >= 0) {
@@ -81,84 +69,98 @@ __device__ void write_operands(const Problem& p, int seed, int network, const Hi
   }
 }
 
-// The arrays of one network and their step.
+// The step of one network: Adam, and Polyak where it has a target.
 struct Descent {
-  float *weights, *m, *v, *target;  // no target: nullptr
   AdamStep<float> adam;
   float alpha;
+  bool has_target;
 
-  __device__ Descent(const Problem& p, int seed, int network) {
+  __device__ Descent(const Problem& p, int seed, int network)
+      : adam(p.adam[seed * 3 + (network < engine::kCritic ? network : int(engine::kCritic))]),
+        alpha(float(p.hyper[seed].polyak)),
+        has_target(network >= engine::kCritic) {}
+
+  __device__ void step(float& weight, float& first, float& second, float& target,
+                       float gradient) const {
+    adam_update(weight, first, second, gradient, adam);
+    if (has_target) target = polyak(target, weight, alpha);
+  }
+  __device__ void step(float4& weight, float4& first, float4& second, float4& target,
+                       const float4& gradient) const {
+    step(weight.x, first.x, second.x, target.x, gradient.x);
+    step(weight.y, first.y, second.y, target.y, gradient.y);
+    step(weight.z, first.z, second.z, target.z, gradient.z);
+    step(weight.w, first.w, second.w, target.w, gradient.w);
+  }
+};
+
+// A tile whose weights, moments and target lie in the network's arrays, `at` a place in those.
+struct StreamedTile {
+  float *weights, *m, *v, *target;  // no target: nullptr
+  float* state;                     // of the four, in shared memory, what the team will update
+
+  // Floats of the state.
+  static constexpr int kState = 4 * kTile * kTile;
+
+  __device__ StreamedTile(const Problem& p, int seed, int network, float* state_) : state(state_) {
     const int size = p.layout(network).size;
     weights = p.parameters_of(seed, network);
     m = weights + size;
     v = m + size;
     target = network >= engine::kCritic ? v + size : nullptr;
-    adam = p.adam[seed * 3 + (network < engine::kCritic ? network : int(engine::kCritic))];
-    alpha = float(p.hyper[seed].polyak);
   }
 
-  struct Result {
-    float weight, target;
-  };
-  __device__ Result step(int at, float gradient) const {
-    float weight = weights[at], first = m[at], second = v[at];
-    adam_update(weight, first, second, gradient, adam);
-    weights[at] = weight;
-    m[at] = first;
-    v[at] = second;
-    if (target == nullptr) return {weight, 0};
-    return {weight, target[at] = polyak(target[at], weight, alpha)};
-  }
   // Four neighbours, at a multiple of four: fetch() brings the thread's into shared memory, where
-  // step4 finds them. What weight and target become is left in shared memory too.
-  __device__ void fetch(int at, float* state) const {
-    float4* to = reinterpret_cast<float4*>(state) + threadIdx.x;
+  // step_quad() finds them. What weight and target become is left in shared memory too.
+  __device__ void fetch(int at) const {
+    float4* to = reinterpret_cast<float4*>(state) + team_thread();
     copy_16_bytes(to, weights + at);
     copy_16_bytes(to + kThreads, m + at);
     copy_16_bytes(to + 2 * kThreads, v + at);
     if (target != nullptr) copy_16_bytes(to + 3 * kThreads, target + at);
   }
-  __device__ void step4(int at, const float* state, const float4& g, float* new_weight,
-                        float* new_target) const {
-    const float4* from = reinterpret_cast<const float4*>(state) + threadIdx.x;
-    const auto store = [](float* to, const float4& x) { *reinterpret_cast<float4*>(to) = x; };
-    float4 w = from[0], first = from[kThreads], second = from[2 * kThreads];
-    adam_update(w.x, first.x, second.x, g.x, adam);
-    adam_update(w.y, first.y, second.y, g.y, adam);
-    adam_update(w.z, first.z, second.z, g.z, adam);
-    adam_update(w.w, first.w, second.w, g.w, adam);
-    store(weights + at, w);
-    store(m + at, first);
-    store(v + at, second);
-    store(new_weight, w);
+  __device__ void step_quad(const Descent& descent, int at, const float4& gradient,
+                            float* new_weight, float* new_target) const {
+    const float4* from = reinterpret_cast<const float4*>(state) + team_thread();
+    float4 w = from[0], first = from[kThreads], second = from[2 * kThreads], t{};
+    if (target != nullptr) t = from[3 * kThreads];
+    descent.step(w, first, second, t, gradient);
+    store4(weights + at, w);
+    store4(m + at, first);
+    store4(v + at, second);
+    store4(new_weight, w);
     if (target == nullptr) return;
-    float4 t = from[3 * kThreads];
-    t = make_float4(polyak(t.x, w.x, alpha), polyak(t.y, w.y, alpha), polyak(t.z, w.z, alpha),
-                    polyak(t.w, w.w, alpha));
-    store(target + at, t);
-    store(new_target, t);
+    store4(target + at, t);
+    store4(new_target, t);
+  }
+  // An element of the head's weights, or a bias.
+  __device__ void step_head(const Descent& descent, int at, int, float gradient) const {
+    float w = weights[at], first = m[at], second = v[at], t = 0;
+    if (target != nullptr) t = target[at];
+    descent.step(w, first, second, t, gradient);
+    weights[at] = w;
+    m[at] = first;
+    v[at] = second;
+    if (target != nullptr) target[at] = t;
+  }
+  __device__ void step_bias(const Descent& descent, int at, int, float gradient) const {
+    step_head(descent, at, 0, gradient);
   }
 };
 
-// Grid: tiles, networks from `first` on, seeds. The step's last launch has one more place in y, for
-// its metrics.
-template <class Precision>
-__global__ void __launch_bounds__(kThreads, 2)
-    update_kernel(const __grid_constant__ Problem p, int first) {
-  touch_parameter(p);
-  if (first + static_cast<int>(blockIdx.y) == p.networks()) {
-    wait_for_previous_launch();
-    if (blockIdx.x == 0) add_metrics(p, blockIdx.z);
-    return;
-  }
-  using Tile = typename Precision::Tile;
-  using Shared = UpdateShared;
-  const int network = first + blockIdx.y, seed = blockIdx.z, thread = threadIdx.x;
+// One tile's gradient and step. `Kept` is where its weights, moments and target are between steps:
+// StreamedTile says how. A team may take one tile after another, with its barrier in between.
+// `begin` is called before anything in device memory is read.
+template <class Precision, class Shared, class Kept, class Begin>
+__device__ __forceinline__ void update_tile(const Problem& p, int seed, int network,
+                                            const TilePlace& place, const Shared& shared,
+                                            const Kept& kept, const Begin& begin) {
   const NetworkLayout& net = p.layout(network);
-  const TilePlace place = tile_place(net, blockIdx.x);
-  if (place.layer < 0) return;
   const bool head = place.layer == net.depth;
-  const Shared shared;
+  const int thread = team_thread();
+  using Tile = typename Precision::Tile;
+  static_assert(Tile::kGroups * kTile * kTileLine <= Shared::kSize,
+                "the sums in the slices' place");
 
   // The layer's input [padded batch][left_line], of which `inputs` columns count, and its gradient
   // [padded batch][right_line].
@@ -213,20 +215,20 @@ __global__ void __launch_bounds__(kThreads, 2)
   const bool updates = !head && place.row + down < layer.rows && in_right;
   const int weight = layer.weight + (place.row + down) * layer.columns + place.column + quad;
 
-  wait_for_previous_launch();
+  begin();
   const RowLosses losses(p, seed);
   const Descent descent(p, seed, network);
   RowLosses::Numbers numbers{};
   if (thread < p.batch) numbers = losses.read(network, thread);
   // With the first slice's, so that whoever waits for that has these too.
-  if (updates) descent.fetch(weight, shared.state);
+  if (updates) kept.fetch(weight);
   for (int slice = 0; slice < Shared::kSlices; ++slice) copy(slice);
 #pragma unroll 1
   for (int r = thread; r < p.padded_batch; r += kThreads) {
     if (r >= kThreads && r < p.batch) numbers = losses.read(network, r);
     shared.factor[r] = r < p.batch ? losses.factor(network, numbers) : 0;
   }
-  __syncthreads();
+  shared.sync();
 
   Tile tile;
   float bias = 0;
@@ -237,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       wait_for_copies<Shared::kSlices - 2>();
     }
     finish(slice);
-    __syncthreads();
+    shared.sync();
     // In the place of the slice before, which all have read.
     if (slice > 0) copy(slice - 1 + Shared::kSlices);
     tile.add(shared.left(slice), shared.right(slice));
@@ -248,25 +250,26 @@ __global__ void __launch_bounds__(kThreads, 2)
       for (int r = 0; r < kRows; ++r) bias += g[r * kTileLine];
     }
   }
-  __syncthreads();
+  shared.sync();
   tile.store(shared.sum(Tile::group()));
   if (thread < Shared::kBiasParts * kTile) shared.bias[thread] = bias;
-  __syncthreads();
+  shared.sync();
 
   let_next_launch_come_up();
   if (place.row == 0 && thread < kTile &&
       place.column + thread < (head ? net.head_columns : layer.outputs)) {
     const auto part = [&](int i) { return shared.bias[i * kTile + thread]; };
-    descent.step((head ? net.head_bias : layer.bias) + place.column + thread,
-                 sum_of<Shared::kBiasParts>(part));
+    kept.step_bias(descent, (head ? net.head_bias : layer.bias) + place.column + thread, thread,
+                   sum_of<Shared::kBiasParts>(part));
   }
   if (head) {  // [outputs][head_inputs]: neighbours are rows of the tile
     for (int e = thread; e < kTile * kTile; e += kThreads) {
       const int i = e % kTile, j = e / kTile;
       if (place.row + i < net.head_inputs && place.column + j < net.outputs) {
         const auto part = [&](int g) { return shared.sum(g)[i * kTileLine + j]; };
-        descent.step(net.head_weight + (place.column + j) * net.head_inputs + place.row + i,
-                     sum_of<Tile::kGroups>(part));
+        kept.step_head(descent,
+                       net.head_weight + (place.column + j) * net.head_inputs + place.row + i, e,
+                       sum_of<Tile::kGroups>(part));
       }
     }
     return;
@@ -275,10 +278,30 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int at = down * kTileLine + quad;
     const auto part = [&](int g) { return load4(shared.sum(g) + at); };
     const float4 gradient = sum_of<Tile::kGroups>(part);
-    descent.step4(weight, shared.state, gradient, shared.tile() + at, shared.target() + at);
+    kept.step_quad(descent, weight, gradient, shared.tile() + at, shared.target() + at);
   }
-  __syncthreads();
+  shared.sync();
   write_operands<Precision>(p, seed, network, layer, place, shared);
+}
+
+// Grid: tiles, networks from `first` on, seeds. The step's last launch has one more place in y, for
+// its metrics.
+template <class Precision>
+__global__ void __launch_bounds__(kThreads, 2)
+    update_kernel(const __grid_constant__ Problem p, int first) {
+  using Shared = UpdateShared<1>;
+  touch_parameter(p);
+  const int network = first + blockIdx.y, seed = blockIdx.z;
+  const Shared shared(p);
+  if (network == p.networks()) {
+    wait_for_previous_launch();
+    if (blockIdx.x == 0) add_metrics(p, seed, shared.slices, [] { Shared::sync(); });
+    return;
+  }
+  const TilePlace place = tile_place(p.layout(network), blockIdx.x);
+  if (place.layer < 0) return;
+  const StreamedTile tile(p, seed, network, shared.slices + Shared::floats(p));
+  update_tile<Precision>(p, seed, network, place, shared, tile, [] { wait_for_previous_launch(); });
 }
 
 // Operands from weights that the host wrote. Grid: tiles, networks, seeds.
@@ -289,7 +312,7 @@ __global__ void __launch_bounds__(kThreads) refresh_kernel(const __grid_constant
   const TilePlace place = tile_place(net, blockIdx.x);
   if (place.layer < 0 || place.layer == net.depth) return;
   const HiddenLayout& layer = net.hidden[place.layer];
-  const UpdateShared shared;
+  const UpdateShared<1> shared(p);
   const float* weights = p.parameters_of(seed, network) + layer.weight;
   for (int e = threadIdx.x; e < kTile * kTile; e += kThreads) {
     const int i = e / kTile, j = e % kTile;

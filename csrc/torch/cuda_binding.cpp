@@ -19,12 +19,15 @@ void bind_cuda_engine(py::module_& module) {
       .value("fp32", cuda::Precision::kFp32)
       .value("bf16x3", cuda::Precision::kBf16x3)
       .value("tf32", cuda::Precision::kTf32);
+  py::enum_<cuda::StepForm>(module, "CudaStepForm")
+      .value("launches", cuda::StepForm::kLaunches)
+      .value("resident", cuda::StepForm::kResident);
   EngineClass<Engine> engine(module, "CudaEngine");
   engine.def(py::init<const engine::Config&, Array<float>, Array<float>, Array<float>, Array<float>,
-                      Array<float>, cuda::Precision, int>(),
+                      Array<float>, cuda::Precision, int, cuda::StepForm>(),
              py::arg("config"), py::arg("observations"), py::arg("actions"), py::arg("rewards"),
              py::arg("masks"), py::arg("next_observations"), py::arg("precision"),
-             py::arg("device"));
+             py::arg("device"), py::arg("form"));
   bind_methods(engine)
       .def("advance", &Engine::advance, py::arg("steps"))
       .def_property_readonly("dataset_on_host",
@@ -46,6 +49,12 @@ void bind_cuda_engine(py::module_& module) {
       },
       py::kw_only(), py::arg("obs_dim"), py::arg("act_dim"), py::arg("hidden"), py::arg("critics"),
       py::arg("batch_size"), py::arg("precision"), py::arg("device"));
+  module.def(
+      "cuda_resident_reason",
+      [](const engine::Config& config, cuda::Precision precision, int device) {
+        return cuda::resident_reason(config, precision, device);
+      },
+      py::arg("config"), py::arg("precision"), py::arg("device"));
 #else
   module.def("cuda_unavailable_reason", [](int) {
     return "the extension was built without CUDA (no nvcc was found, or IQL_FAST_CUDA=0 was set)";

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -15,6 +16,24 @@ from iql_fast.engines.exclusive import exclusive
 from iql_fast.engines.native import NativeEngine
 from iql_fast.support import extension
 from iql_fast.support.errors import UserError
+
+#: How a step runs: as launches, or as part of one launch of many, whose weights stay on the chip.
+#: Both give the same bits.
+StepForm = Literal["launches", "resident"]
+
+
+def step_form_asked_for() -> StepForm:
+    """The form that IQL_FAST_CUDA_STEP names; launches where it is not set.
+
+    Raises:
+        UserError: it names none.
+    """
+    named = os.environ.get("IQL_FAST_CUDA_STEP", "") or "launches"
+    forms: tuple[StepForm, ...] = get_args(StepForm)
+    for form in forms:
+        if form == named:
+            return form
+    raise UserError(f"IQL_FAST_CUDA_STEP is {named!r}; expected {' or '.join(forms)}.")
 
 
 def current_device() -> int:
@@ -53,9 +72,14 @@ def unavailable_reason(
 
 
 class CudaEngine(NativeEngine):
-    """See ``iql_fast.engines.base.Engine``."""
+    """See ``iql_fast.engines.base.Engine``.
+
+    Attributes:
+        step_form: how its steps run.
+    """
 
     name = "cuda"
+    step_form: StepForm
 
     def __init__(
         self,
@@ -102,14 +126,22 @@ class CudaEngine(NativeEngine):
         return actions
 
     def time_launches(self, repeats: int) -> dict[str, float]:
-        """Microseconds that each launch of a step takes, repeated by itself so many times. The
-        engine is then not to be trained on."""
+        """Microseconds that each launch of a step takes, repeated by itself so many times; of a
+        resident step, itself and what its launch takes besides. The engine is then not to be
+        trained on."""
         return dict(self._native.time_launches(repeats))
 
     def _create(self, native: Any, *arguments: Any) -> Any:
         precision = getattr(native.CudaPrecision, self.precision)
+        self.step_form = step_form_asked_for()
         try:
-            return native.CudaEngine(*arguments, precision, current_device())
+            if self.step_form == "resident":
+                reason = native.cuda_resident_reason(arguments[0], precision, current_device())
+                if reason:
+                    self.step_form = "launches"
+                    warnings.warn(f"Steps are launches, not resident: {reason}.", stacklevel=4)
+            form = getattr(native.CudaStepForm, self.step_form)
+            return native.CudaEngine(*arguments, precision, current_device(), form)
         except ValueError as error:  # sizes
             raise UserError(f"{error}. Use --engine graph, or cpu.") from None
         except RuntimeError as error:

@@ -18,6 +18,7 @@ namespace beside {
 using namespace iql::engine;
 using iql::cuda::CudaEngine;
 using iql::cuda::Precision;
+using iql::cuda::StepForm;
 
 // Numbers without structure in [-1, 1), always the same.
 class Noise {
@@ -210,11 +211,12 @@ struct Training {
   CpuEngine<double> beside;
   CudaEngine engine;
 
-  explicit Training(const Config& config, Precision precision = Precision::kFp32)
+  explicit Training(const Config& config, Precision precision = Precision::kFp32,
+                    StepForm form = StepForm::kLaunches)
       : c(config),
         columns(200, c.obs_dim, c.act_dim),
         beside(c, columns.dataset()),
-        engine(c, columns.dataset(), precision, 0) {
+        engine(c, columns.dataset(), precision, 0, form) {
     initialise(beside, engine, c);
   }
   std::vector<float> state_after(int steps) {

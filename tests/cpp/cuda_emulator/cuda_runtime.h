@@ -5,17 +5,19 @@
 // an mma. Which fiber goes on then, and in which order blocks run, is drawn from a seeded
 // generator, or such that one warp lags behind all others, so that what one thread does before a
 // barrier and another after it can come in either order. Memory starts as NaN: every byte of device
-// and of dynamic shared memory is 0xFF (a
-// __shared__ array keeps what the block before left). Blocks run one after another; a launch is
-// over when cudaLaunchKernelEx returns, as if each stream were in order and alone; a copy from
-// pinned memory is made as late as can be, when something comes after it in its stream or is waited
-// for.
+// and of dynamic shared memory is 0xFF (a __shared__ array keeps what the block before left).
+// Blocks run one after another, those of a cooperative launch all at once, their threads in one
+// order; a launch is over when cudaLaunchKernelEx returns, as if each stream were in order and
+// alone; a copy from pinned memory is made as late as can be, when something comes after it in its
+// stream or is waited for.
 //
 // What it finds: a missing barrier, a read of memory that nobody wrote, a barrier that not all
-// threads reach, a warp function that not all lanes call, an asynchronous copy nobody waited for,
-// pinned memory that is written again before it was copied, too much shared memory, a call that may
-// not be captured into a graph. What it cannot find: a race within code that has no barrier at all
-// between write and read on any schedule, and anything about speed.
+// threads reach, blocks that wait for each other for ever, a warp function that not all lanes call,
+// an asynchronous copy nobody waited for, pinned memory that is written again before it was copied,
+// too much shared memory, a cooperative launch of more blocks than fit at once, a call that may not
+// be captured into a graph. What it cannot find: a race within code that has no barrier at all
+// between write and read on any schedule, what one multiprocessor's cache still has of memory that
+// another one wrote, and anything about speed.
 #pragma once
 
 #include <cmath>
@@ -34,7 +36,8 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __restrict__
-#define __shared__ static
+// In a section of their own, which cooperative blocks have one of each.
+#define __shared__ static __attribute__((section("emulated_shared")))
 
 struct dim3 {
   unsigned x, y, z;
@@ -67,12 +70,17 @@ std::int64_t launches();
 // Plants a bug: in launch number `launch` from here on, the `barrier`-th __syncthreads that a
 // thread reaches is left out (both counted from 0). Negative: none is.
 void leave_out_barrier(int launch, int barrier);
+// The same of the barriers that some of a block's threads have, and of a block's waits for others.
+void leave_out_team_barrier(int launch, int barrier);
+void leave_out_grid_barrier(int launch, int barrier);
 // How many were left out since, one a thread.
 std::int64_t barriers_left_out();
 // Bytes that cudaMalloc gives from here on, all together.
 void set_memory(std::size_t bytes);
 // The most of shared memory that a block can have; at first that of sm_80.
 void set_shared_memory(std::size_t bytes);
+// How many multiprocessors the device has; at first those of an A100.
+void set_multiprocessors(int count);
 
 // The most threads that a block of any kernel can have; at first what CUDA allows.
 void set_most_threads(int threads);
@@ -83,8 +91,15 @@ unsigned lane();
 unsigned char* shared_memory();
 
 void wait_for_block();
+// bar.sync: barrier `number` of the block, for so many of its threads.
+void wait_for_threads(unsigned number, unsigned threads);
+
+// Blocks wait for each other by a counter in device memory that they add to.
+void arrive(unsigned* counter);
+void wait_for_arrivals(const unsigned* counter, unsigned wanted);
+
 // Ends the launch with a fault.
-void stop(const std::string& why);
+void stop(const char* why);
 
 // Every lane of the warp gives `size` bytes; when all have, `combine` runs once over the lanes'
 // bytes, kLaneBytes apart, and every lane gets its own back.
@@ -110,8 +125,13 @@ T shuffle(const char* operation, unsigned mask, T value, unsigned source) {
   return lane.value;
 }
 
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
 // cp.async of the thread that runs, its commit_group, and wait_group. A copy is made as late as can
-// be: when the thread waits for it.
+// be, when the thread waits for it, and on every third schedule as early as can be, at once.
 void copy_later(void* to, const void* from, std::size_t bytes);
 void end_of_copies();
 void wait_for_copies(int groups_left);
@@ -135,8 +155,19 @@ void wgmma_wait(int groups_left);
 void wgmma_m64n128k16_bf16(float* d, const std::uint32_t (&a)[4], std::uint64_t b);
 
 // What a stream does now, or what a graph keeps for later.
-void submit(void* stream, const void* kernel, dim3 grid, dim3 block, std::size_t shared,
-            std::function<void()> body);
+struct Launch {
+  const void* kernel;
+  dim3 grid, block;
+  std::size_t shared;
+  bool cooperative;
+  std::function<void()> body;
+};
+// How many blocks of a kernel a multiprocessor holds at once.
+int blocks_at_once(int threads, std::size_t shared);
+void submit(void* stream, const Launch& launch);
+bool fits_at_once(const Launch& launch);
+// Runs it now.
+void run_kernel(const Launch& launch);
 
 }  // namespace emulator
 
@@ -173,6 +204,7 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
   cudaErrorNotReady = 600,
+  cudaErrorCooperativeLaunchTooLarge = 720,
   cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind {
@@ -185,6 +217,7 @@ enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
   cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrCooperativeLaunch = 95,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
@@ -200,10 +233,14 @@ using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;
 
 // Launches that may overlap are over before the next one all the same.
-enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeCooperative = 2,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6,
+};
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
+    int cooperative;
     int programmaticStreamSerializationAllowed;
   } val;
 };
@@ -218,9 +255,29 @@ struct cudaLaunchConfig_t {
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
-  emulator::submit(config->stream, reinterpret_cast<const void*>(kernel), config->gridDim,
-                   config->blockDim, config->dynamicSmemBytes,
-                   [=] { kernel(static_cast<std::decay_t<Parameters>>(arguments)...); });
+  emulator::Launch launch{reinterpret_cast<const void*>(kernel),
+                          config->gridDim,
+                          config->blockDim,
+                          config->dynamicSmemBytes,
+                          false,
+                          [=] { kernel(static_cast<std::decay_t<Parameters>>(arguments)...); }};
+  for (unsigned i = 0; i < config->numAttrs; ++i) {
+    const cudaLaunchAttribute& attribute = config->attrs[i];
+    if (attribute.id == cudaLaunchAttributeCooperative && attribute.val.cooperative != 0) {
+      launch.cooperative = true;
+    }
+  }
+  if (launch.cooperative && !emulator::fits_at_once(launch)) {
+    return cudaErrorCooperativeLaunchTooLarge;
+  }
+  emulator::submit(config->stream, launch);
+  return cudaSuccess;
+}
+
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int threads,
+                                                          std::size_t shared) {
+  *blocks = emulator::blocks_at_once(threads, shared);
   return cudaSuccess;
 }
 
