@@ -216,13 +216,13 @@ void every_wait_for_other_blocks_is_needed() {
 
 // In fp32 a block is one team, so that all of its barriers are of one kind; in bf16x3 two teams
 // update tiles, each with its own barrier. Those of bf16x3's rows test_cuda_engine.cpp leaves out.
-// A number is that of different barriers in different blocks, whose work differs. A few of the 106
-// in fp32 no schedule shows at these sizes, such as the last, which a tile's own barrier comes just
-// before.
+// A number is that of different barriers in different blocks, whose work differs. Two of the 106 in
+// fp32 no schedule shows at these sizes: the last, which a tile's own barrier comes just before,
+// and number 56, which has not been explained.
 void nearly_every_barrier_of_a_block_is_needed() {
   Config c = small();
   c.critics = 1;
-  const int of_blocks = needed("barrier", c, Precision::kFp32, 1, 16, 4,
+  const int of_blocks = needed("barrier", c, Precision::kFp32, 1, 16, 2,
                                [](int barrier) { emulator::leave_out_barrier(0, barrier); });
   CHECK(of_blocks > 50);
   const int of_teams = needed("barrier of a team", c, Precision::kBf16x3, 1, kAllWarps, 0,

@@ -21,16 +21,22 @@ void add_product(const float (&A)[16][kInputs], const float (&B)[kInputs][8], co
   }
 }
 
+// What a lane gives to an mma, and gets: its registers.
+struct Lane {
+  float d[4];
+  std::uint32_t a[4], b[2];
+
+  Lane(const float (&d_)[4], const std::uint32_t (&a_)[4], const std::uint32_t (&b_)[2]) {
+    std::memcpy(d, d_, sizeof d);
+    std::memcpy(a, a_, sizeof a);
+    std::memcpy(b, b_, sizeof b);
+  }
+};
+
 }  // namespace
 
 void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  struct Lane {
-    float d[4];
-    std::uint32_t a[4], b[2];
-  } mine;
-  std::memcpy(mine.d, d, sizeof d);
-  std::memcpy(mine.a, a, sizeof a);
-  std::memcpy(mine.b, b, sizeof b);
+  Lane mine(d, a, b);
   with_warp("mma.sync", ~0u, &mine, sizeof mine, [](unsigned char* lanes) {
     const auto at = [lanes](int i) { return reinterpret_cast<Lane*>(lanes + i * kLaneBytes); };
     const auto half = [](std::uint32_t pair, int upper) {
@@ -60,13 +66,7 @@ std::uint32_t round_tf32(float value) {
 }
 
 void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
-  struct Lane {
-    float d[4];
-    std::uint32_t a[4], b[2];
-  } mine;
-  std::memcpy(mine.d, d, sizeof d);
-  std::memcpy(mine.a, a, sizeof a);
-  std::memcpy(mine.b, b, sizeof b);
+  Lane mine(d, a, b);
   const auto rounded = [](std::uint32_t bits) {
     return (bits & kBeyondTf32) == 0 || std::isnan(__uint_as_float(bits));
   };
