@@ -96,24 +96,43 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def under_way(out, least=2):
-    """Jobs that have checkpoints, and are trained now."""
-    found = []
-    for run in jobs_in(out) if (out / "jobs").exists() else ():
+def under_way(out: Path, root: Path | None = None) -> dict[Path, int]:
+    """Jobs that have a checkpoint, and the processes that train them now."""
+    found = {}
+    for run in sorted((root or out / "jobs").glob("*-*")):
         processes = Log(out, run.name).processes
         saved = checkpoint.steps(run / "checkpoint")
-        if len(saved) >= least and not (run / "summary.json").exists() and is_alive(processes[-1]):
-            found.append(run)
+        if saved and not (run / "summary.json").exists() and is_alive(processes[-1]):
+            found[run] = processes[-1]
     return found
+
+
+def held(found: dict[Path, int]) -> dict[Path, int]:
+    """Stop these jobs' processes, lest they be done before they are killed; return those of them
+    that are not done, and let the others go on."""
+    for process in found.values():
+        os.kill(process, signal.SIGSTOP)
+    stopped = {run: at for run, at in found.items() if not (run / "summary.json").exists()}
+    for run in found.keys() - stopped.keys():
+        os.kill(found[run], signal.SIGCONT)
+    return stopped
+
+
+def kill(processes) -> None:
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_alive, processes)))
 
 
 def method_of(run: Path) -> str:
     return "td3_bc" if run.name.endswith("td3_bc") else "iql"
 
 
-def trained_twice(run: Path, out: Path, reached: int) -> int:
-    """Steps that the last process of a job trained again, of those that were recorded."""
-    return max(0, reached - Log(out, run.name).begun[-1])
+def trained_twice(run: Path, out: Path, process: int, reached: int) -> int:
+    """Steps that the job's process after this one trained again, of those that were recorded."""
+    log = Log(out, run.name)
+    return max(0, reached - log.begun[log.processes.index(process) + 1])
 
 
 @pytest.mark.slow
@@ -124,36 +143,29 @@ def test_a_killed_worker_and_a_killed_driver(tmp_path, driver, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     asked = [path, "--on", "ray", "--out", cut]
     first = driver(path, *asked)
-    victim = wait_for(lambda: under_way(cut), first)[0]
-    (process,) = Log(cut, victim.name).processes
-    os.kill(process, signal.SIGKILL)
-    wait_for(lambda: not is_alive(process))
-    reached = {victim: last_step(victim / "metrics.csv")}
-    wait_for(lambda: len(Log(cut, victim.name).processes) == 2, first)
-    wait_for(lambda: (victim / "summary.json").exists(), first)
-    twice = [trained_twice(victim, cut, reached[victim])]
-    assert 0 <= twice[0] <= SAVED[method_of(victim)] + LOG[method_of(victim)]
+    victim, process = next(iter(wait_for(lambda: held(under_way(cut)), first).items()))
+    cut_off = [(victim, process, last_step(victim / "metrics.csv"))]
+    kill([process])
+    for other in under_way(cut).values():
+        os.kill(other, signal.SIGCONT)
+    wait_for(lambda: any(Log(cut, victim.name).begun[1:]), first)  # it was taken up
 
-    wait_for(lambda: under_way(cut), first)
-    finished = [run for run in jobs_in(cut) if (run / "summary.json").exists()]
-    cut_off = [run for run in jobs_in(cut) if run not in finished]
-    before = {run: len(Log(cut, run.name).processes) for run in jobs_in(cut)}
-    last = {run: Log(cut, run.name).processes[-1] for run in cut_off}
+    last = wait_for(lambda: held(under_way(cut)), first)
+    (raylet,) = raylets(first.pid)
     first.kill()
     first.communicate()
-    wait_for(lambda: not any(map(is_alive, last.values())))  # Ray ends with its driver
+    wait_for(lambda: not is_alive(raylet))  # Ray ends with its driver
+    kill(last.values())
     finished = [run for run in jobs_in(cut) if (run / "summary.json").exists()]
-    cut_off = [run for run in cut_off if run not in finished]
-    reached = {run: last_step(run / "metrics.csv") for run in cut_off}
-    assert cut_off
+    before = {run: len(Log(cut, run.name).processes) for run in finished}
+    cut_off += [(run, at, last_step(run / "metrics.csv")) for run, at in last.items()]
     again = driver(path, *asked)
     said, _ = again.communicate(timeout=2 * PATIENCE)
     assert again.returncode == 0, said
-    for run in finished:
-        assert len(Log(cut, run.name).processes) == before[run], run.name
-    for run in cut_off:
-        twice.append(trained_twice(run, cut, reached[run]))
-        assert 0 <= twice[-1] <= SAVED[method_of(run)] + LOG[method_of(run)], run.name
+    assert before == {run: len(Log(cut, run.name).processes) for run in finished}
+    twice = [trained_twice(run, cut, *killed) for run, *killed in cut_off]
+    for (run, *_), steps in zip(cut_off, twice, strict=True):
+        assert 0 <= steps <= SAVED[method_of(run)] + LOG[method_of(run)], run.name
     assert len(jobs_in(cut)) == 6
     sweep.main([str(path), "--on", "sequence", "--out", str(whole)])
     assert_same_sweep(whole, cut)
@@ -190,7 +202,7 @@ class Cluster:
                 env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             )
             self.nodes.append(node)
-            wait_for(lambda node=node: node.poll() is not None or has_raylet(node.pid))
+            wait_for(lambda node=node: node.poll() is not None or raylets(node.pid))
             if node.poll() is None:
                 return node
             time.sleep(1)  # a node ends where the first is not ready for it
@@ -202,14 +214,14 @@ class Cluster:
             node.wait()
 
 
-def has_raylet(process: int) -> bool:
-    """Whether the process has a child that runs a node."""
+def raylets(process: int) -> list[int]:
+    """Children of the process that run a node."""
     try:
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-        lines = [Path(f"/proc/{child}/cmdline").read_text() for child in children]
+        lines = {int(child): Path(f"/proc/{child}/cmdline").read_text() for child in children}
     except OSError:
-        return False
-    return any("/raylet/raylet" in line for line in lines)
+        return []
+    return [child for child, line in lines.items() if "/raylet/raylet" in line]
 
 
 def is_of(process: int, node: subprocess.Popen[bytes]) -> bool:
@@ -266,35 +278,22 @@ def test_a_node_that_is_lost(tmp_path, cluster, driver, storage):
     begun = driver(path, *asked)
     root = tmp_path / "bucket" if storage else cut / "jobs"
 
-    def on_both() -> list[tuple[str, int]]:
-        """Jobs that the second node trains, with their processes, once both train some that have
-        checkpoints. These processes are stopped, lest they be done before the node is lost."""
-        found = []
-        for run in root.glob("*-*"):
-            processes = Log(cut, run.name).processes
-            saved = checkpoint.steps(run / "checkpoint")
-            if saved and not (run / "summary.json").exists() and is_alive(processes[-1]):
-                found.append((run.name, processes[-1]))
-        on = {node: [job for job in found if is_of(job[1], node)] for node in (head, second)}
-        if not on[head] or not on[second]:
-            return []
-        for _, process in on[second]:
-            os.kill(process, signal.SIGSTOP)
-        if not any((root / name / "summary.json").exists() for name, _ in on[second]):
-            return on[second]
-        for _, process in on[second]:
-            os.kill(process, signal.SIGCONT)
-        return []
+    def on_second() -> dict[Path, int]:
+        """Jobs that the second node trains and that are held, once both train some."""
+        found = under_way(cut, root)
+        on = {
+            node: {run: at for run, at in found.items() if is_of(at, node)}
+            for node in (head, second)
+        }
+        return held(on[second]) if on[head] else {}
 
-    lost = wait_for(on_both, begun)
+    lost = wait_for(on_second, begun)
     second.kill()
-    for _, process in lost:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+    kill(lost.values())
     said, _ = begun.communicate(timeout=2 * PATIENCE)
     assert begun.returncode == 0, said
-    for job, process in lost:  # it was taken up by the other, at a checkpoint
-        log = Log(cut, job)
+    for run, process in lost.items():  # it was taken up by the other, at a checkpoint
+        log = Log(cut, run.name)
         assert process in log.processes[:-1]
         assert log.begun[-1] > 0
     sweep.main([str(path), "--on", "sequence", "--out", str(whole)])
