@@ -101,7 +101,8 @@ def under_way(out: Path, root: Path | None = None) -> dict[Path, int]:
     found = {}
     for run in sorted((root or out / "jobs").glob("*-*")):
         processes = Log(out, run.name).processes
-        saved = checkpoint.steps(run / "checkpoint")
+        # Those of a storage come a file at a time, this one last.
+        saved = any((run / "checkpoint").glob(f"*/{checkpoint.RECORD}"))
         if saved and not (run / "summary.json").exists() and is_alive(processes[-1]):
             found[run] = processes[-1]
     return found
