@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -491,6 +492,13 @@ def test_a_storage_takes_a_run_to_another_machine(tiny, tmp_path):
 
 def _files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_storage_that_several_look_at_at_once(tmp_path):
+    needed("fsspec")
+    with ThreadPoolExecutor(8) as at_once:
+        list(at_once.map(lambda _: Storage(str(tmp_path / "shared")), range(200)))
+    assert list((tmp_path / "shared").iterdir()) == []
 
 
 def test_a_storage_that_cannot_be_used(tmp_path):

@@ -97,13 +97,14 @@ def is_alive(process: int) -> bool:
 
 
 def under_way(out: Path, root: Path | None = None) -> dict[Path, int]:
-    """Jobs that have a checkpoint, and the processes that train them now."""
+    """Jobs that have a checkpoint beyond the first step, and the processes that train them now."""
     found = {}
     for run in sorted((root or out / "jobs").glob("*-*")):
         processes = Log(out, run.name).processes
         # Those of a storage come a file at a time, this one last.
-        saved = any((run / "checkpoint").glob(f"*/{checkpoint.RECORD}"))
-        if saved and not (run / "summary.json").exists() and is_alive(processes[-1]):
+        saved = (run / "checkpoint").glob(f"[0-9]*/{checkpoint.RECORD}")
+        begun = any(int(path.parent.name) > 0 for path in saved)
+        if begun and not (run / "summary.json").exists() and is_alive(processes[-1]):
             found[run] = processes[-1]
     return found
 

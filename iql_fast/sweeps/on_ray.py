@@ -183,6 +183,8 @@ class OnRay:
     def _outcome(self, reference: Any, job: Job) -> Outcome:
         try:
             outcome = Outcome(**self._ray.get(reference))
+        except self._ray.exceptions.RayTaskError as error:
+            return Outcome("failed", f"{type(error.cause).__name__}: {error.cause}")
         except self._ray.exceptions.RayError as error:
             said = str(error).strip().split("\n")[0]
             return Outcome("failed", f"its process was lost {RETRIES + 1} times ({said})")
@@ -240,7 +242,10 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
     import ray
 
     job = Job.from_flat(flat)
-    storage = None if url is None else Storage(url)
+    try:
+        storage = None if url is None else Storage(url)
+    except UserError as error:
+        return vars(Outcome("failed", str(error)))
     if storage is not None:
         job = replace(job, folder=_scratch(storage.url) / job.name)
         if storage.newest(job.name) < 0:  # of another sweep that was brought to the same place
@@ -252,7 +257,10 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
         if time.monotonic() - said < WORD and len(where.scores) == scored:
             return False
         said, scored = time.monotonic(), len(where.scores)
-        return bool(ray.get(board.tell.remote(job.name, where.flat())))
+        try:
+            return bool(ray.get(board.tell.remote(job.name, where.flat())))
+        except ray.exceptions.RayError:  # nobody hears it: no reason to end what goes on
+            return False
 
     try:
         datasets.present(job.options, storage)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class Storage:
         self.url = url
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
-            probe = f"{self._root}/.probe"
+            probe = f"{self._root}/.probe-{uuid.uuid4().hex}"  # others may look here now, too
             self._files.makedirs(self._root, exist_ok=True)
             self._files.pipe_file(probe, b"probe")
             whole = self._files.cat_file(probe) == b"probe"
