@@ -22,21 +22,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import mujoco
 import numpy as np
 import torch
-from safetensors.numpy import save_file
-from torch import Tensor, nn
+from sac import Learner, Replay, keep, resumed
+from torch import Tensor
 
 from iql_fast.data import antmaze as datasets
 from iql_fast.data import behaviour_policy
 from iql_fast.data.antmaze import INPUTS, NOISE, Frame
 from iql_fast.environments import antmaze
-from iql_fast.ops import EnsembleMLP, FusedAdam
 
 #: Steps of 0.1 s from one goal to the next, and from one start to the next.
 GOAL_STEPS, EPISODE_STEPS = 100, 300
@@ -169,114 +167,13 @@ class Grounds:
         return rewards, terminal, progress, reached
 
 
-def worth(critics: EnsembleMLP, states: Tensor, actions: Tensor) -> Tensor:
-    """Values ``[2, B]`` of actions by twin critics."""
-    return critics(torch.cat([states, actions], 1))[..., 0]
-
-
-class Learner:
-    """Soft actor-critic with its temperature learned."""
-
-    def __init__(self, rate: float, discount: float, hidden: int) -> None:
-        self.discount = discount
-        self.actor = EnsembleMLP(1, (INPUTS, hidden, hidden, 16))
-        self.critics, self.targets = (
-            EnsembleMLP(2, (INPUTS + 8, hidden, hidden, 1)) for _ in range(2)
-        )
-        self.targets.load_state_dict(self.critics.state_dict())
-        self.average = EnsembleMLP(1, self.actor.sizes)
-        self.average.load_state_dict(self.actor.state_dict())
-        self.log_alpha = torch.tensor(math.log(0.2), requires_grad=True)
-        followers = [target.requires_grad_(False) for target in self.targets.parameters()]
-        self.optimisers = [
-            FusedAdam(self.critics.parameters(), rate, targets=followers, polyak=0.01),
-            FusedAdam(
-                self.actor.parameters(), rate, targets=self.average.parameters(), polyak=1e-3
-            ),
-            FusedAdam([self.log_alpha], rate),
-        ]
-
-    def sample(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions ``[B, 8]`` and their log-densities ``[B]``."""
-        mean, log_std = self.actor(states)[0].chunk(2, 1)
-        log_std = log_std.clamp(-20, 2)
-        normal = torch.randn_like(mean)
-        raw = mean + log_std.exp() * normal
-        # log of tanh's derivative, in a form that does not overflow
-        squash = 2 * (math.log(2) - raw - nn.functional.softplus(-2 * raw))
-        log_density = -0.5 * normal.square() - log_std - 0.5 * math.log(2 * math.pi) - squash
-        return torch.tanh(raw), log_density.sum(1)
-
-    def update(
-        self, states: Tensor, actions: Tensor, rewards: Tensor, masks: Tensor, following: Tensor
-    ) -> None:
-        alpha = self.log_alpha.detach().exp()
-        with torch.no_grad():
-            next_actions, log_density = self.sample(following)
-            value = worth(self.targets, following, next_actions).amin(0) - alpha * log_density
-            target = rewards + self.discount * masks * value
-        loss = (worth(self.critics, states, actions) - target).square().mean(1).sum()
-        self._descend(0, loss)
-        self.critics.requires_grad_(False)
-        actions, log_density = self.sample(states)
-        value = worth(self.critics, states, actions).amin(0)
-        self._descend(1, (alpha * log_density - value).mean())
-        self.critics.requires_grad_(True)
-        # The entropy aimed at is -1 an action's dimension.
-        self._descend(2, -self.log_alpha * (log_density.detach().mean() - 8))
-
-    def _descend(self, which: int, loss: Tensor) -> None:
-        self.optimisers[which].zero_grad()
-        loss.backward()
-        self.optimisers[which].step()
-
-    def state(self) -> dict[str, object]:
-        return {
-            "actor": self.actor.state_dict(),
-            "average": self.average.state_dict(),
-            "critics": self.critics.state_dict(),
-            "targets": self.targets.state_dict(),
-            "log_alpha": self.log_alpha.detach(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
-
-    def load(self, state: dict) -> None:
-        self.actor.load_state_dict(state["actor"])
-        self.average.load_state_dict(state["average"])
-        self.critics.load_state_dict(state["critics"])
-        self.targets.load_state_dict(state["targets"])
-        with torch.no_grad():
-            self.log_alpha.copy_(state["log_alpha"])
-        for optimiser, content in zip(self.optimisers, state["optimisers"], strict=True):
-            rates = [group["lr"] for group in optimiser.param_groups]
-            optimiser.load_state_dict(content)
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate  # a training may go on with another
-
-
-class Replay:
-    """The newest transitions, in the walker's frame, each with its mirror image on demand."""
-
-    def __init__(self, size: int) -> None:
-        self.columns = [
-            torch.empty(size, INPUTS), torch.empty(size, 8), torch.empty(size),
-            torch.empty(size), torch.empty(size, INPUTS),
-        ]  # fmt: skip
-        self.size, self.written = size, 0
-
-    def add(self, *rows: np.ndarray) -> None:
-        where = torch.arange(self.written, self.written + len(rows[0])) % self.size
-        for column, row in zip(self.columns, rows, strict=True):
-            column[where] = torch.from_numpy(np.asarray(row, np.float32))
-        self.written += len(rows[0])
-
-    def batch(self, rows: int) -> list[Tensor]:
-        where = torch.randint(min(self.written, self.size), (rows,))
-        states, actions, rewards, masks, following = (column[where] for column in self.columns)
-        half = rows // 2
-        for tensor in (states, actions, following):
-            tensor[:half] = mirrored(tensor[:half])
-        return [states, actions, rewards, masks, following]
+def batch(replay: Replay, rows: int) -> list[Tensor]:
+    """Transitions, half of them as their mirror images."""
+    states, actions, rewards, masks, following = replay.batch(rows)
+    half = rows // 2
+    for tensor in (states, actions, following):
+        tensor[:half] = mirrored(tensor[:half])
+    return [states, actions, rewards, masks, following]
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -285,21 +182,24 @@ def train(arguments: argparse.Namespace) -> None:
     generator = np.random.default_rng(arguments.seed)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    learner = Learner(arguments.learning_rate, arguments.discount, arguments.hidden)
-    steps, spent = 0, 0.0
+    learner = Learner(
+        INPUTS,
+        8,
+        rate=arguments.learning_rate,
+        discount=arguments.discount,
+        polyak=0.01,
+        hidden=arguments.hidden,
+    )
     checkpoint = out / "checkpoint.pt"
-    resumed = checkpoint.exists()
-    if resumed:
-        content = torch.load(checkpoint, weights_only=True)
-        learner.load(content["learner"])
-        steps, spent = content["steps"], content["seconds"]
-    grounds, replay = Grounds(arguments.ants, generator), Replay(1_000_000)
+    begun, spent = resumed(checkpoint, learner)
+    steps = begun
+    grounds, replay = Grounds(arguments.ants, generator), Replay(1_000_000, INPUTS, 8)
     frames = grounds.frames()
     began = reported = time.monotonic()
     sums = np.zeros(4)
     while spent + time.monotonic() - began < 60 * arguments.minutes:
         inputs = frames.inputs()
-        if not resumed and replay.written < arguments.warmup:
+        if not begun and replay.written < arguments.warmup:
             chosen = generator.uniform(-1, 1, (arguments.ants, 8)).astype(np.float32)
         else:
             with torch.no_grad():
@@ -312,7 +212,7 @@ def train(arguments: argparse.Namespace) -> None:
         sums += (progress.sum(), rewards.sum(), terminal.sum(), arguments.ants)
         if replay.written >= arguments.warmup:
             for _ in range(arguments.updates):
-                learner.update(*replay.batch(256))
+                learner.update(*batch(replay, 256))
         if time.monotonic() - reported > 60:
             reported = time.monotonic()
             seconds = spent + reported - began
@@ -326,29 +226,13 @@ def train(arguments: argparse.Namespace) -> None:
             print(json.dumps(line), flush=True)
             with open(out / "progress.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
-            content = {"learner": learner.state(), "steps": steps, "seconds": seconds}
-            partial = out / "checkpoint.partial"
-            torch.save(content, partial)
-            os.replace(partial, checkpoint)
-            write_policy(learner, out / f"{steps:08d}.safetensors", steps, arguments.seed)
-
-
-def write_policy(learner: Learner, path: Path, steps: int, seed: int) -> None:
-    """The actor's running average, which falls less often, as the other policies are kept."""
-    linears = [
-        module for module in learner.average.to_sequentials()[0] if hasattr(module, "weight")
-    ]
-    tensors = {f"layers.{i}.weight": layer.weight for i, layer in enumerate(linears)}
-    tensors |= {f"layers.{i}.bias": layer.bias for i, layer in enumerate(linears)}
-    metadata = {
-        "env": "AntMaze's ant on a plane and in a maze, MuJoCo 2.0's physics",
-        "algorithm": "sac", "steps": str(steps), "seed": str(seed),
-        "activation": "relu", "squash": "tanh",
-    }  # fmt: skip
-    partial = path.with_suffix(".partial")
-    arrays = {name: tensor.detach().numpy().copy() for name, tensor in tensors.items()}
-    save_file(arrays, partial, metadata=metadata)
-    partial.rename(path)
+            keep(checkpoint, learner, steps, seconds)
+            learner.write_policy(
+                out / f"{steps:08d}.safetensors",
+                env="AntMaze's ant on a plane and in a maze, MuJoCo 2.0's physics",
+                steps=str(steps),
+                seed=str(arguments.seed),
+            )
 
 
 def measure(arguments: argparse.Namespace) -> None:
