@@ -316,8 +316,9 @@ METHOD_SIZES: dict[str, dict[str, Any]] = {
 
 
 def method_of(contender: Contender) -> Method:
-    """The method of a contender whose kind is ``method-NAME``, or ``corl-NAME`` for its rival."""
-    _, name = contender.kind.split("-", 1)
+    """The method of a contender whose kind is ``method-NAME``, ``cuda-method-NAME``, or
+    ``corl-NAME`` for its rival."""
+    name = contender.kind.rpartition("-")[2]
     return methods.get(name)(**METHOD_SIZES.get(name, {}))
 
 
@@ -332,10 +333,25 @@ def any_method(contender: Contender) -> Runner:
         name="graph",
         precision=contender.precision,
         threads=contender.threads,
+        device=KINDS[contender.kind].device,
     )
     return Runner(engine.run, worth=contender.seeds)
 
 
+KINDS |= {
+    f"cuda-method-{name}": Kind(
+        methods.get(name).title,
+        "ours",
+        any_method,
+        _no_cuda,
+        slow_to_start=True,
+        device="cuda",
+        precisions=(),
+        many_seeds=True,
+    )
+    for name in method_flops.NAMES
+    if name != "dt"
+}
 KINDS |= {
     f"method-{name}": Kind(
         methods.get(name).title,

@@ -3,6 +3,7 @@
     python bench/methods.py                       # a few minutes, on a quiet machine
     python bench/throughput.py --methods          # the same
     python bench/methods.py --corl FOLDER         # beside the trainers of a checkout of CORL
+    python bench/methods.py --device cuda         # under CUDA graphs, with 1 and with 16 seeds
 
 The floor of a method is the rate at which the matrix products that its step needs
 (``bench/method_flops.py``) would run through torch's own 256x256x256 sgemm, measured in the same
@@ -24,7 +25,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parent.parent))  # after an installed iql_fast
 
 from bench import console, method_flops, results, rounds
-from bench.contenders import Contender, method_of
+from bench.contenders import KINDS, Contender, method_of
 from bench.options import add_outputs, add_rounds, positive, write_text
 from bench.rivals import corl
 from bench.workload import Workload, flops_a_step
@@ -47,6 +48,16 @@ def parser() -> argparse.ArgumentParser:
         help=f"which of {', '.join(names)} (default: all)",
     )
     parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="trained at once on a CUDA device (default: 1 16)",
+    )
+    parser.add_argument(
         "--threads", type=positive, nargs="+", metavar="N", help="default: 1, and all cores"
     )
     parser.add_argument(
@@ -62,12 +73,15 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
     workload = Workload(rows=asked.rows)
-    kinds = ["floor", *(f"method-{name}" for name in asked.names)]
-    if asked.corl:
-        os.environ[corl.FOLDER] = str(Path(asked.corl).resolve())  # for the contenders' processes
-        kinds += [f"corl-{name}" for name in asked.names]
-    threads = sorted(set(asked.threads or {1, usable_cores()}))
-    contenders = [Contender(kind, count, workload=workload) for count in threads for kind in kinds]
+    if asked.device == "cuda":
+        names = [name for name in asked.names if name != "dt"]  # which trains on the CPU
+        contenders = [
+            Contender(f"cuda-method-{name}", 1, seeds, workload=workload)
+            for seeds in asked.seeds or (1, 16)
+            for name in names
+        ]
+    else:
+        contenders = on_the_cpu(asked, workload)
     measured, left_out = rounds.run(
         contenders, asked.rounds, asked.window, lambda contender: contender.title
     )
@@ -82,14 +96,24 @@ def main(arguments: list[str] | None = None) -> None:
         write_text(asked.json, json.dumps({"machine": machine, "results": found}, indent=1) + "\n")
 
 
+def on_the_cpu(asked: argparse.Namespace, workload: Workload) -> list[Contender]:
+    """Methods, rivals and the floor, with each number of threads."""
+    kinds = ["floor", *(f"method-{name}" for name in asked.names)]
+    if asked.corl:
+        os.environ[corl.FOLDER] = str(Path(asked.corl).resolve())  # for the contenders' processes
+        kinds += [f"corl-{name}" for name in asked.names]
+    threads = sorted(set(asked.threads or {1, usable_cores()}))
+    return [Contender(kind, count, workload=workload) for count in threads for kind in kinds]
+
+
 def line_of(row: results.Row, table: list[results.Row]) -> dict[str, Any] | None:
     """What is said of a method; None of the floor."""
     contender = row.contender
-    if not contender.kind.startswith("method-"):
+    if KINDS[contender.kind].role != "ours":
         return None
     method = method_of(contender)
     needed = method_flops.needed(method, contender.workload.obs_dim, contender.workload.act_dim)
-    floor = results.floor_of(row, table)
+    floor = None if KINDS[contender.kind].device == "cuda" else results.floor_of(row, table)
     steps = None if floor is None else floor.median * flops_a_step(contender.workload) / needed
     rival = next(
         (
@@ -103,7 +127,9 @@ def line_of(row: results.Row, table: list[results.Row]) -> dict[str, Any] | None
     return {
         "method": method.name,
         "title": method.title,
+        "device": KINDS[contender.kind].device,
         "threads": contender.threads,
+        "seeds": contender.seeds,
         "steps_per_second": row.median,
         "lowest": row.low,
         "highest": row.high,
@@ -128,13 +154,14 @@ def show(
 
     machine = results.machine(table, left_out, workload)
     shown = Table(title=f"{machine['processor']}, torch {machine['torch']}")
-    headings = ("method", "threads", "steps/s", "needed MFLOP", "floor", "to floor")
+    headings = ("method", "threads", "seeds", "steps/s", "needed MFLOP", "floor", "to floor")
     for heading in (*headings, "CORL", "times CORL", ""):
         shown.add_column(heading, justify="left" if heading in ("method", "") else "right")
     for line in found:
         shown.add_row(
             line["title"],
             str(line["threads"]),
+            str(line["seeds"]),
             f"{line['steps_per_second']:.1f} ({line['lowest']:.1f} to {line['highest']:.1f})",
             f"{line['needed_mflop']:,.0f}",
             console.number(line["floor_steps_per_second"], 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -108,6 +109,7 @@ def for_method(
     name: str = "auto",
     precision: Precision = "fp32",
     threads: int = 0,
+    device: Literal["cpu", "cuda"] | None = None,
 ) -> Engine:
     """An engine for any method, with freshly initialised networks.
 
@@ -115,11 +117,12 @@ def for_method(
     observations, is the caller's (``iql_fast.data.transform``).
 
     Args:
-        name: ``"graph"`` (over this package's operators; for DT, over torch's fused ones),
-            ``"reference"`` (plain torch, the specification), or ``"auto"``: the first that can be
-            used.
+        name: ``"graph"`` (over this package's operators, on a CUDA device under CUDA graphs where
+            there is one; for DT, over torch's fused ones, on the CPU), ``"reference"`` (plain
+            torch on the CPU, the specification), or ``"auto"``: the first that can be used.
         precision: ``"fp32"`` or ``"fp64"``.
         threads: CPU threads; 0 takes all cores that this process may use.
+        device: of the engine ``"graph"``; None: a CUDA device where there is one.
 
     Raises:
         UserError: the engine has not the method or the precision, or needs more memory or threads
@@ -128,7 +131,9 @@ def for_method(
     """
     import torch
 
+    from iql_fast.engines.captured import CapturedEngine
     from iql_fast.engines.generic import GenericEngine
+    from iql_fast.engines.graph import native_kernels
     from iql_fast.engines.sequence import SequenceEngine
 
     _check_seeds(seeds)
@@ -142,6 +147,10 @@ def for_method(
     torch.set_num_threads(threads or usable_cores())
     if isinstance(method, DT):
         return SequenceEngine(method, data, seeds, precision, native=chosen == "graph")
+    if chosen == "graph" and (device or _device()) == "cuda":
+        at = torch.device("cuda", torch.cuda.current_device())
+        native = native_kernels(at)
+        return CapturedEngine(method, data, seeds, precision, native=native, device=at)
     return GenericEngine(method, data, seeds, precision, native=chosen == "graph")
 
 
@@ -158,8 +167,15 @@ def available_for(method: Method, precision: Precision = "fp32") -> dict[str, st
             "reference": sequence.unavailable_reason(precision),
         }
     other = "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
-    missing = extension.unavailable_reason()
+    missing = "" if _device() == "cuda" else extension.unavailable_reason()
     return {"cuda": only, "graph": other or missing, "cpu": only, "reference": other}
+
+
+def _device() -> Literal["cpu", "cuda"]:
+    """Where the engine of any method trains."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_online(name: str) -> None:

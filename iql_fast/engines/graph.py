@@ -408,7 +408,7 @@ class GraphEngine(Exclusive):
             self._steps(1)  # libraries set themselves up, which a capture cannot hold
             torch.cuda.synchronize(self.device)
             graph = torch.cuda.CUDAGraph()
-            with _no_garbage_collection(), torch.cuda.graph(graph, stream=self._stream):
+            with no_garbage_collection(), torch.cuda.graph(graph, stream=self._stream):
                 self._steps(self.chunk)
             self._graph = graph
 
@@ -420,7 +420,7 @@ class GraphEngine(Exclusive):
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Of an engine that only a cycle keeps alive, say after an exception: to give its graph back
     while another one is captured would end that capture."""
     gc.collect()

@@ -63,18 +63,21 @@ class TorchStep:
         self._scalars = method.scalars(sizes[1])
         self.numbers = {name: [like.new_zeros(S) for _ in range(3)] for name in self._scalars}
         self._draws = method.draws(*sizes)
+        self.numbers_drawn = S * sum(math.prod(draw.shape) for draw in self._draws.values())
+        self._ahead = max(1, min(64, DRAWN_AT_ONCE // max(self.numbers_drawn, 1)))
         self._drawn: dict[str, Tensor] = {}
         self._drawn_from = -1
-        self._settings = {
-            name: torch.tensor(method.per_seed(name, S), dtype=like.dtype, device=like.device)
+        settings = {
+            name: torch.tensor(method.per_seed(name, S), dtype=like.dtype)
             for name in method.per_seed_names()
         }
+        self._settings = {name: x.to(like.device) for name, x in settings.items()}
         # Of the settings that are the same for all seeds, their values.
         self._shared = {
-            name: float(x[0]) for name, x in self._settings.items() if len(set(x.tolist())) == 1
+            name: float(x[0]) for name, x in settings.items() if len(set(x.tolist())) == 1
         }
         self._counts = {
-            w.net.name: [torch.zeros((), dtype=torch.float32) for _ in w.leaves]
+            w.net.name: [torch.zeros((), device=like.device) for _ in w.leaves]
             for w in self.weights.values()
         }
         self.values: dict[str, Tensor] = {}
@@ -99,20 +102,20 @@ class TorchStep:
         return self._settings[name][:, None]
 
     def draw(self, name: str) -> Tensor:
-        ahead = self._ahead()
+        ahead = self._ahead
         begin = self.index - self.index % ahead
         if begin != self._drawn_from:
             steps = torch.arange(begin, begin + ahead, device=self.like.device)
-            self._drawn = {
-                key: drawn(draw, stream, self.seeds, steps).to(self.like.dtype)
-                for stream, (key, draw) in enumerate(self._draws.items())
-            }
+            self._draw_all(steps)
             self._drawn_from = begin
         return self._drawn[name][self.index - begin]
 
-    def _ahead(self) -> int:
-        numbers = sum(math.prod(draw.shape) for draw in self._draws.values()) * len(self.seeds)
-        return max(1, min(64, DRAWN_AT_ONCE // max(numbers, 1)))
+    def _draw_all(self, steps: Tensor) -> None:
+        """What the method declared, of some steps."""
+        self._drawn = {
+            key: drawn(draw, stream, self.seeds, steps).to(self.like.dtype)
+            for stream, (key, draw) in enumerate(self._draws.items())
+        }
 
     def net(
         self, name: str, x: Tensor, *, member: int | None = None, fixed: bool = False
@@ -137,16 +140,20 @@ class TorchStep:
     def _with_dropout(
         self, weights: Weights, pieces: list[Tensor], x: Tensor, probability: float
     ) -> Tensor:
-        steps = torch.tensor([self.index], device=x.device)
         pairs = zip(weights.weights(pieces), weights.biases(pieces), strict=True)
         for i, (weight, bias) in enumerate(pairs):
             hidden = i < weights.layers - 1
             x = self._linear(x, weight, bias, hidden)
             if hidden:
                 shape = (x.shape[-2], x.shape[-1])
-                keep = philox.dropout_keep_of(self.seeds, steps, i, shape, probability)[0]
+                keep = self._keep(i, shape, probability)
                 x = x * (keep.to(x.dtype) / (1 - probability))
         return x
+
+    def _keep(self, layer: int, shape: tuple[int, int], probability: float) -> Tensor:
+        """Which hidden units of a layer this step keeps, ``[S, *shape]``."""
+        steps = torch.tensor([self.index], device=self.like.device)
+        return philox.dropout_keep_of(self.seeds, steps, layer, shape, probability)[0]
 
     def vector(self, net: str, name: str) -> Tensor:
         weights = self.weights[net]
@@ -205,12 +212,15 @@ class TorchStep:
 
     # Adam (Kingma and Ba, 2015).
 
-    def _left_of_rate(self, name: str, net: Net) -> float:
+    def _updates(self, name: str) -> int | Tensor:
+        """Updates of what is trained under a name, this one too."""
+        return self.method.updates(name, self.index) + 1
+
+    def _left_of_rate(self, name: str, net: Net) -> float | Tensor:
         """What the schedule has left of a network's learning rate, as a share."""
         if not net.schedule:
             return 1.0
-        progress = min(self.method.updates(name, self.index), net.schedule) / net.schedule
-        return 0.5 * (1 + math.cos(math.pi * progress))
+        return left_of_rate(self.method.updates(name, self.index), net.schedule)
 
     def _move_net(self, name: str, weights: Weights, gradients: Sequence[Tensor]) -> None:
         net = weights.net
@@ -219,7 +229,7 @@ class TorchStep:
             rate = self._settings[net.rate] * left
             for piece in weights.constant:
                 piece *= 1 - net.decoupled_decay * self._each(rate, piece)
-        if self.native and net.rate in self._shared:
+        if self.native and net.rate in self._shared and isinstance(left, float):
             self._adam_(
                 weights.constant,
                 [gradient.contiguous() for gradient in gradients],
@@ -234,7 +244,7 @@ class TorchStep:
             )
             return
         rate = self._settings[net.rate] * left
-        count = self.method.updates(name, self.index) + 1
+        count = self._updates(name)
         for piece, gradient, m, v in zip(
             weights.constant, gradients, *weights.moments, strict=True
         ):
@@ -242,7 +252,7 @@ class TorchStep:
 
     def _move_scalar(self, name: str, gradient: Tensor) -> None:
         value, first, second = self.numbers[name]
-        count = self.method.updates(name, self.index) + 1
+        count = self._updates(name)
         rate = self._settings[self._scalars[name].rate]
         _adam(value.detach(), gradient, first, second, rate, count)
 
@@ -252,7 +262,14 @@ class TorchStep:
         return each.view(-1, *[1] * (piece.dim() - 1))
 
 
-def _adam(x: Tensor, gradient: Tensor, m: Tensor, v: Tensor, rate: Tensor, count: int) -> None:
+def left_of_rate(updates: int, schedule: int) -> float:
+    """What a cosine to 0 over ``schedule`` updates has left of a rate after some, as a share."""
+    return 0.5 * (1 + math.cos(math.pi * min(updates, schedule) / schedule))
+
+
+def _adam(
+    x: Tensor, gradient: Tensor, m: Tensor, v: Tensor, rate: Tensor, count: int | Tensor
+) -> None:
     beta1, beta2 = ADAM_BETAS
     m += (1 - beta1) * (gradient - m)
     v += (1 - beta2) * (gradient**2 - v)

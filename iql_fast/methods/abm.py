@@ -90,6 +90,10 @@ class ABM(Method):
         several = Draw("normal", (self.samples, self.batch_size, act_dim))
         return {"next": several, "now": several, "prior": several}
 
+    def branch(self, index: int) -> bool:
+        """Whether the targets become copies."""
+        return bool(self.copy_every) and (index + 1) % self.copy_every == 0
+
     def step(self, on: Step) -> None:
         s, a, s_next = on.batch.observations, on.batch.actions, on.batch.next_observations
 
@@ -139,7 +143,7 @@ class ABM(Method):
     def _move_targets(self, on: Step) -> None:
         if not self.copy_every:
             on.follow("critic", "actor")
-        elif (on.index + 1) % self.copy_every == 0:
+        elif self.branch(on.index):
             on.copy("critic", "target")
             on.copy("actor", "actor_target")
 

@@ -6,7 +6,7 @@ once, and never knows which engine runs it; an engine never knows which method i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol, get_args, get_origin, get_type_hints
 
@@ -237,6 +237,11 @@ class Method:
     def step(self, on: Step) -> None:
         """One step."""
         raise NotImplementedError
+
+    def branch(self, index: int) -> Hashable:  # noqa: ARG002
+        """Which way the step after ``index`` others goes: all that ``step`` decides by that number.
+        Two steps of one branch do the same."""
+        return None
 
     def updates(self, name: str, steps: int) -> int:  # noqa: ARG002
         """How many of the first ``steps`` steps have a loss of that name."""

@@ -93,6 +93,10 @@ class CQL(Method):
             "next_several_noise": Draw("normal", several),
         }
 
+    def branch(self, index: int) -> bool:
+        """Whether the policy clones the data yet: the authors count steps from 1."""
+        return index + 1 < self.bc_steps
+
     def step(self, on: Step) -> None:
         s, a, s_next = on.batch.observations, on.batch.actions, on.batch.next_observations
         mean, log_std = _heads(on.net("actor", s))
@@ -106,7 +110,7 @@ class CQL(Method):
         temperature = on.scalar("log_temperature").detach().exp()  # [S, 1]
 
         # The policy's loss, of the critics as they are.
-        if on.index + 1 < self.bc_steps:  # the authors count steps from 1
+        if self.branch(on.index):
             value = tanh_gaussian_log_prob(a, mean.clamp(*MEAN_RANGE), log_std)
         else:
             value = on.net("critic", torch.cat([s, pi], -1), fixed=True)[..., 0].amin(1)

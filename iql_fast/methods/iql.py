@@ -130,9 +130,13 @@ class IQL(Method):
             Net("critic", *critic, ensemble=self.critics, target="target"),
         )
 
+    def branch(self, index: int) -> tuple[str, ...]:
+        """Which networks are trained."""
+        return self.stage_at(index).trains
+
     def step(self, on: Step) -> None:
         s, a, s_next = on.batch.observations, on.batch.actions, on.batch.next_observations
-        sa, trains = torch.cat([s, a], -1), self.stage_at(on.index).trains
+        sa, trains = torch.cat([s, a], -1), self.branch(on.index)
         reads_old = "value" not in trains or self.value_order == "old"
         with torch.no_grad():
             q = on.net("target", sa)[..., 0].amin(1)  # [S, B]

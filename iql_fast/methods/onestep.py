@@ -131,14 +131,23 @@ class Onestep(Method):
     def acts(self, steps: int) -> bool:
         return self.updates("actor" if self._trains_policy else "critic", steps) > 0
 
+    def branch(self, index: int) -> tuple[str, bool]:
+        """The phase, and whether a target moves or a policy begins."""
+        of_q = index - self.beta_steps
+        if of_q < 0:
+            return "beta", False
+        if of_q < self.q_steps or not self._trains_policy:
+            return "critic", (of_q + 1) % self.target_every == 0
+        return "actor", of_q == self.q_steps
+
     def step(self, on: Step) -> None:
-        after = on.index - self.beta_steps - self.q_steps
-        if on.index < self.beta_steps:
+        phase, moves = self.branch(on.index)
+        if phase == "beta":
             self._clone(on)
-        elif after < 0 or not self._trains_policy:
-            self._evaluate(on)
+        elif phase == "critic":
+            self._evaluate(on, moves)
         else:
-            if after == 0:
+            if moves:
                 on.copy("beta", "actor")
             self._improve(on)
 
@@ -147,7 +156,7 @@ class Onestep(Method):
         density = gaussian_log_prob(on.batch.actions, *self._policy(on, "beta"))
         on.descend(beta=-density.mean(-1))
 
-    def _evaluate(self, on: Step) -> None:
+    def _evaluate(self, on: Step, moves: bool) -> None:
         """Q by SARSA on the data's own next actions."""
         a_next = on.batch.next_actions
         if a_next is None:
@@ -158,7 +167,7 @@ class Onestep(Method):
         q = on.net("critic", torch.cat([on.batch.observations, on.batch.actions], -1))[..., 0]
         on.descend(critic=((q - target) ** 2).mean(-1))
         on.record(q=q.mean(-1), target_q=target.mean(-1))
-        if (on.index - self.beta_steps + 1) % self.target_every == 0:
+        if moves:
             on.follow("critic")
 
     def _improve(self, on: Step) -> None:

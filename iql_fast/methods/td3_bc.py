@@ -58,6 +58,10 @@ class TD3BC(Method):
     def updates(self, name: str, steps: int) -> int:
         return steps // self.policy_every if name == "actor" else steps
 
+    def branch(self, index: int) -> bool:
+        """Whether the policy learns."""
+        return (index + 1) % self.policy_every == 0
+
     def step(self, on: Step) -> None:
         s, a, s_next = on.batch.observations, on.batch.actions, on.batch.next_observations
         sa = torch.cat([s, a], -1)
@@ -75,7 +79,7 @@ class TD3BC(Method):
         on.record(q=qs.mean((1, 2)), target_q=target.mean(-1))
 
         # The policy, with the critic just updated; the targets move with it.
-        if (on.index + 1) % self.policy_every:
+        if not self.branch(on.index):
             return
         pi = torch.tanh(on.net("actor", s))
         q = on.net("critic", torch.cat([s, pi], -1), member=0, fixed=True)[..., 0]
