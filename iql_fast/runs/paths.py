@@ -33,7 +33,8 @@ def draw(
     """
     columns = min(3, len(seeds))
     rows = -(-len(seeds) // columns)
-    figure = output.new_figure(5.5 * columns, 0.6 + 5.2 * rows)
+    tall = _shape(layout)[0] / _shape(layout)[1]
+    figure = output.new_figure(5.5 * columns, 0.4 + (1.0 + 4.6 * tall) * rows)
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(seeds) :]:
@@ -48,6 +49,14 @@ def draw(
         axes.set(xlabel="x (m)", ylabel="y (m)", aspect="equal")
         axes.invert_yaxis()  # rows of the maze downwards, as it is written
     output.save(figure, path)
+
+
+def _shape(layout: str) -> tuple[int, int]:
+    """Rows and columns of a maze's cells."""
+    from iql_fast.environments import antmaze  # imports the simulator
+
+    cells = antmaze.LAYOUTS[layout]
+    return len(cells), len(cells[0])
 
 
 def _walls(axes: Axes, layout: str) -> None:
