@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from iql_fast.environments import adroit, locomotion
+from iql_fast.environments import adroit, antmaze, locomotion
 
 DATA = Path(__file__).resolve().parent / "data"
 HOPPER_STEPS = DATA / "hopper_steps.npz"
@@ -38,6 +39,20 @@ class Difference(NamedTuple):
 
     observation: float
     reward: float
+
+
+class MazeDifference(NamedTuple):
+    """How far ants are from those in the whole maze, where a step knows the walls near them alone.
+
+    Attributes:
+        largest: in a position, a velocity or the number of contacts.
+        at_walls, at_several, outside: steps against walls, against more than one, beyond the maze.
+    """
+
+    largest: float
+    at_walls: int
+    at_several: int
+    outside: int
 
 
 def recorded(name: str) -> list[Episode]:
@@ -116,3 +131,35 @@ def hopper_difference() -> float:
                 abs(reward - steps["rewards"][row]),
             )
     return float(worst)
+
+
+def maze_difference(layout: str, physics: Any = "d4rl", starts: int = 30) -> MazeDifference:
+    """Ants from anywhere that are pushed about, each in both simulators."""
+    whole, simulator = antmaze.model(layout, physics), antmaze.simulator(layout, physics)
+    box = int(mujoco.mjtGeom.mjGEOM_BOX)
+    rng = np.random.default_rng(1)
+    last = len(antmaze.LAYOUTS[layout]) - 1, len(antmaze.LAYOUTS[layout][0]) - 1
+    low, high = antmaze.centre(layout, (0, 0)), antmaze.centre(layout, last)
+    largest, at_walls, at_several, outside = 0.0, 0, 0, 0
+    for _ in range(starts):
+        one, other = both = mujoco.MjData(whole), mujoco.MjData(simulator.model)
+        qpos = one.qpos + rng.uniform(-0.1, 0.1, 15)
+        qpos[:2] = rng.uniform(low - 6, high + 6)
+        push = rng.uniform(0, 6) * rng.standard_normal(2)
+        for data in both:
+            data.qpos[:] = qpos
+        for _ in range(40):
+            torques = antmaze.TORQUE * rng.uniform(-1, 1, 8)
+            for data in both:
+                data.ctrl[:] = torques
+                data.qvel[:2] = push
+            mujoco.mj_step(whole, one, antmaze.FRAME_SKIP)
+            simulator.step(other, antmaze.FRAME_SKIP)
+            states = [np.r_[data.qpos, data.qvel, data.ncon] for data in both]
+            largest = max(largest, float(np.abs(states[0] - states[1]).max()))
+            pairs = [(contact.geom1, contact.geom2) for contact in one.contact[: one.ncon]]
+            walls = {min(pair) for pair in pairs if box in whole.geom_type[list(pair)]}
+            at_walls += bool(walls)
+            at_several += len(walls) > 1
+            outside += bool((qpos[:2] < low - 2).any() or (qpos[:2] > high + 2).any())
+    return MazeDifference(largest, at_walls, at_several, outside)

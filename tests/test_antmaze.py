@@ -9,6 +9,8 @@ from iql_fast.environments import antmaze, physics
 from iql_fast.environments.antmaze import AntMaze
 from iql_fast.support.errors import UserError
 
+from . import replays
+
 GEOMS = {"umaze": 32, "medium": 52, "large": 76}
 GOALS = {"umaze": (0, 8), "medium": (20, 20), "large": (32, 24)}
 
@@ -91,6 +93,29 @@ def test_walls_stop_the_ant():
             mujoco.mj_step(model, data)
             furthest = min(furthest, data.qpos[0])
         assert (furthest > -2.0) == blocked
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind"), [*((layout, "d4rl") for layout in GEOMS), ("umaze", "gymnasium")]
+)
+def test_walls_that_are_not_near_change_nothing(layout, kind):
+    """Bit for bit, of ants that are pushed against walls, into corners, through walls and out."""
+    found = replays.maze_difference(layout, kind)
+    assert found.largest == 0
+    assert found.at_walls > 100
+    assert found.at_several > 3
+    assert found.outside > 30
+
+
+def test_the_scene_is_the_whole_maze():
+    env = AntMaze("large")
+    env.reset(seed=0)
+    for _ in range(3):
+        observation, *_ = env.step(np.ones(8))
+    model, data = env.scene()
+    assert model.ngeom == GEOMS["large"]
+    np.testing.assert_array_equal(np.r_[data.qpos, data.qvel], observation)
+    np.testing.assert_allclose(data.xpos[1], observation[:3])  # what is drawn is up to date
 
 
 def test_reset_is_shaken_as_d4rls():
@@ -208,7 +233,7 @@ def test_wrong_input(monkeypatch, tmp_path):
         AntMaze("umaze", physics="mars")
     with pytest.raises(ValueError, match="broadcast"):
         AntMaze("umaze").step(np.zeros(7))
-    antmaze.model.cache_clear()
+    antmaze.simulator.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setitem(antmaze.MASSES, "torso", 1.0)
@@ -221,7 +246,7 @@ def test_wrong_input(monkeypatch, tmp_path):
             with pytest.raises(UserError, match="not the one expected"):
                 AntMaze("umaze")
     finally:
-        antmaze.model.cache_clear()
+        antmaze.simulator.cache_clear()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of infinite bounds, and of no rendering

@@ -90,8 +90,9 @@ class Grounds:
     """
 
     def __init__(self, ants: int, generator: np.random.Generator) -> None:
-        self.models = [antmaze.model(None), antmaze.model(LAYOUT)]
-        self.data = [mujoco.MjData(self.models[_in_maze(i)]) for i in range(ants)]
+        self.plane, self.maze = antmaze.model(None), antmaze.simulator(LAYOUT)
+        models = self.plane, self.maze.model
+        self.data = [mujoco.MjData(models[_in_maze(i)]) for i in range(ants)]
         self.generator = generator
         self.goals = np.zeros((ants, 2))
         self.ways = np.zeros((ants, 2))  # what progress is measured to: the goal, or a waypoint
@@ -149,7 +150,10 @@ class Grounds:
         for i, data in enumerate(self.data):
             before = math.dist(data.qpos[:2], self.ways[i])
             data.ctrl[:] = antmaze.TORQUE * actions[i]
-            mujoco.mj_step(self.models[_in_maze(i)], data, antmaze.FRAME_SKIP)
+            if _in_maze(i):
+                self.maze.step(data, antmaze.FRAME_SKIP)
+            else:
+                mujoco.mj_step(self.plane, data, antmaze.FRAME_SKIP)
             progress[i] = 10.0 * (before - math.dist(data.qpos[:2], self.ways[i]))
             upright = 1 - 2 * (data.qpos[4] ** 2 + data.qpos[5] ** 2)
             terminal[i] = upright < 0

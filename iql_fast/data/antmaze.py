@@ -273,8 +273,8 @@ class Ant:
     def __init__(self, recipe: Recipe, key: tuple[int, ...]) -> None:
         self.recipe = recipe
         self.generator = generator = np.random.default_rng(key)
-        self.model = antmaze.model(recipe.layout)
-        self.data = mujoco.MjData(self.model)
+        self._simulator = antmaze.simulator(recipe.layout)
+        self.data = mujoco.MjData(self._simulator.model)
         antmaze.start(self.data, generator)
         if recipe.starts is not None:
             cell = recipe.starts[generator.integers(len(recipe.starts))]
@@ -293,7 +293,7 @@ class Ant:
         """Take the walker's action ``[8]`` with noise; returns what was done, cut to [-1, 1]."""
         noisy = np.clip(action + NOISE * self.generator.standard_normal(8), -1, 1)
         self.data.ctrl[:] = antmaze.TORQUE * noisy
-        mujoco.mj_step(self.model, self.data, antmaze.FRAME_SKIP)
+        self._simulator.step(self.data, antmaze.FRAME_SKIP)
         return noisy
 
 
@@ -413,7 +413,8 @@ def collect(
         TimeRemainingColumn,
     )
 
-    antmaze.model(recipe(name).layout)  # what is wrong with it is to be said here, not in a worker
+    # What is wrong with it is to be said here, not in a worker.
+    antmaze.simulator(recipe(name).layout)
     bar = Progress(
         TextColumn("making {task.description}"),
         BarColumn(),

@@ -8,7 +8,7 @@ wall of a layout. Figures are D4RL's own (Farama-Foundation/D4RL at 89141a6,
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +18,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from iql_fast.environments.near_walls import AWAY, NearWalls
 from iql_fast.environments.physics import (
     assets,
     normalise_quaternion,
@@ -84,7 +85,7 @@ def centre(layout: str, cell: tuple[int, int]) -> FloatArray:
 
 @functools.cache
 def model(layout: str | None, physics: Physics = "d4rl") -> mujoco.MjModel:
-    """The compiled model, one a process: not to be changed.
+    """The compiled model of the whole maze, one a process: not to be changed.
 
     Args:
         layout: a key of ``LAYOUTS``; None is an open plane.
@@ -93,10 +94,34 @@ def model(layout: str | None, physics: Physics = "d4rl") -> mujoco.MjModel:
     Raises:
         UserError: the installed MuJoCo is refused, or Gymnasium's ant is not the expected one.
     """
+    return _compiled([] if layout is None else list(_walls(layout).values()), physics)
+
+
+@functools.cache
+def simulator(layout: str, physics: Physics = "d4rl") -> NearWalls:
+    """What steps ants in a maze, one a process. Arguments and errors are those of ``model``."""
+    made = _compiled(list(AWAY), physics)
+    corner = centre(layout, (0, 0)) - CELL / 2
+    first = mujoco.mj_name2id(made, mujoco.mjtObj.mjOBJ_GEOM, "wall_0")
+    return NearWalls(made, first, _walls(layout), (corner[0], corner[1]), CELL)
+
+
+def _walls(layout: str) -> dict[tuple[int, int], FloatArray]:
+    """Where the middle of each wall is, by row and column."""
+    return {
+        (r, c): np.append(centre(layout, (r, c)), WALL_HEIGHT / 2)
+        for r, row in enumerate(LAYOUTS[layout])
+        for c, cell in enumerate(row)
+        if cell == "#"
+    }
+
+
+def _compiled(walls: Sequence[FloatArray], physics: Physics) -> mujoco.MjModel:
+    """The ant among walls at some places ``[3]``."""
     require_mujoco()
     path = assets("gymnasium") / "ant.xml"
     try:
-        compiled = mujoco.MjModel.from_xml_string(_edited(path, layout))
+        compiled = mujoco.MjModel.from_xml_string(_edited(path, walls))
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise UserError(
             f"{path} is a model file that is not the one expected ({error}): "
@@ -109,7 +134,7 @@ def model(layout: str | None, physics: Physics = "d4rl") -> mujoco.MjModel:
     return compiled
 
 
-def _edited(path: Path, layout: str | None) -> str:
+def _edited(path: Path, walls: Sequence[FloatArray]) -> str:
     """Gymnasium's file as D4RL's, in MJCF: time step, contact softness, motors, walls."""
     root = ElementTree.parse(path).getroot()
     _one(root, "option").set("timestep", "0.02")
@@ -121,22 +146,19 @@ def _edited(path: Path, layout: str | None) -> str:
         motor.set("ctrlrange", f"{-TORQUE} {TORQUE}")
     world = _one(root, "worldbody")
     half = CELL / 2
-    for r, row in enumerate(LAYOUTS[layout] if layout else ()):
-        for c, cell in enumerate(row):
-            if cell == "#" and layout:
-                x, y = centre(layout, (r, c))
-                wall = {
-                    "name": f"wall_{r}_{c}",
-                    "type": "box",
-                    "pos": f"{x} {y} {WALL_HEIGHT / 2}",
-                    "size": f"{half} {half} {WALL_HEIGHT / 2}",
-                    "contype": "1",
-                    "conaffinity": "1",
-                    "rgba": "0.7 0.5 0.3 1",
-                }
-                # D4RL's order of geoms: the floor, the walls, the ant.
-                index = [child.tag for child in world].index("body")
-                world.insert(index, ElementTree.Element("geom", wall))
+    for i, place in enumerate(walls):
+        wall = {
+            "name": f"wall_{i}",
+            "type": "box",
+            "pos": " ".join(map(str, place.tolist())),
+            "size": f"{half} {half} {WALL_HEIGHT / 2}",
+            "contype": "1",
+            "conaffinity": "1",
+            "rgba": "0.7 0.5 0.3 1",
+        }
+        # D4RL's order of geoms: the floor, the walls, the ant.
+        index = [child.tag for child in world].index("body")
+        world.insert(index, ElementTree.Element("geom", wall))
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -162,7 +184,8 @@ class AntMaze(gymnasium.Env[FloatArray, NDArray[np.float32]]):
 
     Observations ``[29]``: position and joint angles ``qpos[0:15]`` (metres, a quaternion,
     radians), velocities ``qvel[0:14]``. Actions ``[8]`` in [-1, 1]: torques, 0.1 s each. The
-    horizon (700 steps in the umaze, 1000 in the others) is the registration's.
+    horizon (700 steps in the umaze, 1000 in the others) is the registration's. ``model`` and
+    ``data``, which may be set, have the walls near the ant alone; ``scene`` has all.
 
     Args:
         layout: ``"umaze"``, ``"medium"`` or ``"large"``.
@@ -186,8 +209,10 @@ class AntMaze(gymnasium.Env[FloatArray, NDArray[np.float32]]):
         if layout not in LAYOUTS:
             raise UserError(f"AntMaze has no layout {layout!r}: {', '.join(LAYOUTS)}.")
         self.layout, self.physics = layout, physics
-        self.model = model(layout, physics)
+        self._simulator = simulator(layout, physics)
+        self.model = self._simulator.model
         self.data = data = mujoco.MjData(self.model)
+        self._whole: mujoco.MjData | None = None
         self._qpos, self._qvel, self._ctrl = data.qpos, data.qvel, data.ctrl  # views, for speed
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (29,), np.float64)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (8,), np.float32)
@@ -217,11 +242,20 @@ class AntMaze(gymnasium.Env[FloatArray, NDArray[np.float32]]):
     def step(self, action: NDArray[Any]) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """One action ``[8]``; torques beyond the motors' are cut by the model."""
         np.multiply(action, TORQUE, out=self._ctrl)
-        mujoco.mj_step(self.model, self.data, FRAME_SKIP)
+        self._simulator.step(self.data, FRAME_SKIP)
         observation = self._observation()
         dx, dy = observation[0] - self.goal[0], observation[1] - self.goal[1]
         reached = bool(dx * dx + dy * dy <= GOAL_RADIUS**2)
         return observation, float(reached), reached, False, {}
+
+    def scene(self) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        """The whole maze with the ant as it is, for pictures."""
+        whole = model(self.layout, self.physics)
+        if self._whole is None:
+            self._whole = mujoco.MjData(whole)
+        self._whole.qpos[:], self._whole.qvel[:] = self._qpos, self._qvel
+        mujoco.mj_forward(whole, self._whole)
+        return whole, self._whole
 
     def _observation(self) -> FloatArray:
         return np.concatenate((self._qpos, self._qvel))

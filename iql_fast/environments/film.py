@@ -102,7 +102,9 @@ def _shoot(
 
     env = workers.environment(environment)
     observation, _ = env.reset(seed=workers.seed_of(key))
-    model, data = env.unwrapped.model, env.unwrapped.data
+    scene = getattr(env.unwrapped, "scene", lambda: (env.unwrapped.model, env.unwrapped.data))
+    model, _ = scene()
+    data = env.unwrapped.data
     renderer = mujoco.Renderer(model, *SIZE)
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
@@ -115,14 +117,14 @@ def _shoot(
     player = played(policy, 1)
     for steps in range(1, horizon + 1):
         if (steps - 1) % every == 0:
-            renderer.update_scene(data, camera)
+            renderer.update_scene(scene()[1], camera)
             frames.append(renderer.render())
         observation, reward, terminal, _, _ = env.step(player.act(observation[None])[0])
         player.observe(np.array([reward]))
         total += float(reward)
         if terminal:
             break
-    renderer.update_scene(data, camera)
+    renderer.update_scene(scene()[1], camera)
     frames.append(renderer.render())
     return frames, total, every * (data.time - start) / max(steps, 1)
 
