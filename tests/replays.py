@@ -154,7 +154,7 @@ def maze_difference(layout: str, physics: Any = "d4rl", starts: int = 30) -> Maz
                 data.ctrl[:] = torques
                 data.qvel[:2] = push
             mujoco.mj_step(whole, one, antmaze.FRAME_SKIP)
-            simulator.step(other, antmaze.FRAME_SKIP)
+            simulator.step(other, other.qpos, antmaze.FRAME_SKIP)
             states = [np.r_[data.qpos, data.qvel, data.ncon] for data in both]
             largest = max(largest, float(np.abs(states[0] - states[1]).max()))
             pairs = [(contact.geom1, contact.geom2) for contact in one.contact[: one.ncon]]

@@ -151,7 +151,7 @@ class Grounds:
             before = math.dist(data.qpos[:2], self.ways[i])
             data.ctrl[:] = antmaze.TORQUE * actions[i]
             if _in_maze(i):
-                self.maze.step(data, antmaze.FRAME_SKIP)
+                self.maze.step(data, data.qpos, antmaze.FRAME_SKIP)
             else:
                 mujoco.mj_step(self.plane, data, antmaze.FRAME_SKIP)
             progress[i] = 10.0 * (before - math.dist(data.qpos[:2], self.ways[i]))

@@ -293,7 +293,7 @@ class Ant:
         """Take the walker's action ``[8]`` with noise; returns what was done, cut to [-1, 1]."""
         noisy = np.clip(action + NOISE * self.generator.standard_normal(8), -1, 1)
         self.data.ctrl[:] = antmaze.TORQUE * noisy
-        self._simulator.step(self.data, antmaze.FRAME_SKIP)
+        self._simulator.step(self.data, self.qpos, antmaze.FRAME_SKIP)
         return noisy
 
 

@@ -242,7 +242,7 @@ class AntMaze(gymnasium.Env[FloatArray, NDArray[np.float32]]):
     def step(self, action: NDArray[Any]) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """One action ``[8]``; torques beyond the motors' are cut by the model."""
         np.multiply(action, TORQUE, out=self._ctrl)
-        self._simulator.step(self.data, FRAME_SKIP)
+        self._simulator.step(self.data, self._qpos, FRAME_SKIP)
         observation = self._observation()
         dx, dy = observation[0] - self.goal[0], observation[1] - self.goal[1]
         reached = bool(dx * dx + dy * dy <= GOAL_RADIUS**2)

@@ -8,6 +8,7 @@ geoms, so with the others in their order the motion is the same, bit for bit
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import mujoco
@@ -48,10 +49,11 @@ class NearWalls:
         model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
         self._boxes = model.geom_pos[first : first + BOXES]  # a view
         self._corner, self._cell = corner, cell
-        # Of the cells around the maze, too: beyond, there is nothing near.
-        self._last = max(row for row, _ in walls) + REACH + 1, max(c for _, c in walls) + REACH + 1
-        rows, columns = (range(-REACH - 1, last + 1) for last in self._last)
-        self._around = {(r, c): self._near(walls, r, c) for r in rows for c in columns}
+        rows, columns = zip(*walls, strict=True)
+        # Of the cells around the maze, too; beyond, there is nothing near.
+        around = [range(min(of) - REACH, max(of) + REACH + 1) for of in (rows, columns)]
+        keys = itertools.product(*around)
+        self._around = {(float(r), float(c)): self._near(walls, r, c) for r, c in keys}
 
     def _near(
         self, walls: Mapping[tuple[int, int], NDArray[np.float64]], row: int, column: int
@@ -64,12 +66,13 @@ class NearWalls:
             places[: len(found)] = found
         return places
 
-    def step(self, data: mujoco.MjData, steps: int) -> None:
-        """So many physics steps."""
-        x, y = data.qpos[:2].tolist()
-        row, column = (
-            min(max(int((at - least) // self._cell), -REACH - 1), last)
-            for at, least, last in zip((y, x), self._corner[::-1], self._last, strict=True)
-        )
-        self._boxes[:] = self._around[row, column]
+    def step(self, data: mujoco.MjData, qpos: NDArray[np.float64], steps: int) -> None:
+        """So many physics steps.
+
+        Args:
+            qpos: of the data, which take long to give it.
+        """
+        x, y = self._corner
+        cell = (qpos.item(1) - y) // self._cell, (qpos.item(0) - x) // self._cell
+        self._boxes[:] = self._around.get(cell, AWAY)
         mujoco.mj_step(self.model, data, steps)
