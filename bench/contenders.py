@@ -350,7 +350,6 @@ KINDS |= {
         many_seeds=True,
     )
     for name in method_flops.NAMES
-    if name != "dt"
 }
 KINDS |= {
     f"method-{name}": Kind(

@@ -74,11 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
     workload = Workload(rows=asked.rows)
     if asked.device == "cuda":
-        names = [name for name in asked.names if name != "dt"]  # which trains on the CPU
         contenders = [
             Contender(f"cuda-method-{name}", 1, seeds, workload=workload)
             for seeds in asked.seeds or (1, 16)
-            for name in names
+            for name in asked.names
         ]
     else:
         contenders = on_the_cpu(asked, workload)

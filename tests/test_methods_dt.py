@@ -261,6 +261,25 @@ def test_engines_agree():
     assert_close_in_size(fused, plain, 1e-5)
 
 
+def test_a_step_is_on_one_device():
+    """Another than the CPU; one without values, which any build of torch has."""
+    method = DT(**SMALL)
+    on = SequenceEngine(method, trajectories(), [3, 4], native=True, device="meta")
+    on._step(on.batch_at(0), given=False)
+    for _, tensors in on._state():
+        assert all(tensor.device.type == "meta" for tensor in tensors)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_computes_the_same():
+    plain = engine([3, 4])
+    on = SequenceEngine(DT(**SMALL), trajectories(), [3, 4], native=True, device="cuda")
+    for each in (plain, on):
+        each.run(12)
+    assert_close_in_size(on, plain, 1e-4)
+
+
 def test_it_begins_as_the_authors_networks():
     one = engine([3], context=20, heads=1, layers=3, width=128, longest=1000)
     state = {name: x[0].double() for name, x in one.state_dict().items() if name != "step"}

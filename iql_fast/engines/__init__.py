@@ -118,7 +118,7 @@ def for_method(
 
     Args:
         name: ``"graph"`` (over this package's operators, on a CUDA device under CUDA graphs where
-            there is one; for DT, over torch's fused ones, on the CPU), ``"reference"`` (plain
+            there is one; for DT, over torch's fused ones, without graphs), ``"reference"`` (plain
             torch on the CPU, the specification), or ``"auto"``: the first that can be used.
         precision: ``"fp32"`` or ``"fp64"``.
         threads: CPU threads; 0 takes all cores that this process may use.
@@ -145,10 +145,13 @@ def for_method(
     chosen, _ = _first(name, reasons)
     resources.check_method_memory(method, data.obs_dim, data.act_dim, len(seeds), precision)
     torch.set_num_threads(threads or usable_cores())
-    if isinstance(method, DT):
-        return SequenceEngine(method, data, seeds, precision, native=chosen == "graph")
+    at = torch.device("cpu")
     if chosen == "graph" and (device or _device()) == "cuda":
         at = torch.device("cuda", torch.cuda.current_device())
+    if isinstance(method, DT):
+        native = chosen == "graph"
+        return SequenceEngine(method, data, seeds, precision, native=native, device=at)
+    if at.type == "cuda":
         native = native_kernels(at)
         return CapturedEngine(method, data, seeds, precision, native=native, device=at)
     return GenericEngine(method, data, seeds, precision, native=chosen == "graph")

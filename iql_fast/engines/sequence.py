@@ -45,7 +45,7 @@ class Learner:
         leaves: of the parameters; their gradients are views of ``gradient``.
     """
 
-    def __init__(self, parts: Mapping[str, Part], seed: int, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Mapping[str, Part], seed: int, like: Tensor) -> None:
         lengths = [math.prod(part.shape) for part in parts.values()]
         ends = list(itertools.accumulate(lengths, initial=0))
         self._places = {
@@ -55,9 +55,9 @@ class Learner:
             )
         }
         self.flat, self.gradient, self.first, self.second = (
-            torch.zeros(ends[-1], dtype=dtype) for _ in range(4)
+            like.new_zeros(ends[-1]) for _ in range(4)
         )
-        self.count = torch.zeros((), dtype=torch.float32)
+        self.count = torch.zeros((), device=like.device)
         generator = torch.Generator().manual_seed(seed)
         for name, view in self.views(self.flat).items():
             view.copy_(_first(parts[name], generator))
@@ -99,6 +99,7 @@ class SequenceEngine(Exclusive):
 
     Args:
         native: whether AdamW is torch's fused one; plain operations else.
+        device: of the networks and the data; dropout is drawn on the host.
 
     Attributes:
         learners: one for each seed.
@@ -115,6 +116,7 @@ class SequenceEngine(Exclusive):
         precision: Precision = "fp32",
         *,
         native: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         self.method, self.data, self.seeds = method.for_data(data), data, tuple(seeds)
@@ -122,9 +124,11 @@ class SequenceEngine(Exclusive):
         self.dtype, self._native = DTYPES[precision], native
         self.metrics = (f"{method.policy_net}_loss", *method.records)
         parts = method.parts(data.obs_dim, data.act_dim)
-        self.learners = [Learner(parts, seed, self.dtype) for seed in self.seeds]
+        like = torch.zeros(0, dtype=self.dtype, device=device)
+        self.device = like.device
+        self.learners = [Learner(parts, seed, like) for seed in self.seeds]
         self._rates = self.method.per_seed("actor_lr", len(self.seeds)).tolist()
-        self.batches = WindowBatches(self.method, data, self.seeds, self.dtype)
+        self.batches = WindowBatches(self.method, data, self.seeds, like)
         self.step = 0
 
     @exclusive
@@ -140,7 +144,7 @@ class SequenceEngine(Exclusive):
 
     @exclusive
     def step_on(self, batch: Windows) -> Metrics:
-        done = [self._step(batch, given=True)]
+        done = [self._step(batch.to(self.device), given=True)]
         self._stop_if_not_finite(done)
         return self._means(done)
 
@@ -157,6 +161,7 @@ class SequenceEngine(Exclusive):
         shapes = [(self.method.batch_size, *shape) for shape in self.method.dropped()]
         counts = [math.prod(shape) for shape in shapes]
         factors = kept(self.seeds[index], step, sum(counts), probability, self.dtype)
+        factors = factors.to(self.device)
         return [
             part.view(shape)
             for part, shape in zip(torch.split(factors, counts), shapes, strict=True)
@@ -164,7 +169,7 @@ class SequenceEngine(Exclusive):
 
     @exclusive
     def state_dict(self) -> dict[str, Tensor]:
-        state = {name: torch.stack(tensors) for name, tensors in self._state()}
+        state = {name: torch.stack(tensors).cpu() for name, tensors in self._state()}
         return state | {"step": torch.tensor(self.step, dtype=torch.int64)}
 
     @exclusive
@@ -180,7 +185,7 @@ class SequenceEngine(Exclusive):
 
     @exclusive
     def policy(self, index: int) -> Acting:
-        state = {name: tensors[index][None] for name, tensors in self._state()}
+        state = {name: tensors[index][None].cpu() for name, tensors in self._state()}
         return from_state(state, 0, self.method.policy())
 
     def _step(self, windows: Windows, given: bool) -> _Done:
@@ -235,7 +240,7 @@ class SequenceEngine(Exclusive):
         columns = [
             torch.stack([getattr(step, part) for step in done]) for part in ("losses", "norms")
         ]
-        means = [column.double().mean(0).numpy() for column in columns]
+        means = [column.double().mean(0).cpu().numpy() for column in columns]
         return dict(zip(self.metrics, means, strict=True))
 
     def _stop_if_not_finite(self, done: Sequence[_Done]) -> None:

@@ -14,37 +14,38 @@ from iql_fast.methods.dt import DT, NO_ACTION, Windows
 
 
 class WindowBatches:
-    """Each seed's windows at a step.
+    """Each seed's windows at a step, in the dtype and on the device of ``like``.
 
     The authors draw a trajectory in proportion to its length, and then one of its rows to begin at:
     that is any row, each as likely, as other engines draw theirs.
     """
 
-    def __init__(
-        self, method: DT, data: Transitions, seeds: Sequence[int], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, method: DT, data: Transitions, seeds: Sequence[int], like: Tensor) -> None:
         if data.returns_to_go is None or data.times is None:
             raise ValueError(f"{method.name} needs the data's returns_to_go and times")
         self._context, self._last = method.context, method.longest - 1
-        self._dtype = dtype
-        self._observations, self._actions = map(torch.from_numpy, (data.observations, data.actions))
-        self._togo = torch.from_numpy(data.returns_to_go) / float(method.return_scale or 1.0)
-        self._times = torch.from_numpy(data.times).long()
+        self._dtype, self._device = like.dtype, like.device
+        columns = data.observations, data.actions, data.returns_to_go, data.times
+        self._observations, self._actions, togo, times = (
+            torch.from_numpy(column).to(self._device) for column in columns
+        )
+        self._togo, self._times = togo / float(method.return_scale or 1.0), times.long()
         rows = len(self._times)
         starts = np.append(np.flatnonzero(data.times == 0), rows)
         ends = torch.from_numpy(np.repeat(starts[1:], np.diff(starts)))
         #: Rows of the trajectory from each one on.
-        self._left = ends - torch.arange(rows)
+        self._left = (ends - torch.arange(rows)).to(self._device)
         self._rows = Rows(seeds, method.batch_size, rows, native=False)
 
     def at(self, step: int) -> Windows:
         """Those of a (0-based) step, ``[S, B, K, ...]``."""
-        return self.beginning_at(self._rows.at(step))
+        return self.beginning_at(self._rows.at(step).to(self._device))
 
     def beginning_at(self, rows: Tensor) -> Windows:
         """Those that begin at rows ``[S, B]`` of the data."""
         length = self._left[rows].clamp(max=self._context)[..., None]
-        place = torch.arange(self._context) - (self._context - length)  # [S, B, K]
+        steps = torch.arange(self._context, device=self._device)
+        place = steps - (self._context - length)  # [S, B, K]
         there = place >= 0
         rows = rows[..., None] + place.clamp(min=0)
 

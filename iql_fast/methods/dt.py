@@ -48,6 +48,10 @@ class Windows:
     times: Tensor
     masks: Tensor
 
+    def to(self, device: torch.device) -> Windows:
+        """The same on a device."""
+        return Windows(*(getattr(self, f.name).to(device) for f in fields(self)))
+
     def of_seed(self, index: int) -> Windows:
         """Those of one seed, of columns that have seeds leading."""
         return Windows(*(getattr(self, f.name)[index] for f in fields(self)))
