@@ -35,7 +35,7 @@ def draw(
     rows = -(-len(seeds) // columns)
     tall = _shape(layout)[0] / _shape(layout)[1]
     figure = output.new_figure(5.5 * columns, 0.4 + (1.0 + 4.6 * tall) * rows)
-    figure.suptitle(title)
+    figure.suptitle(title, fontsize="medium", wrap=True)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(seeds) :]:
         axes.set_axis_off()
