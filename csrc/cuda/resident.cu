@@ -10,7 +10,9 @@
 #include "cuda/resident_tile.h"
 #include "cuda/rows.h"
 
-// Before sm_100 a block of 512 threads is a few registers short, outside of its products' loops.
+// Before sm_100 a block of 512 threads is a few registers short. What spills is what the loop over
+// the parts of steps carries, its counter and places that follow from the thread's number: stored
+// once, and read again once a part or a tile, in no loop within these.
 
 // spills allowed: resident_kernel
 
