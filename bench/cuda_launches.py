@@ -5,7 +5,8 @@
 
 A launch is timed by repeating it alone, so the sum leaves out how launches follow each other; the
 step is timed as training runs it. A resident step is part of one launch of many
-(docs/performance.md); where the seeds are too many for that, the reason is given.
+(docs/performance.md), in which not all seeds need be trained at the same time; where the networks
+are too large for that, the reason is given.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def measure(
     engine.run(repeats)
     step = (time.perf_counter() - start) / repeats * 1e6
     launches = engine.time_launches(repeats)
-    return which | {"step": step, "launches": launches}
+    return which | {"at_once": engine.seeds_at_once, "step": step, "launches": launches}
 
 
 def machine() -> dict[str, Any]:
@@ -85,7 +86,8 @@ def main() -> None:
             if "reason" in row:
                 print(f"{what}: none. {row['reason']}")
                 continue
-            print(f"{what}: {row['step']:.1f} us a step")
+            turns = "" if row["at_once"] == seeds else f", {row['at_once']} at a time"
+            print(f"{what}{turns}: {row['step']:.1f} us a step")
             for name, microseconds in row["launches"].items():
                 print(f"  {microseconds:7.1f} us  {name}")
     if arguments.json:

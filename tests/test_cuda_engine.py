@@ -220,12 +220,32 @@ def test_a_resident_step_equals_the_launches_bit_for_bit(
 
 
 @on_device
-def test_seeds_that_do_not_stay_on_the_chip_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@PRECISIONS
+def test_more_seeds_than_stay_on_the_chip_are_trained_in_turn(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, network = random_transitions(), NetworkSpec(11, 3, (256, 256))
-    hyper, seeds = Hyperparameters(batch_size=8), range(40)
+    hyper = Hyperparameters(batch_size=40, actor_dropout=0.1)
+    states, at_once = [], {}
+    for form in get_args(StepForm):
+        monkeypatch.setenv("IQL_FAST_CUDA_STEP", form)
+        engine = cuda.CudaEngine(network, hyper, data, range(13), precision)
+        at_once[engine.step_form] = engine.seeds_at_once
+        engine.run(20)
+        engine.run(1)
+        states.append(engine.state_dict())
+    assert at_once["launches"] == 13
+    assert 1 <= at_once["resident"] < 13
+    for key, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][key]), key
+
+
+@on_device
+def test_a_seed_that_does_not_stay_on_the_chip_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, network = random_transitions(), NetworkSpec(11, 3, (700, 700))
     monkeypatch.setenv("IQL_FAST_CUDA_STEP", "resident")
-    with pytest.warns(UserWarning, match="launches, not resident: the weights of 40 seeds do not"):
-        engine = cuda.CudaEngine(network, hyper, data, seeds)
+    with pytest.warns(UserWarning, match="launches, not resident: the weights of one seed do not"):
+        engine = cuda.CudaEngine(network, Hyperparameters(batch_size=8), data, [0])
     assert engine.step_form == "launches"
 
 

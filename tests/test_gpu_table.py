@@ -36,10 +36,12 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
     for part in ("build", "tests", "launches", "kernels", "throughput", "million", "train"):
         status(tmp_path, part)
     launch = {"seeds": 16, "precision": "bf16x3", "form": "launches"}
-    timed = launch | {"step": 1234.56, "launches": {"rows": 9.0}}
-    resident = launch | {"form": "resident", "reason": "Steps are launches"}
-    write(tmp_path, "launches.json", {"machine": {}, "results": [timed, resident]})
-    by_wgmma = launch | {"step": 1000.0, "launches": {"rows": 8.0}}
+    timed = launch | {"at_once": 16, "step": 1234.56, "launches": {"rows": 9.0}}
+    resident = launch | {"form": "resident"}
+    in_turn = resident | {"at_once": 4, "step": 987.65, "launches": {"step": 986.0}}
+    none = resident | {"precision": "fp32", "reason": "Steps are launches"}
+    write(tmp_path, "launches.json", {"machine": {}, "results": [timed, in_turn, none]})
+    by_wgmma = launch | {"at_once": 16, "step": 1000.0, "launches": {"rows": 8.0}}
     write(tmp_path, "launches-wgmma.json", {"machine": {}, "results": [by_wgmma]})
     operations = [
         {"operation": "adam", "size": "256", "faster_rival": None, "ratio": {"eager": 3.0}},
@@ -77,7 +79,9 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
         "launches passed, 3 s",
         "a step, bf16x3, 16 seeds, launches 1,234.6 us",
         "rows 9.0 us",
-        "a step, bf16x3, 16 seeds, resident none",
+        "a step, bf16x3, 16 seeds, resident, 4 at a time 987.6 us",
+        "step 986.0 us",
+        "a step, fp32, 16 seeds, resident none",
         "a step, bf16x3, wgmma, 16 seeds, launches 1,000.0 us",
         "rows 8.0 us",
         "kernels passed, 3 s",

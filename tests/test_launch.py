@@ -1,12 +1,15 @@
-"""What is found wrong before any data are loaded."""
+"""What is found wrong before any data are loaded, and what is said of the engine."""
 
 import importlib.util
 
 import mujoco
 import pytest
+from rich.console import Console
 
 from iql_fast import data, train
+from iql_fast.engines.cuda import CudaEngine
 from iql_fast.environments import adroit, physics, simulator, workers
+from iql_fast.runs import launch
 from iql_fast.support.errors import UserError
 
 
@@ -54,3 +57,17 @@ def test_an_environment_of_one_physics_only(tmp_path):
 def test_an_untried_simulator_is_named(monkeypatch):
     monkeypatch.setattr(mujoco, "__version__", "99.1.0")
     assert "MuJoCo 99.1.0 is newer than" in str(simulator.require("Evaluation"))
+
+
+@pytest.mark.parametrize(
+    ("at_once", "weights"),
+    [(4, "the weights of 4 of 5 seeds at a time"), (5, "the weights of all seeds")],
+)
+def test_resident_steps_are_told(at_once, weights, capsys):
+    engine = object.__new__(CudaEngine)  # there may be no device
+    engine.step_form, engine.seeds_at_once, engine.seeds = "resident", at_once, range(5)
+    launch._say_kernels(engine, Console(width=100))
+    assert capsys.readouterr().out == f"steps   resident: {weights} stay on the chip\n"
+    engine.step_form = "launches"
+    launch._say_kernels(engine, Console(width=100))
+    assert capsys.readouterr().out == ""

@@ -41,6 +41,8 @@ def launches(folder: Path) -> Iterator[Line]:
             if "reason" in row:
                 yield what, "none"
                 continue
+            if row["at_once"] < row["seeds"]:
+                what += f", {row['at_once']} at a time"
             yield what, f"{row['step']:,.1f} us"
             for name, microseconds in row["launches"].items():
                 yield f"  {name}", f"{microseconds:,.1f} us"

@@ -13,10 +13,10 @@ struct Tile {
   int floats;
 };
 
-// The duties of the networks [first, last), and of the metrics with the last network.
-std::vector<Tile> tiles_of(const Problem& p, int first, int last) {
+// The seeds' duties of the networks [first, last), and of the metrics with the last network.
+std::vector<Tile> tiles_of(const Problem& p, SeedRange seeds, int first, int last) {
   std::vector<Tile> tiles;
-  for (int seed = 0; seed < p.seeds; ++seed) {
+  for (int seed = seeds.first; seed < seeds.first + seeds.count; ++seed) {
     for (int network = first; network < last; ++network) {
       const NetworkLayout& net = p.layout(network);
       for (int tile = 0; tile < tile_count(net); ++tile) {
@@ -34,12 +34,12 @@ std::vector<Tile> tiles_of(const Problem& p, int first, int last) {
 
 }  // namespace
 
-Dealt deal(const Problem& p, int blocks) {
+Dealt deal(const Problem& p, SeedRange seeds, int blocks) {
   std::vector<std::vector<Duty>> of(blocks);
   std::vector<int> floats(blocks, 0);
   const auto deal_out = [&](int first, int last) {
     std::vector<int> count(blocks, 0);
-    for (Tile& tile : tiles_of(p, first, last)) {
+    for (Tile& tile : tiles_of(p, seeds, first, last)) {
       int least = 0;
       for (int b = 1; b < blocks; ++b) {
         if (std::tie(count[b], floats[b]) < std::tie(count[least], floats[least])) least = b;

@@ -13,15 +13,20 @@ struct Duty {
   int seed, network, tile, state;
 };
 
+// Seeds that follow each other.
+struct SeedRange {
+  int first, count;
+};
+
 struct Dealt {
   int blocks, most;          // duties of a block
   int floats;                // that the fullest block keeps
   std::vector<Duty> duties;  // [blocks][most]
 };
 
-// Deals everything out, so that no block has more to do in an update than it must, nor keeps much
-// more than others.
-Dealt deal(const Problem& p, int blocks);
+// Deals out everything of some seeds, so that no block has more to do in an update than it must,
+// nor keeps much more than others.
+Dealt deal(const Problem& p, SeedRange seeds, int blocks);
 
 // The arrays of a network's parameters that are kept: weights, both moments, and a critic's target.
 IQL_HD inline int kept_arrays(int network) { return network >= engine::kCritic ? 4 : 3; }

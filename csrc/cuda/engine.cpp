@@ -154,16 +154,21 @@ struct CudaEngine::Device {
   }
 
   void make_resident() {
-    const std::vector<Duty>& duties = resident->dealt.duties;
+    std::vector<Duty> duties;
+    for (const ResidentGroup& group : resident->groups) {
+      duties.insert(duties.end(), group.dealt.duties.begin(), group.dealt.duties.end());
+    }
     auto* at = array<Duty>(duties.size());
     upload(at, duties.data(), duties.size() * sizeof(Duty));
-    resident_memory = {at, array<unsigned>(1)};
+    resident_memory = {at, array<unsigned>(resident->groups.size())};
     check(prepare_resident(*resident), "preparing the resident step");
+    wait();  // the duties have gone up
   }
 
-  // Steps in one launch, their number at most kMostResidentSteps.
+  // Steps in one launch for each group, their number at most kMostResidentSteps.
   void launch_resident_steps(std::int64_t steps) const {
-    check(cudaMemsetAsync(resident_memory.arrived, 0, sizeof(unsigned), stream.get()),
+    check(cudaMemsetAsync(resident_memory.arrived, 0, resident->groups.size() * sizeof(unsigned),
+                          stream.get()),
           "cudaMemsetAsync");
     check(
         launch_resident(problem, *resident, resident_memory, static_cast<int>(steps), stream.get()),
@@ -253,7 +258,7 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
   p.adam = d.array<AdamStep<float>>(S * 3);
   p.metrics = d.zeros<engine::MetricSums>(S);
   p.failures = d.zeros<FailureRecord>(S);
-  p.clock = d.zeros<Clock>(1);
+  p.clocks = d.zeros<Clock>(S);
   p.source = d.array<Source>(1);
   d.failures = allocate_pinned(2 * S * sizeof(FailureRecord));
   d.acting = allocate_pinned(S * (p.obs_dim + 2 * p.act_dim) * sizeof(float));
@@ -285,7 +290,7 @@ CudaEngine::CudaEngine(engine::Config config, const engine::Dataset& data, Preci
   d.data.rows = data.rows;
   d.source = Device::source_of(at, data.rows, false);
   d.use(d.source);
-  check(prepare(p, d.plan), "cudaFuncSetAttribute");
+  check(prepare(p, d.plan), "preparing the training step");
   if (d.resident) {
     d.make_resident();
   } else {
@@ -393,8 +398,8 @@ std::int64_t CudaEngine::step() const { return device_->step; }
 void CudaEngine::set_step(std::int64_t step) {
   Device& d = *device_;
   const DeviceGuard guard(d.index);
-  const cuda::Clock clock{step, step};
-  d.upload(d.problem.clock, &clock, sizeof clock);
+  const std::vector<cuda::Clock> clocks(d.problem.seeds, {step, step});
+  d.upload(d.problem.clocks, clocks.data(), clocks.size() * sizeof clocks[0]);
   d.wait();
   d.step = step;
 }
@@ -497,6 +502,10 @@ std::vector<std::pair<std::string, double>> CudaEngine::time_launches(int repeat
     times.emplace_back(name, time(name, repeats, launch));
   }
   return times;
+}
+
+int CudaEngine::seeds_at_once() const {
+  return device_->resident ? seeds_at_once_of(*device_->resident) : device_->problem.seeds;
 }
 
 bool CudaEngine::dataset_on_host() const { return !device_->host_columns.empty(); }

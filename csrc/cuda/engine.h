@@ -8,9 +8,9 @@
 //   4  weights:  the actor's and the critics' gradients, Adam, Polyak; metrics
 // `run` replays a graph of many steps. A result depends neither on the graph nor on which seeds
 // train together, and is the same every time. The other form of a step, cuda/resident.h, has the
-// same results: many steps are one launch, and the weights stay on the device's chip. Where
-// transitions are met between steps, cuda/ring.h says how they come to the device, and
-// cuda/acting.h has the policy that meets them.
+// same results: many steps are one launch, and the weights stay on the device's chip, those of as
+// many seeds at a time as there is room for. Where transitions are met between steps, cuda/ring.h
+// says how they come to the device, and cuda/acting.h has the policy that meets them.
 #pragma once
 
 #include <cstdint>
@@ -72,6 +72,9 @@ class CudaEngine {
   // under its name; of a resident step, which is none, what is and is not repeated in its launch.
   // The networks are then not to be used.
   std::vector<std::pair<std::string, double>> time_launches(int repeats);
+
+  // Seeds that are trained at the same time; the others' steps come before or after theirs.
+  int seeds_at_once() const;
 
   // The dataset did not fit into device memory: batches come from the host's, which is slower.
   bool dataset_on_host() const;

@@ -18,6 +18,19 @@ struct LaunchShape {
   bool cooperative = false;
 };
 
+// Allows a kernel's blocks so much dynamic shared memory. More stays allowed where it was: the
+// setting is the kernel's, and another engine may need it.
+template <class Kernel>
+cudaError_t allow_shared(Kernel* kernel, std::size_t bytes) {
+  cudaFuncAttributes now{};
+  const cudaError_t error = cudaFuncGetAttributes(&now, kernel);
+  if (error != cudaSuccess || now.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) {
+    return error;
+  }
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(bytes));
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape,
                    const Arguments&... arguments) {

@@ -72,8 +72,9 @@ struct Source {
   std::int64_t met_rows, capacity;
 };
 
-// The step that runs and the next one. A step's first kernel sets `now` and its last one `next`;
-// none reads what it may itself change.
+// A seed's step that runs and its next one. A step's first kernel sets `now` and its last one
+// `next`; none reads what it may itself change. Each seed has its own, since not all need be
+// trained at the same time (cuda/resident.h).
 struct Clock {
   std::int64_t now, next;
 };
@@ -108,7 +109,7 @@ struct Problem {
   AdamStep<float>* adam;                     // [S][3]: of value, actor, critic at this step
   engine::MetricSums* metrics;               // [S]
   FailureRecord* failures;                   // [S]
-  Clock* clock;
+  Clock* clocks;                             // [S]
   const Source* source;
 
   IQL_HD int networks() const { return 2 + critics; }

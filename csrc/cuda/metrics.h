@@ -39,7 +39,7 @@ __device__ inline engine::MetricSums row_metrics(const Problem& p, const RowLoss
 __device__ inline void note_failure(const Problem& p, const RowLosses& losses, int network) {
   FailureRecord& failure = p.failures[losses.seed];
   if (failure.step != 0) return;
-  failure = {p.clock->now + 1,
+  failure = {p.clocks[losses.seed].now + 1,
              network,
              losses.q(0),
              losses.q(0),
@@ -99,7 +99,7 @@ __device__ __forceinline__ void add_metrics(const Problem& p, int seed, float* m
   } else if (!std::isfinite(batch.critic_loss)) {
     note_failure(p, losses, engine::kCritic);
   }
-  if (seed == 0) p.clock->next = p.clock->now + 1;
+  p.clocks[seed].next = p.clocks[seed].now + 1;
 }
 
 }  // namespace iql::cuda

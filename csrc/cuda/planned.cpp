@@ -73,7 +73,7 @@ std::pair<Problem, StepPlan> planned(const engine::Config& config, Precision pre
 
 ResidentPlan planned_resident(const Problem& problem, const StepPlan& step, const Limits& limits) {
   ResidentPlan resident = plan_resident(problem, step, limits);
-  const std::string reason = resident_reason(problem, resident, limits);
+  const std::string reason = resident_reason(resident, limits);
   if (!reason.empty()) throw std::invalid_argument(reason);
   return resident;
 }

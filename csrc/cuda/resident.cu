@@ -10,7 +10,9 @@
 #include "cuda/resident_tile.h"
 #include "cuda/rows.h"
 
-// Before sm_100 a block of 512 threads is a few registers short, outside of its products' loops.
+// Before sm_100 a block of 512 threads is a few registers short. What spills is what the loop over
+// the parts of steps carries, its counter and places that follow from the thread's number: stored
+// once, and read again once a part or a tile, in no loop within these.
 
 // spills allowed: resident_kernel
 
@@ -20,9 +22,10 @@ namespace {
 constexpr int kRows = 16;  // that a block takes through a network at a time
 
 // A block's shared memory: what rows and updates have in turn, so many floats; its duties; the
-// tiles that it keeps.
+// tiles that it keeps. And the seeds whose steps the launch does.
 struct BlockShape {
   int work_floats, duties;
+  SeedRange seeds;
 };
 
 // A precision's block: all of its threads take rows through a network, and teams of them update
@@ -77,10 +80,10 @@ struct ResidentBlock {
   __device__ void rows(RowsPass pass) const {
     const int blocks = p.padded_batch / kRows, jobs = row_jobs(p, pass);
 #pragma unroll 1
-    for (int i = blockIdx.x; i < blocks * jobs * p.seeds; i += gridDim.x) {
+    for (int i = blockIdx.x; i < blocks * jobs * shape.seeds.count; i += gridDim.x) {
       if (i >= static_cast<int>(gridDim.x)) __syncthreads();  // the shared memory is read
-      take_rows<Precision, kRows>(p, pass, i % blocks, i / blocks % jobs, i / (blocks * jobs),
-                                  [] {});
+      take_rows<Precision, kRows>(p, pass, i % blocks, i / blocks % jobs,
+                                  shape.seeds.first + i / (blocks * jobs), [] {});
     }
   }
 
@@ -174,30 +177,47 @@ ResidentPlan plan_resident(const Problem& p, const StepPlan& step, const Limits&
   const int rows = p.padded_batch / kRows * row_jobs(p, RowsPass::kTrain);
   int tiles = 0;
   for (int network = 0; network < p.networks(); ++network) tiles += tile_count(p.layout(network));
-  const int blocks = std::min(limits.multiprocessors, std::max(rows, tiles) * p.seeds);
-  ResidentPlan plan{step, deal(p, blocks), 0};
-  plan.shared_bytes = with_precision(step, [&](auto of) {
-    return ResidentBlock<typename decltype(of)::Type>::bytes(p, plan.dealt);
-  });
+  const auto group_of = [&](SeedRange seeds) {
+    const int blocks = std::min(limits.multiprocessors, std::max(rows, tiles) * seeds.count);
+    return ResidentGroup{seeds, deal(p, seeds, blocks)};
+  };
+  const auto bytes = [&](const ResidentGroup& group) {
+    return with_precision(step, [&](auto of) {
+      return ResidentBlock<typename decltype(of)::Type>::bytes(p, group.dealt);
+    });
+  };
+  int most = 1;  // of which fewer fit too
+  while (most < p.seeds && bytes(group_of({0, most + 1})) <= limits.shared_of_block) ++most;
+  const int groups = (p.seeds + most - 1) / most;
+  ResidentPlan plan{step, {}, 0};
+  for (int g = 0; g < groups; ++g) {
+    const int first = p.seeds * g / groups, next = p.seeds * (g + 1) / groups;
+    plan.groups.push_back(group_of({first, next - first}));
+    plan.shared_bytes = std::max(plan.shared_bytes, bytes(plan.groups.back()));
+  }
   return plan;
 }
 
-std::string resident_reason(const Problem& p, const ResidentPlan& plan, const Limits& limits) {
+int seeds_at_once_of(const ResidentPlan& plan) {
+  int most = 0;
+  for (const ResidentGroup& group : plan.groups) most = std::max(most, group.seeds.count);
+  return most;
+}
+
+std::string resident_reason(const ResidentPlan& plan, const Limits& limits) {
   if (!limits.cooperates) return "the device has no cooperative launches";
   if (plan.step.wgmma) return "IQL_FAST_CUDA_WGMMA=1 asks for products that only launches have";
   if (plan.shared_bytes <= limits.shared_of_block) return "";
-  return "the weights of " + std::to_string(p.seeds) + (p.seeds == 1 ? " seed" : " seeds") +
-         " do not stay on the device: each of " + std::to_string(plan.dealt.blocks) +
-         " blocks would take " + std::to_string(plan.shared_bytes) +
-         " bytes of shared memory, and can have " + std::to_string(limits.shared_of_block);
+  return "the weights of one seed do not stay on the device: each of " +
+         std::to_string(plan.groups[0].dealt.blocks) + " blocks would take " +
+         std::to_string(plan.shared_bytes) + " bytes of shared memory, and can have " +
+         std::to_string(limits.shared_of_block);
 }
 
 int prepare_resident(const ResidentPlan& plan) {
   return with_precision(plan.step, [&](auto of) -> int {
     using Rows = typename decltype(of)::Type;
-    const cudaError_t error =
-        cudaFuncSetAttribute(resident_kernel<Rows>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(plan.shared_bytes));
+    const cudaError_t error = allow_shared(resident_kernel<Rows>, plan.shared_bytes);
     if (error != cudaSuccess) return error;
     int at_once = 0;  // on a multiprocessor
     const cudaError_t asked = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
@@ -210,11 +230,18 @@ int launch_resident(const Problem& p, const ResidentPlan& plan, const ResidentMe
                     int steps, void* stream) {
   return with_precision(plan.step, [&](auto of) -> int {
     using Rows = typename decltype(of)::Type;
-    LaunchShape shape{plan.dealt.blocks, Rows::kRowsThreads, plan.shared_bytes,
-                      static_cast<cudaStream_t>(stream)};
-    shape.cooperative = true;
-    return launch(resident_kernel<Rows>, shape, p, memory,
-                  BlockShape{ResidentBlock<Rows>::work_floats(p), plan.dealt.most}, steps);
+    ResidentMemory of_group = memory;
+    for (const auto& [seeds, dealt] : plan.groups) {
+      LaunchShape shape{dealt.blocks, Rows::kRowsThreads, plan.shared_bytes,
+                        static_cast<cudaStream_t>(stream)};
+      shape.cooperative = true;
+      const BlockShape block{ResidentBlock<Rows>::work_floats(p), dealt.most, seeds};
+      const cudaError_t error = launch(resident_kernel<Rows>, shape, p, of_group, block, steps);
+      if (error != cudaSuccess) return error;
+      of_group.duties += dealt.duties.size();
+      ++of_group.arrived;
+    }
+    return cudaSuccess;
   });
 }
 

@@ -162,7 +162,7 @@ struct RowsBlock {
       std::int64_t place = kNoRow;
       if (row < p.batch) {
         place = source.given ? std::int64_t(seed) * p.batch + row
-                             : batch_row(p.keys[seed], p.clock->next, row, source.size);
+                             : batch_row(p.keys[seed], p.clocks[seed].next, row, source.size);
       }
       if (source.met_rows > 0 && place >= 0) {
         const std::int64_t slot =
@@ -236,8 +236,8 @@ struct RowsBlock {
     const std::int64_t begin = std::int64_t(first_row) * units,
                        end = begin + std::int64_t(kRows) * units;
     for (std::int64_t four = begin / 4 + threadIdx.x; four * 4 < end; four += kThreads) {
-      const PhiloxWords words =
-          draw(p.keys[seed], p.clock->next, kDropoutStream + l, static_cast<std::uint32_t>(four));
+      const PhiloxWords words = draw(p.keys[seed], p.clocks[seed].next, kDropoutStream + l,
+                                     static_cast<std::uint32_t>(four));
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const std::int64_t unit = four * 4 + i;
@@ -378,7 +378,7 @@ struct RowsBlock {
 // What only one thread a seed needs to know of a step, so that every other reads it.
 __device__ inline void tick(const Problem& p, int seed) {
   if (threadIdx.x != 0) return;
-  const std::int64_t step = p.clock->next;
+  const std::int64_t step = p.clocks[seed].next;
   const engine::SeedHyperparameters hyper = p.hyper[seed];
   AdamStep<float>* adam = p.adam + seed * 3;
   const double t = double(step + 1);
@@ -386,7 +386,7 @@ __device__ inline void tick(const Problem& p, int seed) {
   adam[1] = adam_step<float>(
       cosine_schedule(hyper.actor_lr, double(step), double(p.actor_schedule_steps)), t);
   adam[2] = adam_step<float>(hyper.critic_lr, t);
-  if (seed == 0) p.clock->now = step;
+  p.clocks[seed].now = step;
 }
 
 // Blocks for which a multiprocessor shall have the registers. Before sm_90 it has the shared memory

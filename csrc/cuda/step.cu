@@ -41,9 +41,7 @@ struct Launches {
   cudaError_t prepare() const {
     cudaError_t error = cudaSuccess;
     const auto allow = [&](auto* kernel, std::size_t bytes) {
-      if (error != cudaSuccess) return;
-      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   static_cast<int>(bytes));
+      if (error == cudaSuccess) error = allow_shared(kernel, bytes);
     };
     for (const int rows : {plan.train_rows, plan.value_rows}) {
       allow(rows_kernel_of(rows), rows_bytes(p, rows));

@@ -30,6 +30,7 @@ void bind_cuda_engine(py::module_& module) {
              py::arg("device"), py::arg("form"));
   bind_methods(engine)
       .def("advance", &Engine::advance, py::arg("steps"))
+      .def_property_readonly("seeds_at_once", [](Engine& e) { return e.engine().seeds_at_once(); })
       .def_property_readonly("dataset_on_host",
                              [](Engine& e) { return e.engine().dataset_on_host(); })
       .def(

@@ -76,10 +76,13 @@ class CudaEngine(NativeEngine):
 
     Attributes:
         step_form: how its steps run.
+        seeds_at_once: how many seeds are trained at the same time; others' steps come before or
+            after theirs, where resident steps have not the room for all.
     """
 
     name = "cuda"
     step_form: StepForm
+    seeds_at_once: int
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class CudaEngine(NativeEngine):
         precision: Precision = "fp32",
     ) -> None:
         super().__init__(network, hyper, data, seeds, precision)
+        self.seeds_at_once = int(self._native.seeds_at_once)
         self.data_on_host = bool(self._native.dataset_on_host)
         if self.data_on_host:
             warnings.warn(

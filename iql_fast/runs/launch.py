@@ -24,6 +24,7 @@ from iql_fast.data.transform import normalised
 from iql_fast.engines import Engine, KernelChoice, kernel_choice, resources
 from iql_fast.engines.base import OnlineEngine
 from iql_fast.engines.cpu import CpuEngine
+from iql_fast.engines.cuda import CudaEngine
 from iql_fast.environments import simulator, workers
 from iql_fast.environments.episodes import Evaluator, arrangement
 from iql_fast.environments.scoring import Scoring
@@ -297,7 +298,12 @@ def _kernels(place: Place, options: TrainConfig, console: Console) -> KernelChoi
 
 
 def _say_kernels(engine: Engine, console: Console) -> None:
-    """What the engine on the CPU computes with, and whether lower precision pays."""
+    """What the engine on the CPU computes with, and whether lower precision pays; of the CUDA
+    engine, whether its steps are resident, and those of how many seeds at a time."""
+    if isinstance(engine, CudaEngine) and engine.step_form == "resident":
+        at_once, seeds = engine.seeds_at_once, len(engine.seeds)
+        which = "all seeds" if at_once == seeds else f"{at_once} of {seeds} seeds at a time"
+        console.print(f"steps   resident: the weights of {which} stay on the chip")
     if not isinstance(engine, CpuEngine):
         return
     console.print(f"kernels {engine.kernel_set} ({engine.kernels.because})")

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "beside.h"
+#include "both_forms.h"
 #include "check.h"
 #include "cuda/engine.h"
 #include "engine/cpu_engine.h"
@@ -18,7 +18,7 @@
 
 namespace {
 
-using namespace beside;
+using namespace both_forms;
 using namespace iql::engine;
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
@@ -112,20 +112,25 @@ bool equal_states(const Training& a, const Training& b) {
 }
 
 // As iql_fast/runs/finetuning.py does it: the newest transition is written after the step, unless
-// the step draws it. The ring is gone through several times.
-void steps_draw_what_was_met() {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16x3, Precision::kTf32}) {
+// the step draws it. The ring is gone through several times. Resident steps are those of both seeds
+// at once, or of one after the other.
+void steps_draw_what_was_met(StepForm form) {
+  for (const Precision precision : kPrecisions) {
     for (const int at_once : {1, 3}) {
       emulator::set_schedule(at_once);
       Config c = small(2);
       c.batch_size = 5;
       c.old_value = at_once == 3;
-      Training trained(c, precision), plain(c, precision);
+      const int seeds = form == StepForm::kResident && at_once == 3 ? 1 : 2;
+      const int steps = form == StepForm::kResident ? 10 : 20;
+      if (form == StepForm::kResident) set_room(c, precision, 2, seeds);
+      Training trained(c, precision, form), plain(c, precision);
+      CHECK(trained.engine.seeds_at_once() == seeds);
       Meeting meeting(c, trained.columns, 230, 230);
       trained.engine.meet(meeting.met_columns(), 230, 230);
       trained.engine.run(2, never);
       plain.engine.run(2, never);
-      for (int step = 2; step < 20; ++step) {
+      for (int step = 2; step < steps; ++step) {
         for (int i = 0; i < (step == 4 ? 200 : at_once); ++i) {
           meeting.happen();
           if (i > 0) meeting.write(meeting.met - 2);
@@ -139,7 +144,7 @@ void steps_draw_what_was_met() {
         CHECK(equal_states(trained, plain));
       }
       CHECK(meeting.met > 200);
-      CHECK(trained.engine.step() == 20);
+      CHECK(trained.engine.step() == steps);
     }
   }
 }
@@ -174,11 +179,14 @@ void the_newest_is_drawn_as_it_was_written() {
 }
 
 // More than is staged at a time, so that pinned memory is written again while a copy from it may go
-// on; and once more after other transitions took their place.
-void everything_comes_at_once() {
+// on; and once more after other transitions took their place. Of resident steps, each seed does
+// several of its own before the next one.
+void everything_comes_at_once(StepForm form) {
   emulator::set_schedule(0);
   const Config c = tiny(2);
-  Training trained(c), plain(c);
+  if (form == StepForm::kResident) set_room(c, Precision::kFp32, 1, 1);
+  Training trained(c, Precision::kFp32, form), plain(c);
+  CHECK(trained.engine.seeds_at_once() == (form == StepForm::kResident ? 1 : 2));
   Meeting meeting(c, trained.columns, 1500, 1600);
   trained.engine.meet(meeting.met_columns(), 1500, 1600);
   for (int i = 0; i < 1400; ++i) {
@@ -300,8 +308,11 @@ void a_loss_that_is_not_finite_is_known_when_somebody_waits() {
 
 int main() {
   the_newest_is_drawn_as_it_was_written();
-  steps_draw_what_was_met();
-  everything_comes_at_once();
+  for (const StepForm form : kForms) {
+    steps_draw_what_was_met(form);
+    everything_comes_at_once(form);
+  }
+  set_device(108, 163 << 10);
   a_ring_that_does_not_fit_is_refused();
   a_loss_that_is_not_finite_is_known_when_somebody_waits();
   actions_are_the_cpu_engines();

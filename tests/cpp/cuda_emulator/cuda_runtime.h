@@ -84,7 +84,6 @@ void set_multiprocessors(int count);
 
 // The most threads that a block of any kernel can have; at first what CUDA allows.
 void set_most_threads(int threads);
-int most_threads();
 
 // Of the thread that runs.
 unsigned lane();
@@ -224,7 +223,7 @@ enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDefault = 0, cudaEventDisableTiming = 2,
                    cudaHostAllocMapped = 2;
 struct cudaFuncAttributes {
-  int maxThreadsPerBlock;
+  int maxThreadsPerBlock, maxDynamicSharedSizeBytes;
 };
 
 using cudaStream_t = struct CUstream_st*;
@@ -287,10 +286,10 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, in
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel);
 template <class Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
-  attributes->maxThreadsPerBlock = emulator::most_threads();
-  return cudaSuccess;
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel* kernel) {
+  return cudaFuncGetAttributes(attributes, reinterpret_cast<const void*>(kernel));
 }
 
 const char* cudaGetErrorString(cudaError_t error);

@@ -56,7 +56,6 @@ void set_memory(std::size_t bytes) { memory_left = bytes; }
 void set_shared_memory(std::size_t bytes) { shared_at_most = bytes; }
 void set_multiprocessors(int count) { multiprocessors = count; }
 void set_most_threads(int threads) { threads_at_most = threads; }
-int most_threads() { return threads_at_most; }
 
 int blocks_at_once(int threads, std::size_t shared) {
   const auto by_memory = (shared_at_most + kSharedForCuda) / (shared + kSharedForCuda);
@@ -69,15 +68,20 @@ bool fits_at_once(const Launch& launch) {
   return count(launch.grid) <= std::int64_t(each) * multiprocessors;
 }
 
+// Dynamic, of a kernel's block.
+std::size_t shared_allowed_to(const void* kernel) {
+  const auto asked = shared_allowed.find(kernel);
+  return asked == shared_allowed.end() ? kSharedWithoutAsking : asked->second;
+}
+
 void submit(void* stream_, const Launch& launch) {
   const unsigned count = launch.block.x * launch.block.y * launch.block.z;
   const dim3 grid = launch.grid;
-  const auto allowed = shared_allowed.find(launch.kernel);
   if (count < 1 || count > 1024 || grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 ||
       grid.z > 65535) {
     throw Fault("a grid or block that no device takes");
   }
-  if (launch.shared > (allowed == shared_allowed.end() ? kSharedWithoutAsking : allowed->second)) {
+  if (launch.shared > shared_allowed_to(launch.kernel)) {
     throw Fault(std::to_string(launch.shared) +
                 " bytes of shared memory, more than the kernel may have");
   }
@@ -99,6 +103,12 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int valu
   const auto bytes = static_cast<std::size_t>(value);
   if (bytes > emulator::shared_at_most) return cudaErrorInvalidValue;
   emulator::shared_allowed[kernel] = std::max(bytes, emulator::kSharedWithoutAsking);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  attributes->maxThreadsPerBlock = emulator::threads_at_most;
+  attributes->maxDynamicSharedSizeBytes = static_cast<int>(emulator::shared_allowed_to(kernel));
   return cudaSuccess;
 }
 
