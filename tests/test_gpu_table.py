@@ -35,6 +35,9 @@ def printed(folder: Path) -> list[str]:
 def test_a_table_of_everything(tmp_path: Path) -> None:
     for part in ("build", "tests", "launches", "kernels", "throughput", "million", "train"):
         status(tmp_path, part)
+    status(tmp_path, "methods")
+    row = {"title": "CQL", "seeds": 16, "steps_per_second": 4321.4}
+    write(tmp_path, "methods.json", {"results": [row]})
     launch = {"seeds": 16, "precision": "bf16x3", "form": "launches"}
     timed = launch | {"at_once": 16, "step": 1234.56, "launches": {"rows": 9.0}}
     resident = launch | {"form": "resident"}
@@ -91,6 +94,8 @@ def test_a_table_of_everything(tmp_path: Path) -> None:
         "JAX lax.scan, fp32, 16 seeds 2,000 steps/s",
         "iql_fast cuda, fp32, 16 seeds 9,000 steps/s, 4.50 x JAX lax.scan",
         "left out: torch.compile, 1 thread torch.compile failed",
+        "methods passed, 3 s",
+        "CQL, 16 seeds 4,321 steps/s",
         "million passed, 3 s",
         "1,000,000 steps, cuda, fp32, 1 seed 50.0 s, 20,000 steps/s",
         "200,000 steps, graph, fp32, 1 seed 50.0 s, 4,000 steps/s",

@@ -4,16 +4,16 @@
 #
 #   tools/gpu_check.sh [--rehearse] FOLDER [PART...]
 #
-# Parts: build, tests, sanitizer, launches, kernels, throughput, million, data, train. Without names
-# all run, in this order; each runs by itself too, once build has. Each takes less than 8 minutes or
-# is stopped; a part that fails does not stop those after it, except build. Logs and JSON are left in
+# Parts: build, tests, sanitizer, launches, kernels, throughput, methods, million, data, train. Without
+# names all run, in this order; each runs by itself too, once build has. Each takes less than 8
+# minutes or is stopped; a part that fails does not stop those after it, except build. Logs and JSON are left in
 # FOLDER, and one table is printed last (tools/gpu_table.py FOLDER prints it again).
 #
 # --rehearse goes through all of it without a device: tiny sizes, the CUDA engine under its emulator,
 # the rivals on the CPU, no compute-sanitizer. Its figures mean nothing.
 set -uo pipefail
 
-parts=(build tests sanitizer launches kernels throughput million data train)
+parts=(build tests sanitizer launches kernels throughput methods million data train)
 seconds=${PART_SECONDS:-480} # a slow machine may need more
 
 export rehearse=
@@ -113,6 +113,13 @@ throughput() { # with every rival that is installed, many seeds at once where it
     --rows 1000 --contenders eager jax iql_fast)
   "$python" bench/throughput.py --device cuda --rounds 5 --seeds 1 16 \
     --json "$folder/throughput.json" "${few[@]}"
+}
+
+methods() { # under CUDA graphs; in a rehearsal those that take the least, on the CPU
+  mapfile -t few < <(rehearsed --device cpu --threads 1 --names bc dt --rounds 1 --window 0.1 \
+    --rows 1000)
+  "$python" bench/methods.py --device cuda --rounds 3 --window 1 \
+    --json "$folder/methods.json" "${few[@]}"
 }
 
 million() { # the graph engine, which is slower, does fewer steps

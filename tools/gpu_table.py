@@ -13,7 +13,7 @@ from typing import Any
 
 PARTS = (
     *("build", "tests", "sanitizer", "launches", "kernels", "throughput"),
-    *("million", "data", "train"),
+    *("methods", "million", "data", "train"),
 )
 #: Of ``timeout``: the part was stopped.
 STOPPED = (124, 137)
@@ -70,6 +70,12 @@ def throughput(folder: Path) -> Iterator[Line]:
         yield f"left out: {contender}", reason
 
 
+def methods(folder: Path) -> Iterator[Line]:
+    for row in read(folder / "methods.json")["results"]:
+        what = f"{row['title']}, {seeds(row['seeds'])}"
+        yield what, f"{row['steps_per_second']:,.0f} steps/s"
+
+
 def million(folder: Path) -> Iterator[Line]:
     for path in sorted(folder.glob("million-*.json")):
         run = read(path)
@@ -91,6 +97,7 @@ FIGURES: dict[str, Callable[[Path], Iterator[Line]]] = {
     "launches": launches,
     "kernels": kernels,
     "throughput": throughput,
+    "methods": methods,
     "million": million,
     "train": train,
 }
