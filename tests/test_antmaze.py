@@ -233,7 +233,7 @@ def test_wrong_input(monkeypatch, tmp_path):
         AntMaze("umaze", physics="mars")
     with pytest.raises(ValueError, match="broadcast"):
         AntMaze("umaze").step(np.zeros(7))
-    antmaze.simulator.cache_clear()
+    antmaze._near.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setitem(antmaze.MASSES, "torso", 1.0)
@@ -246,7 +246,7 @@ def test_wrong_input(monkeypatch, tmp_path):
             with pytest.raises(UserError, match="not the one expected"):
                 AntMaze("umaze")
     finally:
-        antmaze.simulator.cache_clear()
+        antmaze._near.cache_clear()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of infinite bounds, and of no rendering

@@ -7,6 +7,7 @@ wall of a layout. Figures are D4RL's own (Farama-Foundation/D4RL at 89141a6,
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,9 +99,15 @@ def model(layout: str | None, physics: Physics = "d4rl") -> mujoco.MjModel:
 
 
 @functools.cache
+def _near(physics: Physics) -> mujoco.MjModel:
+    """The ant among the boxes that become the walls near it."""
+    return _compiled(list(AWAY), physics)
+
+
 def simulator(layout: str, physics: Physics = "d4rl") -> NearWalls:
-    """What steps ants in a maze, one a process. Arguments and errors are those of ``model``."""
-    made = _compiled(list(AWAY), physics)
+    """What steps ants in a maze, in one thread: its walls move. Arguments and errors are those of
+    ``model``."""
+    made = copy.copy(_near(physics))
     corner = centre(layout, (0, 0)) - CELL / 2
     first = mujoco.mj_name2id(made, mujoco.mjtObj.mjOBJ_GEOM, "wall_0")
     return NearWalls(made, first, _walls(layout), (corner[0], corner[1]), CELL)
