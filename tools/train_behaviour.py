@@ -92,7 +92,7 @@ def train_sac(arguments: argparse.Namespace) -> None:
     replay = Replay(1_000_000, inputs, actions)
     generator = np.random.default_rng(arguments.seed + begun)
     torch.manual_seed(arguments.seed + begun)
-    began, due = time.monotonic(), begun
+    began, due = time.monotonic(), begun + 5_000 * bool(begun)
     for steps in range(begun, arguments.steps, arguments.envs):
         if not begun and replay.written < WARM_UP:
             chosen = generator.uniform(-1, 1, (arguments.envs, actions)).astype(np.float32)
