@@ -108,6 +108,10 @@ def train_sac(arguments: argparse.Namespace) -> None:
             path, about = snapshot(out, env, steps, met.returns)
             learner.write_policy(path, **about)
             keep(checkpoint, learner, steps, spent + time.monotonic() - began)
+    if begun < arguments.steps:
+        path, about = snapshot(out, env, arguments.steps, met.returns)
+        learner.write_policy(path, **about)
+        keep(checkpoint, learner, arguments.steps, spent + time.monotonic() - began)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ S = seeds, B = batch size, K = steps of a graph, R = recorded quantities.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -184,6 +184,7 @@ class CapturedEngine(TorchEngine):
         #: By sequence of branches; None where it came once.
         self._graphs: dict[Hashable, Callable[[], None] | None] = {}
         self._chunks: list[_Chunk] = []
+        self._pool: Any = None
 
     def _advance(self, steps: int) -> None:
         done = 0
@@ -262,7 +263,10 @@ class CapturedEngine(TorchEngine):
             return lambda: self._issue(first, branches)
         torch.cuda.synchronize(self.device)
         graph = torch.cuda.CUDAGraph()
-        with no_garbage_collection(), torch.cuda.graph(graph):
+        # All results are in tensors from before: graphs, one after the other, share their memory.
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with no_garbage_collection(), torch.cuda.graph(graph, pool=self._pool, stream=stream):
             self._issue(first, branches)
         return graph.replay
 
