@@ -258,7 +258,8 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
             return False
         said, scored = time.monotonic(), len(where.scores)
         try:
-            return bool(ray.get(board.tell.remote(job.name, where.flat())))
+            answer = board.tell.remote(job.name, where.flat())
+            return bool(ray.get(answer, timeout=ANSWER))
         except ray.exceptions.RayError:  # nobody hears it: no reason to end what goes on
             return False
 
