@@ -107,6 +107,23 @@ def test_walls_that_are_not_near_change_nothing(layout, kind):
     assert found.outside > 30
 
 
+def test_another_ant_moves_no_walls_of_this_one():
+    """Which may be in another thread, and mj_step gives the interpreter's lock back."""
+    env, other = AntMaze("large"), AntMaze("large")
+    for each in (env, other):
+        each.reset(seed=0)
+    place(env, 0, -1.4)
+    env.step(np.zeros(8))
+    at_walls = env.data.ncon
+    place(other, 28, 20)
+    other.step(np.zeros(8))
+    mujoco.mj_forward(env.model, env.data)
+    places = env.model.geom_pos[env.model.geom_type == int(mujoco.mjtGeom.mjGEOM_BOX)]
+    assert at_walls > 0
+    assert [-4, -4, 1] in places.tolist()
+    assert env.model is not other.model
+
+
 def test_the_scene_is_the_whole_maze():
     env = AntMaze("large")
     env.reset(seed=0)

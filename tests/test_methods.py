@@ -270,3 +270,26 @@ def test_draws_are_what_they_are_called_and_depend_on_seed_and_step_alone():
     assert 0 <= float(flat.min()) < 0.001
     assert 0.999 < float(flat.max()) < 1
     assert abs(float(flat.mean()) - 0.5) < 0.01
+
+
+def test_a_device_that_is_not_there_is_an_error_before_any_work(monkeypatch):
+    monkeypatch.setattr(engines, "default_device", lambda: "cpu")
+    made, data = methods.get("bc")(), random_transitions(20)
+    with pytest.raises(UserError, match="'graph' cannot be used here: torch sees no CUDA device"):
+        engines.for_method(made, data, [0], name="graph", device="cuda")
+
+
+def test_a_run_goes_on_on_the_device_that_it_began_on(dataset, tmp_path, monkeypatch):
+    """One whose record is older than that began on the CPU."""
+    monkeypatch.setattr(engines, "default_device", lambda: "cpu")
+    run = tmp_path / "run"
+    trains(dataset, run, "bc", "--engine", "graph")
+    record = json.loads((run / "config.json").read_text())
+    assert record.pop("device") == "cpu"
+    (run / "config.json").write_text(json.dumps(record))
+    monkeypatch.setattr(engines, "default_device", lambda: "cuda")  # there is one by now
+    train.main(["--resume", str(run)])
+    monkeypatch.setattr(engines, "default_device", lambda: "cpu")
+    (run / "config.json").write_text(json.dumps(record | {"device": "cuda"}))
+    with pytest.raises(UserError, match="torch sees no CUDA device"):
+        train.main(["--resume", str(run)])

@@ -113,7 +113,9 @@ def held(found: dict[Path, int]) -> dict[Path, int]:
     """Stop these jobs' processes, lest they be done before they are killed; return those of them
     that are not done, and let the others go on."""
     for process in found.values():
-        os.kill(process, signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
+    found = {run: at for run, at in found.items() if is_alive(at)}
     stopped = {run: at for run, at in found.items() if not (run / "summary.json").exists()}
     for run in found.keys() - stopped.keys():
         os.kill(found[run], signal.SIGCONT)

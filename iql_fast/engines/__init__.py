@@ -34,6 +34,7 @@ __all__ = [
     "PRECISIONS",
     "TRAINED",
     "Batch",
+    "Device",
     "Engine",
     "Hyperparameters",
     "KernelChoice",
@@ -48,9 +49,13 @@ __all__ = [
     "choose",
     "choose_for",
     "create",
+    "default_device",
+    "device_of",
     "for_method",
 ]
 
+#: Where torch computes.
+Device = Literal["cpu", "cuda"]
 NAMES = ("cuda", "graph", "cpu", "reference")  # in order of preference
 
 
@@ -109,7 +114,7 @@ def for_method(
     name: str = "auto",
     precision: Precision = "fp32",
     threads: int = 0,
-    device: Literal["cpu", "cuda"] | None = None,
+    device: Device | None = None,
 ) -> Engine:
     """An engine for any method, with freshly initialised networks.
 
@@ -141,12 +146,12 @@ def for_method(
     if threads < 0:
         raise ValueError(f"threads is {threads}; expected 0 or more")
     resources.check_threads(threads)
-    reasons = available_for(method, precision)
-    chosen, _ = _first(name, reasons)
+    device = device or default_device()
+    chosen, _ = choose_for(method, name, precision, device)
     resources.check_method_memory(method, data.obs_dim, data.act_dim, len(seeds), precision)
     torch.set_num_threads(threads or usable_cores())
     at = torch.device("cpu")
-    if chosen == "graph" and (device or _device()) == "cuda":
+    if chosen == "graph" and device == "cuda":
         at = torch.device("cuda", torch.cuda.current_device())
     if isinstance(method, DT):
         native = chosen == "graph"
@@ -157,28 +162,42 @@ def for_method(
     return GenericEngine(method, data, seeds, precision, native=chosen == "graph")
 
 
-def available_for(method: Method, precision: Precision = "fp32") -> dict[str, str]:
-    """As ``available``, for a method that is not IQL."""
-    from iql_fast.engines import sequence
+def available_for(
+    method: Method, precision: Precision = "fp32", device: Device | None = None
+) -> dict[str, str]:
+    """As ``available``, for a method that is not IQL.
+
+    Args:
+        device: of ``"graph"``; None: as ``for_method``.
+    """
+    from iql_fast.engines import graph, sequence
 
     only = f"it trains IQL alone, and the method is {method.name}"
+    on_cuda = (device or default_device()) == "cuda"
+    missing = graph.NO_DEVICE if on_cuda and default_device() == "cpu" else ""
     if isinstance(method, DT):
         return {
             "cuda": only,
-            "graph": sequence.unavailable_reason(precision, native=True),
+            "graph": sequence.unavailable_reason(precision, native=True) or missing,
             "cpu": only,
             "reference": sequence.unavailable_reason(precision),
         }
     other = "" if precision in ("fp32", "fp64") else f"it has no {precision} precision"
-    missing = "" if _device() == "cuda" else extension.unavailable_reason()
+    missing = missing if on_cuda else extension.unavailable_reason()
     return {"cuda": only, "graph": other or missing, "cpu": only, "reference": other}
 
 
-def _device() -> Literal["cpu", "cuda"]:
-    """Where the engine of any method trains."""
+def default_device() -> Device:
+    """Where the engine ``"graph"`` of any method trains, unless told."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_of(engine: Engine) -> Device:
+    """Where an engine trains."""
+    at = getattr(engine, "device", None)
+    return "cuda" if engine.name == "cuda" or (at is not None and at.type == "cuda") else "cpu"
 
 
 def check_online(name: str) -> None:
@@ -194,9 +213,11 @@ def check_online(name: str) -> None:
         )
 
 
-def choose_for(method: Method, name: str, precision: Precision = "fp32") -> tuple[str, str]:
-    """As ``choose``, for a method that is not IQL."""
-    return _first(name, available_for(method, precision))
+def choose_for(
+    method: Method, name: str, precision: Precision = "fp32", device: Device | None = None
+) -> tuple[str, str]:
+    """As ``choose``, for a method that is not IQL; ``device`` as ``available_for``."""
+    return _first(name, available_for(method, precision, device))
 
 
 def _first(name: str, reasons: Mapping[str, str]) -> tuple[str, str]:

@@ -71,7 +71,7 @@ class PlannedSteps(TorchStep):
         self.steps = exact.new_zeros(self.chunk, dtype=torch.int64)
         self._planned_updates = exact.new_zeros(self.chunk, len(self._names))
         self._planned_shares = exact.new_zeros(self.chunk, len(self._schedules))
-        self._kept: dict[int, Tensor] = {}
+        self._kept: dict[tuple[int, tuple[int, int], float], Tensor] = {}
         self._count = self._place = 0
 
     def plan(self, first: int, count: int) -> None:
@@ -108,11 +108,12 @@ class PlannedSteps(TorchStep):
         return self._drawn[name][self._place]
 
     def _keep(self, layer: int, shape: tuple[int, int], probability: float) -> Tensor:
-        if layer not in self._kept:
-            self._kept[layer] = philox.dropout_keep_of(
+        key = (layer, shape, probability)
+        if key not in self._kept:
+            self._kept[key] = philox.dropout_keep_of(
                 self.seeds, self.steps[: self._count], layer, shape, probability
             )
-        return self._kept[layer][self._place]
+        return self._kept[key][self._place]
 
     def _updates(self, name: str) -> Tensor:
         return self._planned_updates[self._place, self._names.index(name)]
@@ -147,11 +148,12 @@ class Rows:
 
 
 class _Chunk(NamedTuple):
-    """Steps that were done: the number of the first, what each recorded, and which did."""
+    """Steps that were done: the number of the first, what each recorded, and when it did, from 0
+    on; -1: not at all."""
 
     first: int
     log: Tensor  # [K, R, S]
-    present: NDArray[np.bool_]  # [K, R]
+    order: NDArray[np.int_]  # [K, R]
 
 
 class CapturedEngine(TorchEngine):
@@ -159,6 +161,8 @@ class CapturedEngine(TorchEngine):
 
     Args:
         device: on ``"cpu"`` there are no graphs.
+
+    What a method watches of a loss that is not finite is not told, but its batch is.
     """
 
     steps = PlannedSteps
@@ -180,7 +184,7 @@ class CapturedEngine(TorchEngine):
         self._log = self.on.like.new_zeros(self.on.chunk, len(self._recorded), len(self.seeds))
         self._missing = self.on.like.new_zeros(len(self.seeds))
         self._failed = torch.zeros((), dtype=torch.bool, device=self.device)
-        self._present: dict[Hashable, NDArray[np.bool_]] = {}
+        self._orders: dict[Hashable, NDArray[np.int_]] = {}
         #: By sequence of branches; None where it came once.
         self._graphs: dict[Hashable, Callable[[], None] | None] = {}
         self._chunks: list[_Chunk] = []
@@ -218,7 +222,7 @@ class CapturedEngine(TorchEngine):
         else:
             replay()
         self.step += count
-        done = _Chunk(first, self._log[:count].clone(), self._present[branches])
+        done = _Chunk(first, self._log[:count].clone(), self._orders[branches])
         if bool(self._failed):
             self._fail(done, given)
         return done
@@ -243,19 +247,20 @@ class CapturedEngine(TorchEngine):
         count = len(branches)
         self.on.open(count)
         batches = self._rows.at(self.on.steps[:count]) if given is None else [given]
-        present = np.zeros((count, len(self._recorded)), bool)
+        orders = np.full((count, len(self._recorded)), -1)
         losses = []
         for k, batch in enumerate(batches):
             self.on.begin_at(k, first + k, batch)
             self.method.step(self.on)
             values = self.on.values
-            present[k] = [name in values for name in self._recorded]
+            order = {name: i for i, name in enumerate(values)}
+            orders[k] = [order.get(name, -1) for name in self._recorded]
             losses += [value for name, value in values.items() if name.endswith("_loss")]
             with torch.no_grad():
                 rows = [values.get(name, self._missing) for name in self._recorded]
                 self._log[k].copy_(torch.stack(rows))
         self._failed.copy_(~torch.isfinite(torch.stack(losses)).all())
-        self._present[branches] = present
+        self._orders[branches] = orders
 
     def _captured(self, first: int, branches: tuple[Hashable, ...]) -> Callable[[], None]:
         """What does the steps of these branches that are planned when it is called."""
@@ -273,8 +278,8 @@ class CapturedEngine(TorchEngine):
     def _metrics(self, chunks: Sequence[_Chunk]) -> Metrics:
         empty = [self._missing.new_zeros(0, len(self._recorded), len(self.seeds))]
         log = torch.cat([chunk.log for chunk in chunks] or empty).double().cpu().numpy()
-        nothing = np.zeros((0, len(self._recorded)), bool)
-        present = np.concatenate([nothing, *(chunk.present for chunk in chunks)])
+        nothing = np.zeros((0, len(self._recorded)), int)
+        present = np.concatenate([nothing, *(chunk.order for chunk in chunks)]) >= 0
         found: Metrics = {}
         for r, name in enumerate(self._recorded):
             rows = log[present[:, r], r]  # [N, S]
@@ -289,8 +294,8 @@ class CapturedEngine(TorchEngine):
         """Raise ``NonFiniteLoss`` of the first loss of some steps that is not."""
         log = chunk.log.cpu().numpy()
         losses = np.array([name.endswith("_loss") for name in self._recorded])
-        bad = ~np.isfinite(log) & (chunk.present & losses)[..., None]
-        k, r, s = (int(i[0]) for i in np.nonzero(bad))
+        bad = np.argwhere(~np.isfinite(log) & ((chunk.order >= 0) & losses)[..., None])
+        k, r, s = min(bad.tolist(), key=lambda at: (at[0], chunk.order[at[0], at[1]], at[2]))
         number = chunk.first + k + 1
         batch = given or self.batch_at(number - 1)
         statistics = batch_statistics(batch, s)

@@ -48,6 +48,7 @@ from iql_fast.policies.policy import LOG_STD_RANGE, Policy, policy_from_state
 from iql_fast.support import extension
 from iql_fast.support.errors import NonFiniteLoss, UserError
 
+NO_DEVICE = "torch sees no CUDA device"
 GRAPH_STEPS = 50
 #: Words of random numbers for dropout that may be held at once.
 DROPOUT_WORDS = 2**25
@@ -62,7 +63,7 @@ def unavailable_reason(precision: Precision = "fp32", hyper: Hyperparameters | N
         return reason
     if hyper is not None and not hyper.trains_all:
         return TRAINS_ALL
-    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+    return "" if torch.cuda.is_available() else NO_DEVICE
 
 
 def native_kernels(device: torch.device) -> bool:

@@ -139,7 +139,7 @@ class SequenceEngine(Exclusive):
             done.append(self._step(self.batch_at(self.step), given=False))
             if count % LOOKED_AT == 0:
                 self._stop_if_not_finite(done[-LOOKED_AT:])
-        self._stop_if_not_finite(done)
+        self._stop_if_not_finite(done[-(steps % LOOKED_AT) :] if steps % LOOKED_AT else [])
         return self._means(done)
 
     @exclusive

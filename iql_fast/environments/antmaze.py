@@ -110,7 +110,7 @@ def simulator(layout: str, physics: Physics = "d4rl") -> NearWalls:
     made = copy.copy(_near(physics))
     corner = centre(layout, (0, 0)) - CELL / 2
     first = mujoco.mj_name2id(made, mujoco.mjtObj.mjOBJ_GEOM, "wall_0")
-    return NearWalls(made, first, _walls(layout), (corner[0], corner[1]), CELL)
+    return NearWalls(made, first, _walls(layout), (float(corner[0]), float(corner[1])), CELL)
 
 
 def _walls(layout: str) -> dict[tuple[int, int], FloatArray]:
@@ -192,7 +192,8 @@ class AntMaze(gymnasium.Env[FloatArray, NDArray[np.float32]]):
     Observations ``[29]``: position and joint angles ``qpos[0:15]`` (metres, a quaternion,
     radians), velocities ``qvel[0:14]``. Actions ``[8]`` in [-1, 1]: torques, 0.1 s each. The
     horizon (700 steps in the umaze, 1000 in the others) is the registration's. ``model`` and
-    ``data``, which may be set, have the walls near the ant alone; ``scene`` has all.
+    ``data``, which may be set, have only the walls near where the ant was stepped last; ``scene``
+    has all.
 
     Args:
         layout: ``"umaze"``, ``"medium"`` or ``"large"``.

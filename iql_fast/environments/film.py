@@ -100,11 +100,18 @@ def _shoot(
     """Frames ``[H, W, 3]``, the return, and the seconds of the episode between two frames."""
     import mujoco
 
+    from iql_fast.environments.antmaze import AntMaze
+
     env = workers.environment(environment)
     observation, _ = env.reset(seed=workers.seed_of(key))
-    scene = getattr(env.unwrapped, "scene", lambda: (env.unwrapped.model, env.unwrapped.data))
-    model, _ = scene()
     data = env.unwrapped.data
+
+    def scene() -> Any:
+        """The model and the data to be drawn."""
+        whole = isinstance(env.unwrapped, AntMaze)
+        return env.unwrapped.scene() if whole else (env.unwrapped.model, data)
+
+    model, _ = scene()
     renderer = mujoco.Renderer(model, *SIZE)
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)

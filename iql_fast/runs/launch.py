@@ -70,7 +70,7 @@ def launch(
     place = _place(options, resumed, goes_on_from)
     # What can be seen to fail, before minutes go into the data.
     engine_name = place.engine_name(options.engine)
-    check_learner(options, engine_name)
+    check_learner(options, engine_name, place.device)
     notes = loggers.check(options.records.log)
     if note := resources.check_threads(options.threads):
         notes.append(note)
@@ -101,7 +101,9 @@ def launch(
         for note in loaded.notes:
             console.print(f"data    {note}", style="yellow" if "warning" in note else None)
         _say_settings(options, loaded, console)
-        console.print(f"engine  {chosen.engine.name} ({chosen.because})")
+        device = engines.device_of(chosen.engine)
+        where = " on a CUDA device" if (chosen.engine.name, device) == ("graph", "cuda") else ""
+        console.print(f"engine  {chosen.engine.name}{where} ({chosen.because})")
         _say_kernels(chosen.engine, console)
         if chosen.engine.data_on_host:
             console.print("data    in the host's memory, which is slower than the device's")
@@ -110,11 +112,11 @@ def launch(
             for environment in itertools.chain(*tuning.environments):
                 stack.enter_context(environment)
             chosen = chosen._replace(engine=tuning)
-        evaluator, beside = _evaluator(loaded.scoring, options, chosen.engine.name, console)
+        evaluator, beside = _evaluator(loaded.scoring, options, device, console)
         if evaluator is not None:
             stack.enter_context(evaluator)
             _check_sizes(evaluator, loaded)
-        record = _record(options, loaded, prepared, chosen)
+        record = _record(options, loaded, prepared, chosen, device)
         if tuning is not None:
             record["met_bytes"] = tuning.replay.bytes_to_come
         folder, spent = place.open(chosen.engine, record, options)  # touched from here on
@@ -160,11 +162,15 @@ def _place(
     return NewRun(path, options.overwrite)
 
 
-def check_learner(options: TrainConfig, engine: str) -> None:
-    """Raise a ``UserError`` where the engine cannot train that, whatever the data are."""
+def check_learner(options: TrainConfig, engine: str, device: engines.Device | None = None) -> None:
+    """Raise a ``UserError`` where the engine cannot train that, whatever the data are.
+
+    Args:
+        device: that it has to train on; None leaves it the choice.
+    """
     learner = options.learner()
     if not isinstance(learner, IQL):
-        engines.choose_for(learner, engine, options.precision)
+        engines.choose_for(learner, engine, options.precision, device)
         resources.check_method_memory(learner, 1, 1, options.seeds, options.precision)
         return
     if options.online.online_steps:
@@ -257,7 +263,7 @@ def _choose_engine(
         name = "reference" if engines.available(options.precision)["cpu"] else "cpu"
         because = because or "it can meet transitions while it trains"
     if not isinstance(hyper, IQL):
-        name, why = engines.choose_for(hyper, name, options.precision)
+        name, why = engines.choose_for(hyper, name, options.precision, place.device)
         made = engines.for_method(
             hyper,
             transitions,
@@ -265,6 +271,7 @@ def _choose_engine(
             name=name,
             precision=options.precision,
             threads=options.threads,
+            device=place.device,
         )
         return _Chosen(made, because or why)
     network = options.network(transitions.obs_dim, transitions.act_dim)
@@ -372,7 +379,7 @@ def _keeper(folder: RunFolder, tuning: FineTuning | None) -> Callable[[Checkpoin
 
 
 def _evaluator(
-    scoring: Scoring, options: TrainConfig, engine: str, console: Console
+    scoring: Scoring, options: TrainConfig, device: engines.Device, console: Console
 ) -> tuple[Evaluator | None, bool]:
     """The evaluator, if one is wanted and the task has a simulator, and whether training goes on
     beside it."""
@@ -382,9 +389,8 @@ def _evaluator(
     if scoring.environment is None:
         console.print(f"scores  none: {scoring.note}")
         return None, False
-    on_cpu = engine in ("cpu", "reference")
     workers, beside = arrangement(
-        asked.eval_beside, on_cpu, options.threads, asked.eval_workers, usable_cores()
+        asked.eval_beside, device == "cpu", options.threads, asked.eval_workers, usable_cores()
     )
     goes_on = "goes on meanwhile" if beside else "waits meanwhile"
     console.print(f"scores  episodes in {workers} worker process(es); training {goes_on}")
@@ -392,7 +398,11 @@ def _evaluator(
 
 
 def _record(
-    options: TrainConfig, loaded: LoadedData, prepared: _Prepared, chosen: _Chosen
+    options: TrainConfig,
+    loaded: LoadedData,
+    prepared: _Prepared,
+    chosen: _Chosen,
+    device: engines.Device,
 ) -> dict[str, Any]:
     """Everything needed to repeat the run, as config.json holds it."""
     record = {
@@ -400,6 +410,7 @@ def _record(
         "options_sha256": digest.of_json(config.flat(options)),
         "engine": chosen.engine.name,
         "engine_because": chosen.because,
+        "device": device,
         "data_on_host": chosen.engine.data_on_host,
         "kernels": chosen.engine.kernels.record() if isinstance(chosen.engine, CpuEngine) else None,
         "data": loaded.record | {"sha256": digest.of_columns(loaded.transitions.columns())},

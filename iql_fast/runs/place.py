@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from typing_extensions import Self
 
-from iql_fast.engines import Engine, KernelChoice
+from iql_fast.engines import Device, Engine, KernelChoice
 from iql_fast.runs import checkpoint, completeness, folder
 from iql_fast.runs.checkpoint import Checkpoint
 from iql_fast.runs.config import TrainConfig
@@ -34,6 +34,10 @@ class Place(Protocol):
     @property
     def kernels(self) -> KernelChoice | None:
         """Those that the engine has to compute with, where it has the choice."""
+
+    @property
+    def device(self) -> Device | None:
+        """Where the engine ``"graph"`` of any method has to train, where it has the choice."""
 
     def engine_name(self, asked: str) -> str:
         """The engine to train on, or ``"auto"``, where the user asks for ``asked``."""
@@ -67,6 +71,7 @@ class NewRun:
 
     engine_because = None
     kernels = None
+    device = None
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         self.path = path
@@ -146,6 +151,11 @@ class ResumedRun:
             return KernelChoice.from_record(record, "the run began with them")
         except ValueError as error:
             raise UserError(f"{self.run.config}: kernels is {error}") from None
+
+    @property
+    def device(self) -> Device:
+        # What is older than the record of it was trained on the CPU.
+        return "cuda" if self.before.get("device") == "cuda" else "cpu"
 
     def engine_name(self, asked: str) -> str:  # noqa: ARG002
         # Another engine rounds differently: the run would not end where it was to end.

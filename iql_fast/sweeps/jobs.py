@@ -106,6 +106,12 @@ class Outcome:
     diverged: int | None = None
 
 
+def failed(error: Exception) -> Outcome:
+    """Of what a job raised."""
+    known = isinstance(error, UserError)
+    return Outcome("failed", str(error) if known else f"{type(error).__name__}: {error}")
+
+
 #: Is told where a job is; answers whether it is to stop.
 Tell = Callable[[Reached], bool]
 
@@ -133,16 +139,15 @@ def train(
             if storage is not None:
                 storage.push(job.name, job.folder)
             return Outcome("stopped")
-        except UserError as error:
-            return Outcome("failed", str(error))
         except SystemExit:  # a loss was not finite, which the run has said already
             failure = read_json(RunFolder(job.folder).failure, f"{job.folder} failed")
             network, seed, step = (failure[name] for name in ("network", "seed", "step"))
             why = f"the {network} loss of seed {seed} is not finite at step {step:,}"
             return Outcome("failed", why, seed)
         except Exception as error:  # others go on
-            traceback.print_exc()
-            return Outcome("failed", f"{type(error).__name__}: {error}")
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            return failed(error)
 
 
 def _trained(job: Job, tell: Tell, storage: Storage | None) -> Outcome:

@@ -244,12 +244,13 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
     job = Job.from_flat(flat)
     try:
         storage = None if url is None else Storage(url)
-    except UserError as error:
-        return vars(Outcome("failed", str(error)))
-    if storage is not None:
-        job = replace(job, folder=_scratch(storage.url) / job.name)
-        if storage.newest(job.name) < 0:  # of another sweep that was brought to the same place
-            shutil.rmtree(job.folder, ignore_errors=True)
+        if storage is not None:
+            job = replace(job, folder=_scratch(storage.url) / job.name)
+            if storage.newest(job.name) < 0:  # of another sweep that was brought to the same place
+                shutil.rmtree(job.folder, ignore_errors=True)
+        datasets.present(job.options, storage)
+    except Exception as error:  # not all can be sent to another process
+        return vars(jobs.failed(error))
     said, scored = 0.0, -1
 
     def tell(where: Reached) -> bool:
@@ -263,10 +264,6 @@ def _train(flat: dict[str, Any], board: Any, url: str | None, logs: str) -> dict
         except ray.exceptions.RayError:  # nobody hears it: no reason to end what goes on
             return False
 
-    try:
-        datasets.present(job.options, storage)
-    except UserError as error:
-        return vars(Outcome("failed", str(error)))
     log = Path(logs) / f"{job.name}.log"
     outcome = jobs.train(job, tell, storage, log)
     if storage is not None:
