@@ -23,3 +23,10 @@
       std::exit(1);                                                                               \
     }                                                                                             \
   } while (false)
+
+// Emulated threads are slow under the address sanitizer: what it looks for needs each kernel once.
+#if defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kBrief = true;
+#else
+inline constexpr bool kBrief = false;
+#endif

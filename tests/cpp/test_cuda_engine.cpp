@@ -400,13 +400,6 @@ void sizes_that_it_cannot_take_are_refused() {
   CHECK(refusal(config(5, 2, {30000, 30000}, 4)).find("too large") != std::string::npos);
 }
 
-// Emulated threads are slow under the address sanitizer: what it looks for needs each kernel once.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kBrief = true;
-#else
-constexpr bool kBrief = false;
-#endif
-
 void each_launch_of_a_step_can_be_timed() {
   Config c = tiny();
   for (const bool old_value : {false, true}) {

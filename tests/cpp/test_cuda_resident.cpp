@@ -380,13 +380,6 @@ void shared_memory_at_hoppers_sizes() {
   }
 }
 
-// Emulated threads are slow under the address sanitizer: what it looks for needs each kernel once.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kBrief = true;
-#else
-constexpr bool kBrief = false;
-#endif
-
 }  // namespace
 
 int main() {
