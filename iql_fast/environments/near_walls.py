@@ -1,6 +1,6 @@
 """A maze's simulator that has no more walls than those around the robot.
 
-MuJoCo looks at every wall in every step, which takes a third of an ant's step in a large maze.
+MuJoCo looks at every wall in every step, which takes a quarter of an ant's step in a large maze.
 Those that cannot be touched change nothing: contacts are found pair by pair in the order of the
 geoms, so with the others in their order the motion is the same, bit for bit
 (``tests/test_antmaze.py``).
