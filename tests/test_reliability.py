@@ -3,6 +3,7 @@ and what comes in is taken as it stands or refused."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -310,6 +311,19 @@ def test_a_run_that_is_moved_while_it_trains_ends(tmp_path):
     assert "was moved or removed" in " ".join(error.split())
     assert not (tmp_path / "run").exists()
     assert checkpoint.load(tmp_path / "moved" / "checkpoint").step > 0
+
+
+def test_a_run_that_is_moved_while_it_writes_a_checkpoint_says_so(tmp_path, monkeypatch):
+    dataset, out = write_hdf5(tmp_path / "data.hdf5", d4rl_columns()), tmp_path / "run"
+
+    def moved_meanwhile(*_):
+        out.rename(tmp_path / "moved")
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr("safetensors.torch.save_file", moved_meanwhile)
+    arguments = [*SMALL, "--dataset", dataset, "--out", out, "--steps", 150]
+    with pytest.raises(UserError, match="was moved or removed"):
+        train.main([*map(str, arguments)])
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,9 @@ class Loop:
                 write_json(self.folder.summary, summary)
                 self._draw()
                 self.mirror.end(summary)
+        except UserError:
+            self.folder.require()  # a run that was moved could not write its checkpoint either
+            raise
         except OSError as error:
             self.folder.require()
             last = checkpoint.steps(self.folder.checkpoints)

@@ -64,7 +64,11 @@ class Mirror:
             return
         self._ended = True
         results = None if summary is None else base.results(summary)
-        self._board.end(results)
+        try:
+            self._board.end(results)
+        except OSError:
+            if summary is not None:  # of a run that was stopped, what stopped it is to be heard
+                raise
         until = time.monotonic() + background.PATIENCE
         for tracker in self._trackers:
             tracker.end(results)
