@@ -127,11 +127,20 @@ def worth(critics: EnsembleMLP, states: Tensor, actions: Tensor) -> Tensor:
 
 
 class Replay:
-    """The newest transitions: states, actions, rewards, masks, states that follow."""
+    """The newest transitions: states, actions, rewards, masks, states that follow.
 
-    def __init__(self, size: int, inputs: int, actions: int) -> None:
-        shapes = (inputs,), (actions,), (), (), (inputs,)
-        self.columns = [torch.empty(size, *shape) for shape in shapes]
+    Args:
+        path: of the file that holds them, so that a training that goes on learns from what it had
+            met: from its own policy's transitions alone, it would unlearn what it could do.
+    """
+
+    def __init__(self, path: Path, size: int, inputs: int, actions: int) -> None:
+        widths = inputs, actions, 1, 1, inputs
+        rows = torch.from_file(str(path), shared=True, size=size * sum(widths)).view(size, -1)
+        self.columns = [
+            part if width > 1 else part[:, 0]
+            for width, part in zip(widths, rows.split(widths, 1), strict=True)
+        ]
         self.size, self.written = size, 0
 
     def add(self, *rows: np.ndarray) -> None:
@@ -145,17 +154,19 @@ class Replay:
         return [column[where] for column in self.columns]
 
 
-def keep(path: Path, learner: Learner, steps: int, seconds: float) -> None:
+def keep(path: Path, learner: Learner, replay: Replay, steps: int, seconds: float) -> None:
     """Write a checkpoint that ``resumed`` reads."""
     partial = path.with_suffix(".partial")
-    torch.save({"learner": learner.state(), "steps": steps, "seconds": seconds}, partial)
+    content = {"learner": learner.state(), "steps": steps, "seconds": seconds}
+    torch.save(content | {"replay": replay.written}, partial)
     os.replace(partial, path)
 
 
-def resumed(path: Path, learner: Learner) -> tuple[int, float]:
+def resumed(path: Path, learner: Learner, replay: Replay) -> tuple[int, float]:
     """Load a checkpoint; steps and seconds of it, 0 where there is none."""
     if not path.exists():
         return 0, 0.0
     content = torch.load(path, weights_only=True)
     learner.load(content["learner"])
+    replay.written = content["replay"]
     return content["steps"], content["seconds"]

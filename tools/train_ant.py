@@ -9,7 +9,8 @@ where most falls happen. It learns fast for one reason: the plane and the ant ar
 ``iql_fast.data.antmaze.Frame`` turns every state into one in which the goal lies ahead. What is
 learned is one gait, on mirrored copies of the experience, too.
 
-Training that is killed goes on from ``FOLDER/checkpoint.pt``, without its replay buffer.
+Training that is killed goes on from ``FOLDER/checkpoint.pt`` and its replay buffer,
+``FOLDER/replay.bin``.
 
 The policy that ships has 1,383,872 steps, the last 719,000 of them at a rate of 2e-4. The first
 435,000 did not yet hold the body's direction: an ant that turns as it walks, as the first walker of
@@ -195,15 +196,16 @@ def train(arguments: argparse.Namespace) -> None:
         hidden=arguments.hidden,
     )
     checkpoint = out / "checkpoint.pt"
-    begun, spent = resumed(checkpoint, learner)
+    replay = Replay(out / "replay.bin", 1_000_000, INPUTS, 8)
+    begun, spent = resumed(checkpoint, learner, replay)
     steps = begun
-    grounds, replay = Grounds(arguments.ants, generator), Replay(1_000_000, INPUTS, 8)
+    grounds = Grounds(arguments.ants, generator)
     frames = grounds.frames()
     began = reported = time.monotonic()
     sums = np.zeros(4)
     while spent + time.monotonic() - began < 60 * arguments.minutes:
         inputs = frames.inputs()
-        if not begun and replay.written < arguments.warmup:
+        if replay.written < arguments.warmup:
             chosen = generator.uniform(-1, 1, (arguments.ants, 8)).astype(np.float32)
         else:
             with torch.no_grad():
@@ -230,7 +232,7 @@ def train(arguments: argparse.Namespace) -> None:
             print(json.dumps(line), flush=True)
             with open(out / "progress.jsonl", "a") as log:
                 log.write(json.dumps(line) + "\n")
-            keep(checkpoint, learner, steps, seconds)
+            keep(checkpoint, learner, replay, steps, seconds)
             learner.write_policy(
                 out / f"{steps:08d}.safetensors",
                 env="AntMaze's ant on a plane and in a maze, MuJoCo 2.0's physics",

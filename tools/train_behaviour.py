@@ -8,8 +8,8 @@ safetensors file that ``iql_fast.data.regenerate`` can roll out. Which snapshot 
 (medium, expert, the mixture of medium-replay) is chosen afterwards by
 ``tools/select_behaviour.py`` from the returns measured there.
 
-A training by ``sac`` that is killed goes on from ``FOLDER/checkpoint.pt``, its replay buffer filled
-anew before anything is learned.
+A training by ``sac`` that is killed goes on from ``FOLDER/checkpoint.pt`` and its replay buffer,
+``FOLDER/replay.bin``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sac import Learner, Replay, keep, resumed
 
 import iql_fast.environments  # noqa: F401  registers them
 
-#: Steps of random actions; of a training that goes on, steps before it learns again.
+#: Steps of random actions, before anything is learned.
 WARM_UP = 10_000
 
 
@@ -88,13 +88,13 @@ def train_sac(arguments: argparse.Namespace) -> None:
         inputs, actions, rate=arguments.learning_rate or 3e-4, discount=0.99, polyak=0.005
     )
     checkpoint = out / "checkpoint.pt"
-    begun, spent = resumed(checkpoint, learner)
-    replay = Replay(1_000_000, inputs, actions)
+    replay = Replay(out / "replay.bin", 1_000_000, inputs, actions)
+    begun, spent = resumed(checkpoint, learner, replay)
     generator = np.random.default_rng(arguments.seed + begun)
     torch.manual_seed(arguments.seed + begun)
     began, due = time.monotonic(), begun + 5_000 * bool(begun)
     for steps in range(begun, arguments.steps, arguments.envs):
-        if not begun and replay.written < WARM_UP:
+        if replay.written < WARM_UP:
             chosen = generator.uniform(-1, 1, (arguments.envs, actions)).astype(np.float32)
         else:
             with torch.no_grad():
@@ -107,11 +107,11 @@ def train_sac(arguments: argparse.Namespace) -> None:
             due = steps + (20_000 if steps >= 500_000 else 5_000)
             path, about = snapshot(out, env, steps, met.returns)
             learner.write_policy(path, **about)
-            keep(checkpoint, learner, steps, spent + time.monotonic() - began)
+            keep(checkpoint, learner, replay, steps, spent + time.monotonic() - began)
     if begun < arguments.steps:
         path, about = snapshot(out, env, arguments.steps, met.returns)
         learner.write_policy(path, **about)
-        keep(checkpoint, learner, arguments.steps, spent + time.monotonic() - began)
+        keep(checkpoint, learner, replay, arguments.steps, spent + time.monotonic() - began)
 
 
 def main() -> None:
