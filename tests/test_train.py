@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from iql_fast import train
-from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, run_episodes
+from iql_fast.environments.episodes import SIDE_BY_SIDE, Evaluator, groups, run_episodes
 from iql_fast.policies.acting import with_units
 from iql_fast.policies.policy import Policy, policy_from_state
 from iql_fast.policies.units import Units
@@ -504,6 +504,13 @@ def test_the_summary_by_hand():
     assert summary["last"]["mean"] == 16.0
 
 
+def test_episodes_are_run_in_few_groups_of_equal_size():
+    sizes = {n: [len(group) for group in groups(n)] for n in (1, 8, 10, 25, 100)}
+    assert sizes == {1: [1], 8: [8], 10: [5, 5], 25: [6, 6, 6, 7], 100: [*[7, 8, 8] * 4, 8]}
+    assert [episode for group in groups(100) for episode in group] == list(range(100))
+    assert groups(0) == []
+
+
 def test_scores_do_not_depend_on_workers_and_are_gymnasiums():
     import gymnasium
 
@@ -517,7 +524,9 @@ def test_scores_do_not_depend_on_workers_and_are_gymnasiums():
     for workers in (1, 2):
         with Evaluator("Hopper-v4", 1000, workers) as evaluator:
             results.append(evaluator.returns([policy, policy], [0, 1], 5, SIDE_BY_SIDE + 2))
+            fewer = evaluator.returns([policy], [1], 5, 3)
     np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0][1:, :3], fewer)
     assert results[0].shape == (2, SIDE_BY_SIDE + 2)
     assert len(set(results[0].ravel().tolist())) == results[0].size  # each has its own start
     env = gymnasium.make("Hopper-v4")

@@ -8,6 +8,7 @@ beside it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -22,9 +23,9 @@ from iql_fast.policies.acting import Acting, played
 from iql_fast.support.cores import usable_cores
 from iql_fast.support.errors import UserError
 
-#: Episodes that a worker runs side by side. More save little: a policy's time for so many rows is
-#: already small beside the simulator's, and ten episodes are to keep two workers busy.
-SIDE_BY_SIDE = 5
+#: Episodes that a worker runs side by side at most. More save little: a policy's time for so many
+#: rows is small beside the simulator's, and ten episodes are to keep two workers busy.
+SIDE_BY_SIDE = 8
 
 
 class EvaluationFailed(UserError):
@@ -179,9 +180,9 @@ class Evaluator:
                         self.environment,
                         self.horizon,
                         policy,
-                        [(key, step, e) for e in range(i, min(i + SIDE_BY_SIDE, episodes))],
+                        [(key, step, episode) for episode in group],
                     )
-                    for i in range(0, episodes, SIDE_BY_SIDE)
+                    for group in groups(episodes)
                 ]
                 for policy, key in zip(policies, keys, strict=True)
             ]
@@ -192,6 +193,14 @@ class Evaluator:
     ) -> NDArray[np.float64]:
         """``start`` and wait: undiscounted returns ``[policies, episodes]``."""
         return self.start(policies, keys, step, episodes).returns()
+
+
+def groups(episodes: int) -> list[range]:
+    """The numbers of the episodes that are run side by side: as few groups as there can be, and of
+    these as equal ones."""
+    count = -(-episodes // SIDE_BY_SIDE)
+    ends = [episodes * i // count for i in range(count + 1)] if count else [0]
+    return [range(*pair) for pair in itertools.pairwise(ends)]
 
 
 @contextmanager
@@ -224,39 +233,43 @@ def run_episodes(
     """Episodes of at most ``horizon`` steps, run side by side.
 
     Args:
-        keys: one an episode, at most ``SIDE_BY_SIDE``; seeds its environment.
+        keys: one an episode, seeds its environment; at most ``SIDE_BY_SIDE``, whose last numbers
+            follow on one another.
     """
-    environments = [workers.environment(environment, i) for i in range(len(keys))]
-    first = [
-        env.reset(seed=workers.seed_of(key))[0] for env, key in zip(environments, keys, strict=True)
-    ]
-    # Always as many rows: a product's rounding may depend on how many it has.
-    observations = np.zeros((SIDE_BY_SIDE, *first[0].shape), np.float32)
-    observations[: len(first)] = first
-    in_maze = hasattr(environments[0], "layout")
-    paths = [[tuple(observation[:2])] for observation in first]
-    totals = [0.0] * len(keys)
-    succeeded = [False] * len(keys)
-    going = list(range(len(keys)))
+    # Always as many rows, and an episode's own: a product's rounding may depend on both.
+    rows = [key[-1] % SIDE_BY_SIDE for key in keys]
+    environments = {row: workers.environment(environment, row) for row in rows}
+    first = {
+        row: environments[row].reset(seed=workers.seed_of(key))[0]
+        for row, key in zip(rows, keys, strict=True)
+    }
+    observations = np.zeros((SIDE_BY_SIDE, *first[rows[0]].shape), np.float32)
+    for row, observation in first.items():
+        observations[row] = observation
+    in_maze = hasattr(environments[rows[0]], "layout")
+    paths = {row: [tuple(observation[:2])] for row, observation in first.items()}
+    totals = dict.fromkeys(rows, 0.0)
+    succeeded = dict.fromkeys(rows, False)
+    going = list(rows)
     player, rewards = played(policy, SIDE_BY_SIDE), np.zeros(SIDE_BY_SIDE)
     for _ in range(horizon):
         actions = player.act(observations)
-        for i in tuple(going):
-            observation, reward, terminal, truncated, info = environments[i].step(actions[i])
-            totals[i] += float(reward)
-            rewards[i] = reward
-            succeeded[i] = succeeded[i] or bool(info.get("success", False))
-            observations[i] = observation
+        for row in tuple(going):
+            observation, reward, terminal, truncated, info = environments[row].step(actions[row])
+            totals[row] += float(reward)
+            rewards[row] = reward
+            succeeded[row] = succeeded[row] or bool(info.get("success", False))
+            observations[row] = observation
             if in_maze:
-                paths[i].append((observation[0], observation[1]))
+                paths[row].append((observation[0], observation[1]))
             if terminal or truncated:  # some environments cut episodes themselves
-                going.remove(i)
+                going.remove(row)
         if not going:
             break
         player.observe(rewards)
     return [
-        Episode(total, np.array(path, np.float32) if in_maze else None, success)
-        for total, path, success in zip(totals, paths, succeeded, strict=True)
+        Episode(totals[row], np.array(paths[row], np.float32) if in_maze else None, succeeded[row])
+        for row in rows
     ]
 
 
