@@ -58,3 +58,26 @@ def test_what_it_does_not_take_is_refused() -> None:
         torch.ops.iql_fast.gather_rows([torch.zeros(3)], torch.tensor([0, 3]))
     with pytest.raises(IndexError, match="row -1 of a column"):
         torch.ops.iql_fast.gather_rows([torch.zeros(3)], torch.tensor([-1]))
+
+
+@NATIVE
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_dropout_is_that_of_the_engines(native: bool, dtype: torch.dtype) -> None:
+    seeds, shape = [3, 2**40 + 7], (67, 37)  # 2,479 units: no multiple of four, many of blocks
+    factors = (torch.ops.iql_fast if native else ops.plain).dropout_factors
+    for step, layer in ((0, 0), (2**33 + 5, 1)):
+        drawn = factors(torch.zeros(2, *shape, dtype=dtype), torch.tensor(seeds), step, layer, 0.3)
+        assert drawn.dtype == dtype
+        for seed, one in zip(seeds, drawn, strict=True):
+            keep = torch.from_numpy(philox.dropout_keep(seed, step, layer, shape, 0.3))
+            torch.testing.assert_close(one, keep.to(dtype) / 0.7)
+
+
+@needs_extension
+def test_dropout_that_it_does_not_take_is_refused() -> None:
+    factors, seeds = torch.ops.iql_fast.dropout_factors, torch.tensor([1, 2])
+    with pytest.raises(RuntimeError, match="at least 0 and below 1"):
+        factors(torch.zeros(2, 3), seeds, 0, 0, 1.0)
+    with pytest.raises(RuntimeError, match="one a leading index"):
+        factors(torch.zeros(3, 3), seeds, 0, 0, 0.5)
+    assert factors(torch.zeros(2, 0), seeds, 0, 0, 0.5).shape == (2, 0)

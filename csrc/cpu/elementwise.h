@@ -68,6 +68,11 @@ struct Elementwise {
   // d_x = d_out where out > 0; d_bias [columns] gets the column sums of these rows.
   void (*bias_relu_backward)(const T* d_out, const T* out, std::int64_t columns, T* d_x, T* d_bias,
                              Range rows);
+
+  // What a dropout of that probability multiplies some elements by: 0, or 1 / (1 - probability).
+  // Element i is decided by word i of (seed, step, stream); factors[0] is that of the first.
+  void (*dropout_factors)(std::uint64_t seed, std::uint64_t step, std::uint32_t stream,
+                          double probability, T* factors, Range range);
 };
 
 // The set that goes with kernels() of cpu/kernels.h.

@@ -154,6 +154,10 @@ struct Kernels {
   void (*head_gradient)(Rows<const Operand> in, int m, int k, const T* d_out, int n, T* d_weight,
                         T* d_bias);
 
+  // x = x times factors, 0 where the factor is, in one row of n columns. factors [n padded],
+  // aligned as a panel is.
+  void (*drop)(Rows<Operand> x, int n, const T* factors);
+
   // Adam on n parameters; then target += alpha * (weight - target) where there is a target. The
   // parameters are whole rows of panels where they are also to be written as operands.
   void (*adam)(AdamArrays<T, Operand> arrays, const T* gradient, std::size_t n,

@@ -11,6 +11,7 @@
 //   kernels_listing.h        lists of nonzero elements
 //   kernels_list_products.h  products with lists
 //   kernels_heads.h          the outputs after the last hidden layer
+//   kernels_dropout.h        dropout
 //   kernels_adam.h           Adam, Polyak, and weights as operands
 // In sets with instructions for bf16, which include them:
 //   kernels_pairs.h          its dense products in vector registers
@@ -23,6 +24,7 @@
 
 #include "cpu/kernels_adam.h"
 #include "cpu/kernels_dense.h"
+#include "cpu/kernels_dropout.h"
 #include "cpu/kernels_heads.h"
 #include "cpu/kernels_list_products.h"
 #include "cpu/kernels_listing.h"
@@ -79,6 +81,7 @@ constexpr Kernels<T, Operand> table(
           head_forward<T, Operand>,
           head_backward<T, Operand>,
           head_gradient<T, Operand>,
+          drop<T, Operand>,
           adam<T, Operand>,
           operands<T, Operand>,
           transpose_panel<T, Operand>,

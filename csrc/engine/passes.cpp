@@ -1,8 +1,10 @@
 #include "engine/passes.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
+#include "cpu/elementwise.h"
 #include "iql/philox.h"
 
 namespace iql::engine {
@@ -10,6 +12,9 @@ namespace iql::engine {
 using cpu::Rows;
 
 namespace {
+
+// Of dropout, as many as are drawn at a time: whole panels.
+constexpr int kFactors = 256;
 
 template <class T>
 Rows<const T> constant(Rows<T> rows) {
@@ -114,20 +119,17 @@ template <class T, class Operand>
 void Passes<T, Operand>::drop(const Seed& seed, std::int64_t step, int layer, int units,
                               Rows<Operand> rows, int begin, int count) const {
   const int P = setup_.kernels.panel;
-  const std::uint32_t threshold = dropout_threshold(setup_.config.actor_dropout);
-  const T kept = T(1.0 / (1.0 - setup_.config.actor_dropout));
+  alignas(64) T factors[kFactors] = {};
   for (int r = 0; r < count; ++r) {
-    PhiloxWords words{};
-    Operand* panel_row = rows.data + std::size_t(r) * P;
-    for (int c = 0, column = 0; c < units; ++c, ++column) {
-      const std::uint32_t unit = std::uint32_t(begin + r) * units + c;
-      if (c == 0 || unit % 4 == 0) words = draw(seed.key, step, kDropoutStream + layer, unit / 4);
-      if (column == P) {
-        column = 0;
-        panel_row += rows.panel_stride;
-      }
-      Operand& x = panel_row[cpu::place_in_panel<T, Operand>(column, P)];
-      x = Operand(words.word[unit % 4] >= threshold ? T(x) * kept : T(0));
+    Operand* const row = rows.data + std::size_t(r) * P;
+    for (int first = 0; first < units; first += kFactors) {
+      const std::int64_t element = std::int64_t(begin + r) * units + first;
+      const int columns = std::min(kFactors, units - first);
+      cpu::elementwise<T>().dropout_factors(seed.key, step, kDropoutStream + layer,
+                                            setup_.config.actor_dropout, factors,
+                                            {element, element + columns});
+      setup_.kernels.drop({row + first / P * rows.panel_stride, rows.panel_stride}, columns,
+                          factors);
     }
   }
 }

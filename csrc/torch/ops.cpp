@@ -52,6 +52,10 @@ TORCH_LIBRARY(iql_fast, m) {
 
   m.def("batch_rows_(Tensor(a!) state, int n, int rows) -> Tensor", tags);
   m.def("gather_rows(Tensor[] columns, Tensor rows) -> Tensor[]", tags);
+  m.def(
+      "dropout_factors(Tensor like, Tensor seeds, int step, int layer, float probability)"
+      " -> Tensor",
+      tags);
 
   m.def("stacked_linear(Tensor x, Tensor weight, Tensor bias, bool relu) -> Tensor", tags);
   m.def(

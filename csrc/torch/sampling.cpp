@@ -1,4 +1,4 @@
-// Drawing a batch from columns of transitions, as torch operators.
+// What a step draws, as torch operators: a batch from columns of transitions, and dropout.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 
 #include <cstring>
@@ -144,12 +144,49 @@ std::vector<Tensor> gather_rows_cuda(TensorList columns, const Tensor& rows) {
 
 #endif  // IQL_WITH_CUDA
 
+Tensor empty_factors(const Tensor& like, const Tensor& seeds, std::int64_t, std::int64_t layer,
+                     double probability) {
+  check_type(like, "dropout_factors");
+  TORCH_CHECK(seeds.scalar_type() == at::kLong && seeds.dim() == 1 && like.dim() > 1 &&
+                  like.sym_size(0) == seeds.sym_size(0),
+              "dropout_factors: seeds must be an int64 tensor, one a leading index of `like`");
+  TORCH_CHECK(seeds.device() == like.device(), "dropout_factors: the seeds are on ", seeds.device(),
+              " and the elements on ", like.device());
+  TORCH_CHECK(layer >= 0, "dropout_factors: layer ", layer);
+  TORCH_CHECK(probability >= 0 && probability < 1, "dropout_factors: the probability is ",
+              probability, "; it must be at least 0 and below 1");
+  return dense_like(like);
+}
+
+Tensor dropout_factors_cpu(const Tensor& like, const Tensor& seeds, std::int64_t step,
+                           std::int64_t layer, double probability) {
+  const Tensor factors = empty_factors(like, seeds, step, layer, probability);
+  const Tensor keys = seeds.contiguous();
+  const std::int64_t* key = read<std::int64_t>(keys);
+  const std::int64_t count = factors.size(0);
+  const std::int64_t elements = count > 0 ? factors.numel() / count : 0;  // of each seed
+  const auto stream = static_cast<std::uint32_t>(kDropoutStream + layer);
+  with_type(factors, [&](auto type) {
+    using T = decltype(type);
+    for (std::int64_t s = 0; s < count; ++s) {
+      T* const out = written<T>(factors) + s * elements;
+      share_out(elements, kGrain, [&](cpu::Range range) {
+        cpu::elementwise<T>().dropout_factors(static_cast<std::uint64_t>(key[s]),
+                                              static_cast<std::uint64_t>(step), stream, probability,
+                                              out + range.begin, range);
+      });
+    }
+  });
+  return factors;
+}
+
 }  // namespace
 }  // namespace iql::ops
 
 TORCH_LIBRARY_IMPL(iql_fast, CPU, m) {
   m.impl("batch_rows_", &iql::ops::batch_rows_cpu);
   m.impl("gather_rows", &iql::ops::gather_rows_cpu);
+  m.impl("dropout_factors", &iql::ops::dropout_factors_cpu);
 }
 #ifdef IQL_WITH_CUDA
 TORCH_LIBRARY_IMPL(iql_fast, CUDA, m) {
@@ -160,6 +197,7 @@ TORCH_LIBRARY_IMPL(iql_fast, CUDA, m) {
 TORCH_LIBRARY_IMPL(iql_fast, Meta, m) {
   m.impl("batch_rows_", &iql::ops::batch_rows_meta);
   m.impl("gather_rows", &iql::ops::empty_batch);
+  m.impl("dropout_factors", &iql::ops::empty_factors);
 }
 TORCH_LIBRARY_IMPL(iql_fast, Autograd, m) {
   m.impl("batch_rows_", &iql::ops::batch_rows_autograd);

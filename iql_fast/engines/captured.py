@@ -107,13 +107,14 @@ class PlannedSteps(TorchStep):
     def draw(self, name: str) -> Tensor:
         return self._drawn[name][self._place]
 
-    def _keep(self, layer: int, shape: tuple[int, int], probability: float) -> Tensor:
+    def _factors(self, like: Tensor, layer: int, probability: float) -> Tensor:
+        shape = (like.shape[-2], like.shape[-1])
         key = (layer, shape, probability)
         if key not in self._kept:
             self._kept[key] = philox.dropout_keep_of(
                 self.seeds, self.steps[: self._count], layer, shape, probability
             )
-        return self._kept[key][self._place]
+        return self._kept[key][self._place].to(like.dtype) / (1 - probability)
 
     def _updates(self, name: str) -> Tensor:
         return self._planned_updates[self._place, self._names.index(name)]

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from iql_fast.engines.drawing import drawn
 from iql_fast.engines.weights import Weights
-from iql_fast.formulas import philox
 from iql_fast.methods.base import Batch, Method, Net
 
 ADAM_BETAS = (0.9, 0.999)
@@ -48,6 +47,7 @@ class TorchStep:
         self._adam_ = ops.native.operator("adam_")
         self._mlp = ops.native.operator("stacked_mlp") if native else ops.plain.stacked_mlp
         self._linear = (torch.ops.iql_fast if native else ops.plain).stacked_linear
+        self._dropout_factors = (torch.ops.iql_fast if native else ops.plain).dropout_factors
         self.method, self.native, self.like = method, native, like
         self.seeds = torch.tensor(list(seeds), device=like.device)
         S = len(seeds)
@@ -145,15 +145,14 @@ class TorchStep:
             hidden = i < weights.layers - 1
             x = self._linear(x, weight, bias, hidden)
             if hidden:
-                shape = (x.shape[-2], x.shape[-1])
-                keep = self._keep(i, shape, probability)
-                x = x * (keep.to(x.dtype) / (1 - probability))
+                x = x * self._factors(x.detach(), i, probability)
         return x
 
-    def _keep(self, layer: int, shape: tuple[int, int], probability: float) -> Tensor:
-        """Which hidden units of a layer this step keeps, ``[S, *shape]``."""
-        steps = torch.tensor([self.index], device=self.like.device)
-        return philox.dropout_keep_of(self.seeds, steps, layer, shape, probability)[0]
+    def _factors(self, like: Tensor, layer: int, probability: float) -> Tensor:
+        """What dropout multiplies a layer's hidden units ``[S, B, U]`` by in this step."""
+        factors: Tensor
+        factors = self._dropout_factors(like, self.seeds, self.index, layer, probability)
+        return factors
 
     def vector(self, net: str, name: str) -> Tensor:
         weights = self.weights[net]

@@ -111,6 +111,18 @@ def gather_rows(columns: Sequence[Tensor], rows: Tensor) -> list[Tensor]:
     return [column[rows] for column in columns]
 
 
+def dropout_factors(
+    like: Tensor, seeds: Tensor, step: int, layer: int, probability: float
+) -> Tensor:
+    """What dropout multiplies the hidden units ``[S, B, U]`` of a layer by: 0, or what makes the
+    mean 1."""
+    steps = torch.tensor([step], device=seeds.device)
+    keep = philox.dropout_keep_of(
+        seeds, steps, layer, (like.shape[-2], like.shape[-1]), probability
+    )
+    return keep[0].to(like.dtype) / (1 - probability)
+
+
 def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     """``x weight + bias`` of E layers, and a ReLU where one follows."""
     product = torch.matmul(x, weight)  # autocast chooses its dtype

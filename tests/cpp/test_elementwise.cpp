@@ -12,6 +12,7 @@
 #include "iql/expectile.h"
 #include "iql/exponential.h"
 #include "iql/gaussian.h"
+#include "iql/philox.h"
 #include "iql/polyak.h"
 #include "iql/twin_q.h"
 
@@ -131,6 +132,15 @@ void loops_equal_the_formulas(const Elementwise<T>& loops, double tolerance) {
     loops.polyak(target.data(), q2.data(), 0.25, all);
     for (int i = 0; i < n; ++i) {
       CHECK_NEAR(double(target[i]), iql::polyak(double(q1[i]), double(q2[i]), 0.25), tolerance * 4);
+    }
+
+    const Range part{n / 3, n};  // begins within four words
+    loops.dropout_factors(7, 5, iql::kDropoutStream, 0.5, out.data(), part);
+    for (std::int64_t i = part.begin; i < part.end; ++i) {
+      const std::uint32_t word =
+          iql::draw(7, 5, iql::kDropoutStream, std::uint32_t(i / 4)).word[i % 4];
+      const T expected = T(word >= iql::dropout_threshold(0.5) ? 2.0f : 0.0f);
+      CHECK(double(out[i - part.begin]) == double(expected));
     }
   }
 }

@@ -389,6 +389,24 @@ void check_mixed_head(const Kernels<float, BFloat16>& kernels, int m, int k) {
   }
 }
 
+// Dropout of one row of operands, among others.
+void check_dropout(const Kernels<float, BFloat16>& kernels, int m, int k) {
+  const int P = kernels.panel, dropped = m / 2;
+  Panels<float> in(m, k, P);
+  in.fill(1, 1);
+  Operands rows(kernels, in);
+  round(in);
+  Buffer<float> factors(in.padded);
+  for (int c = 0; c < k; ++c) factors[c] = c % 3 == 0 ? 0.0f : 1.25f;
+  kernels.drop(rows.from(dropped), k, factors.data());
+  for (int r = 0; r < m; ++r) {
+    for (int c = 0; c < k; ++c) {
+      const float expected = in.at(r, c) * (r == dropped ? factors[c] : 1);
+      CHECK(rows.at(r, c) == float(BFloat16(expected)));
+    }
+  }
+}
+
 void check_all_mixed() {
   const auto* const* sets = iql::cpu::all_kernels<float, BFloat16>();
   for (; *sets != nullptr; ++sets) {
@@ -404,6 +422,8 @@ void check_all_mixed() {
     for (const double density : {0.0, 0.05, 1.0}) check_mixed(**sets, 70, 140, 70, density, false);
     check_mixed(**sets, 70, 140, 70, 0.5, true);
     check_mixed_head(**sets, 37, 70);
+    check_dropout(**sets, 5, 290);
+    check_dropout(**sets, 2, 31);
     check_ends_of_panels(**sets);
   }
 }
