@@ -10,6 +10,7 @@
 #include "iql/adam.h"
 #include "iql/bfloat16.h"
 #include "iql/operands.h"
+#include "iql/philox.h"
 
 namespace iql::cpu {
 
@@ -69,10 +70,8 @@ struct Elementwise {
   void (*bias_relu_backward)(const T* d_out, const T* out, std::int64_t columns, T* d_x, T* d_bias,
                              Range rows);
 
-  // What a dropout of that probability multiplies some elements by: 0, or 1 / (1 - probability).
-  // Element i is decided by word i of (seed, step, stream); factors[0] is that of the first.
-  void (*dropout_factors)(std::uint64_t seed, std::uint64_t step, std::uint32_t stream,
-                          double probability, T* factors, Range range);
+  // What a dropout multiplies the elements of a range by; factors[0] is that of the first.
+  void (*dropout_factors)(const Dropout& dropout, T* factors, Range range);
 };
 
 // The set that goes with kernels() of cpu/kernels.h.

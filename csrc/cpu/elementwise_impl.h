@@ -7,12 +7,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/dropout_factors.h"
 #include "cpu/elementwise.h"
 #include "iql/awr.h"
 #include "iql/expectile.h"
 #include "iql/exponential.h"
 #include "iql/gaussian.h"
-#include "iql/philox.h"
 #include "iql/polyak.h"
 #include "iql/twin_q.h"
 
@@ -369,24 +369,8 @@ void bias_relu_backward(const T* d_out, const T* out, std::int64_t columns, T* d
 }
 
 template <class T>
-void dropout_factors(std::uint64_t seed, std::uint64_t step, std::uint32_t stream,
-                     double probability, T* factors, Range range) {
-  const std::uint32_t threshold = dropout_threshold(probability);
-  const T kept = T(Computed<T>(1 / (1 - probability)));
-  for (std::int64_t i = range.begin; i < range.end;) {
-    std::uint32_t word[kBlock];
-    const int skipped = static_cast<int>(i % 4);  // words of the first four
-    const int left = kBlock - skipped;
-    const int count = range.end - i < left ? static_cast<int>(range.end - i) : left;
-    const std::uint32_t first = static_cast<std::uint32_t>(i / 4);
-    for (int l = 0; l < (skipped + count + 3) / 4; ++l) {
-      const PhiloxWords four = draw(seed, step, stream, first + l);
-      for (int w = 0; w < 4; ++w) word[4 * l + w] = four.word[w];
-    }
-    T* __restrict out = factors + (i - range.begin);
-    for (int k = 0; k < count; ++k) out[k] = word[skipped + k] >= threshold ? kept : T(0.0f);
-    i += count;
-  }
+void dropout(const Dropout& drawn, T* factors, Range range) {
+  dropout_factors(drawn, range.begin, range.end, factors);
 }
 
 template <class T>
@@ -404,7 +388,7 @@ constexpr Elementwise<T> elementwise_table(const char* name) {
           adam<T>,
           bias_relu<T>,
           bias_relu_backward<T>,
-          dropout_factors<T>};
+          dropout<T>};
 }
 
 }  // namespace

@@ -23,6 +23,7 @@
 
 #include "iql/adam.h"
 #include "iql/bfloat16.h"
+#include "iql/philox.h"
 
 namespace iql::cpu {
 
@@ -154,9 +155,8 @@ struct Kernels {
   void (*head_gradient)(Rows<const Operand> in, int m, int k, const T* d_out, int n, T* d_weight,
                         T* d_bias);
 
-  // x = x times factors, 0 where the factor is, in one row of n columns. factors [n padded],
-  // aligned as a panel is.
-  void (*drop)(Rows<Operand> x, int n, const T* factors);
+  // Dropout of one row of n columns, of which the first is element `first`.
+  void (*drop)(Rows<Operand> x, int n, const Dropout& dropout, std::int64_t first);
 
   // Adam on n parameters; then target += alpha * (weight - target) where there is a target. The
   // parameters are whole rows of panels where they are also to be written as operands.

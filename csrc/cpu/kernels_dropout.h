@@ -1,8 +1,9 @@
 // Dropout of a row of activations. A part of kernels_impl.h.
 #pragma once
 
-#include <cstddef>
+#include <cstdint>
 
+#include "cpu/dropout_factors.h"
 #include "cpu/kernels_vectors.h"
 
 namespace iql::cpu::IQL_ISA {
@@ -14,13 +15,21 @@ inline Vec<T> dropped(Vec<T> x, Vec<T> factor) {
 }
 
 template <class T, class Operand>
-IQL_KERNEL void drop(Rows<Operand> x, int n, const T* factors) {
-  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth;
-  for (int p = 0; p < panels<T>(n); ++p) {
-    Operand* const panel = x.data + p * x.panel_stride;
-    const Row<T> row = load_row<T>(panel);
-    store_operands<T>(dropped<T>(row.left, load(factors + p * P)),
-                      dropped<T>(row.right, load(factors + p * P + W)), panel);
+IQL_KERNEL void drop(Rows<Operand> x, int n, const Dropout& dropout, std::int64_t first) {
+  constexpr int P = Vector<T>::kPanel, W = Vector<T>::kWidth, kTogether = 256 / P;
+  static_assert(kTogether > 0);
+  alignas(IQL_VECTOR_BYTES) T factors[kTogether * P] = {};
+  for (int p = 0; p < panels<T>(n); p += kTogether) {
+    const std::int64_t begin = first + p * P, end = first + n;
+    const int count = panels<T>(n) - p < kTogether ? panels<T>(n) - p : kTogether;
+    const std::int64_t all = begin + count * P;
+    dropout_factors(dropout, begin, all < end ? all : end, factors);
+    for (int i = 0; i < count; ++i) {
+      Operand* const panel = x.data + (p + i) * x.panel_stride;
+      const Row<T> row = load_row<T>(panel);
+      store_operands<T>(dropped<T>(row.left, load(factors + i * P)),
+                        dropped<T>(row.right, load(factors + i * P + W)), panel);
+    }
   }
 }
 

@@ -1,10 +1,8 @@
 #include "engine/passes.h"
 
-#include <algorithm>
 #include <cstddef>
 #include <utility>
 
-#include "cpu/elementwise.h"
 #include "iql/philox.h"
 
 namespace iql::engine {
@@ -12,9 +10,6 @@ namespace iql::engine {
 using cpu::Rows;
 
 namespace {
-
-// Of dropout, as many as are drawn at a time: whole panels.
-constexpr int kFactors = 256;
 
 template <class T>
 Rows<const T> constant(Rows<T> rows) {
@@ -118,19 +113,12 @@ void Passes<T, Operand>::forward_saved(const Net& net, int id, Workspace& w, con
 template <class T, class Operand>
 void Passes<T, Operand>::drop(const Seed& seed, std::int64_t step, int layer, int units,
                               Rows<Operand> rows, int begin, int count) const {
-  const int P = setup_.kernels.panel;
-  alignas(64) T factors[kFactors] = {};
+  const Dropout dropout{seed.key, static_cast<std::uint64_t>(step),
+                        static_cast<std::uint32_t>(kDropoutStream + layer),
+                        setup_.config.actor_dropout};
   for (int r = 0; r < count; ++r) {
-    Operand* const row = rows.data + std::size_t(r) * P;
-    for (int first = 0; first < units; first += kFactors) {
-      const std::int64_t element = std::int64_t(begin + r) * units + first;
-      const int columns = std::min(kFactors, units - first);
-      cpu::elementwise<T>().dropout_factors(seed.key, step, kDropoutStream + layer,
-                                            setup_.config.actor_dropout, factors,
-                                            {element, element + columns});
-      setup_.kernels.drop({row + first / P * rows.panel_stride, rows.panel_stride}, columns,
-                          factors);
-    }
+    setup_.kernels.drop({rows.data + std::size_t(r) * setup_.kernels.panel, rows.panel_stride},
+                        units, dropout, std::int64_t(begin + r) * units);
   }
 }
 

@@ -171,9 +171,9 @@ Tensor dropout_factors_cpu(const Tensor& like, const Tensor& seeds, std::int64_t
     for (std::int64_t s = 0; s < count; ++s) {
       T* const out = written<T>(factors) + s * elements;
       share_out(elements, kGrain, [&](cpu::Range range) {
-        cpu::elementwise<T>().dropout_factors(static_cast<std::uint64_t>(key[s]),
-                                              static_cast<std::uint64_t>(step), stream, probability,
-                                              out + range.begin, range);
+        const Dropout dropout{static_cast<std::uint64_t>(key[s]), static_cast<std::uint64_t>(step),
+                              stream, probability};
+        cpu::elementwise<T>().dropout_factors(dropout, out + range.begin, range);
       });
     }
   });

@@ -135,7 +135,7 @@ void loops_equal_the_formulas(const Elementwise<T>& loops, double tolerance) {
     }
 
     const Range part{n / 3, n};  // begins within four words
-    loops.dropout_factors(7, 5, iql::kDropoutStream, 0.5, out.data(), part);
+    loops.dropout_factors({7, 5, iql::kDropoutStream, 0.5}, out.data(), part);
     for (std::int64_t i = part.begin; i < part.end; ++i) {
       const std::uint32_t word =
           iql::draw(7, 5, iql::kDropoutStream, std::uint32_t(i / 4)).word[i % 4];

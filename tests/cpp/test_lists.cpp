@@ -396,12 +396,14 @@ void check_dropout(const Kernels<float, BFloat16>& kernels, int m, int k) {
   in.fill(1, 1);
   Operands rows(kernels, in);
   round(in);
-  Buffer<float> factors(in.padded);
-  for (int c = 0; c < k; ++c) factors[c] = c % 3 == 0 ? 0.0f : 1.25f;
-  kernels.drop(rows.from(dropped), k, factors.data());
+  const iql::Dropout dropout{3, 5, iql::kDropoutStream, 0.25};
+  constexpr int first = 1003;
+  kernels.drop(rows.from(dropped), k, dropout, first);
   for (int r = 0; r < m; ++r) {
     for (int c = 0; c < k; ++c) {
-      const float expected = in.at(r, c) * (r == dropped ? factors[c] : 1);
+      const int i = first + c;
+      const bool kept = iql::draw(3, 5, dropout.stream, i / 4).word[i % 4] >= 1u << 30;
+      const float expected = r != dropped ? in.at(r, c) : kept ? in.at(r, c) * float(1 / 0.75) : 0;
       CHECK(rows.at(r, c) == float(BFloat16(expected)));
     }
   }
