@@ -53,7 +53,7 @@ HORIZON = 100
 
 
 def policy_for(obs_dim: int, act_dim: int) -> Policy:
-    """Two hidden layers of 256, and actions so small that a hopper stands for a hundred steps:
+    """Two hidden layers of 256, and actions so small that a hopper stands for some ninety steps:
     with others it falls in eight, and starts of episodes are what is timed."""
     rng = np.random.default_rng(0)
     sizes = (obs_dim, 256, 256, act_dim)

@@ -77,7 +77,10 @@ def test_dropout_is_that_of_the_engines(native: bool, dtype: torch.dtype) -> Non
 def test_dropout_that_it_does_not_take_is_refused() -> None:
     factors, seeds = torch.ops.iql_fast.dropout_factors, torch.tensor([1, 2])
     with pytest.raises(RuntimeError, match="at least 0 and below 1"):
-        factors(torch.zeros(2, 3), seeds, 0, 0, 1.0)
-    with pytest.raises(RuntimeError, match="one a leading index"):
-        factors(torch.zeros(3, 3), seeds, 0, 0, 0.5)
-    assert factors(torch.zeros(2, 0), seeds, 0, 0, 0.5).shape == (2, 0)
+        factors(torch.zeros(2, 3, 4), seeds, 0, 0, 1.0)
+    for shape in ((3, 3, 4), (2, 3)):
+        with pytest.raises(RuntimeError, match="one a leading index"):
+            factors(torch.zeros(shape), seeds, 0, 0, 0.5)
+    assert factors(torch.zeros(2, 3, 0), seeds, 0, 0, 0.5).shape == (2, 3, 0)
+    like = torch.zeros(2, 3, 4, requires_grad=True)
+    assert not factors(like, seeds, 0, 0, 0.5).requires_grad

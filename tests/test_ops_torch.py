@@ -75,7 +75,7 @@ def test_opcheck_of_the_others() -> None:
     opcheck("adam_", *lists, steps, targets, 1e-3, 0.9, 0.999, 1e-8, 0.1, 0.005)
     opcheck("batch_rows_", torch.tensor([1, 2]), 5, 100)
     opcheck("gather_rows", [numbers(10), numbers(10, 2)], torch.tensor([1, 9, 1]))
-    opcheck("dropout_factors", numbers(2, 5, 3), torch.tensor([1, 2]), 7, 0, 0.1)
+    opcheck("dropout_factors", numbers(2, 5, 3, grad=True), torch.tensor([1, 2]), 7, 0, 0.1)
     weight, bias = numbers(2, 3, 4, grad=True), numbers(2, 4, grad=True)
     for x in (numbers(5, 3, grad=True), numbers(2, 5, 3), numbers(2, 5, 3, grad=True)):
         for relu in (False, True):

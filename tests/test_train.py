@@ -505,10 +505,11 @@ def test_the_summary_by_hand():
 
 
 def test_episodes_are_run_in_few_groups_of_equal_size():
-    sizes = {n: [len(group) for group in groups(n)] for n in (1, 8, 10, 25, 100)}
-    assert sizes == {1: [1], 8: [8], 10: [5, 5], 25: [6, 6, 6, 7], 100: [*[7, 8, 8] * 4, 8]}
-    assert [episode for group in groups(100) for episode in group] == list(range(100))
-    assert groups(0) == []
+    sizes = {n: [len(group) for group in groups(n, 2)] for n in (1, 8, 10, 25, 100)}
+    assert sizes == {1: [1], 8: [4, 4], 10: [5, 5], 25: [6, 6, 6, 7], 100: [*[7, 8, 8] * 4, 8]}
+    assert [episode for group in groups(100, 2) for episode in group] == list(range(100))
+    assert [len(group) for group in groups(10, 4)] == [2, 3, 2, 3]
+    assert groups(0, 2) == []
 
 
 def test_scores_do_not_depend_on_workers_and_are_gymnasiums():

@@ -132,11 +132,19 @@ class Replay:
     Args:
         path: of the file that holds them, so that a training that goes on learns from what it had
             met: from its own policy's transitions alone, it would unlearn what it could do.
+
+    Raises:
+        OSError: the disk has no room for it.
     """
 
     def __init__(self, path: Path, size: int, inputs: int, actions: int) -> None:
         widths = inputs, actions, 1, 1, inputs
-        rows = torch.from_file(str(path), shared=True, size=size * sum(widths)).view(size, -1)
+        numbers = size * sum(widths)
+        #: Whether there was one of this size already.
+        self.found = path.exists() and path.stat().st_size == 4 * numbers
+        with open(path, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, 4 * numbers)  # a full disk is told here
+        rows = torch.from_file(str(path), shared=True, size=numbers).view(size, -1)
         self.columns = [
             part if width > 1 else part[:, 0]
             for width, part in zip(widths, rows.split(widths, 1), strict=True)
@@ -163,10 +171,19 @@ def keep(path: Path, learner: Learner, replay: Replay, steps: int, seconds: floa
 
 
 def resumed(path: Path, learner: Learner, replay: Replay) -> tuple[int, float]:
-    """Load a checkpoint; steps and seconds of it, 0 where there is none."""
+    """Load a checkpoint; steps and seconds of it, 0 where there is none.
+
+    Raises:
+        SystemExit: the replay buffer that belongs to it is missing.
+    """
     if not path.exists():
         return 0, 0.0
     content = torch.load(path, weights_only=True)
+    if "replay" not in content or not replay.found:
+        raise SystemExit(
+            f"{path} has no replay buffer beside it as it was written: bring that back, or remove "
+            "the checkpoint and train anew."
+        )
     learner.load(content["learner"])
     replay.written = content["replay"]
     return content["steps"], content["seconds"]

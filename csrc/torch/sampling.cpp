@@ -147,15 +147,27 @@ std::vector<Tensor> gather_rows_cuda(TensorList columns, const Tensor& rows) {
 Tensor empty_factors(const Tensor& like, const Tensor& seeds, std::int64_t, std::int64_t layer,
                      double probability) {
   check_type(like, "dropout_factors");
-  TORCH_CHECK(seeds.scalar_type() == at::kLong && seeds.dim() == 1 && like.dim() > 1 &&
-                  like.sym_size(0) == seeds.sym_size(0),
-              "dropout_factors: seeds must be an int64 tensor, one a leading index of `like`");
+  TORCH_CHECK(
+      seeds.scalar_type() == at::kLong && seeds.dim() == 1 && like.dim() == 3 &&
+          like.sym_size(0) == seeds.sym_size(0),
+      "dropout_factors: `like` must have three dimensions and seeds be an int64 tensor, one a "
+      "leading index of it");
   TORCH_CHECK(seeds.device() == like.device(), "dropout_factors: the seeds are on ", seeds.device(),
               " and the elements on ", like.device());
   TORCH_CHECK(layer >= 0, "dropout_factors: layer ", layer);
   TORCH_CHECK(probability >= 0 && probability < 1, "dropout_factors: the probability is ",
               probability, "; it must be at least 0 and below 1");
   return dense_like(like);
+}
+
+// A constant, whatever it is like.
+Tensor dropout_factors_autograd(const Tensor& like, const Tensor& seeds, std::int64_t step,
+                                std::int64_t layer, double probability) {
+  static const auto op =
+      operator_handle<Tensor(const Tensor&, const Tensor&, std::int64_t, std::int64_t, double)>(
+          "iql_fast::dropout_factors");
+  const at::AutoDispatchBelowADInplaceOrView below_autograd;
+  return op.call(like, seeds, step, layer, probability);
 }
 
 Tensor dropout_factors_cpu(const Tensor& like, const Tensor& seeds, std::int64_t step,
@@ -201,5 +213,6 @@ TORCH_LIBRARY_IMPL(iql_fast, Meta, m) {
 }
 TORCH_LIBRARY_IMPL(iql_fast, Autograd, m) {
   m.impl("batch_rows_", &iql::ops::batch_rows_autograd);
+  m.impl("dropout_factors", &iql::ops::dropout_factors_autograd);
   m.impl("gather_rows", torch::autograd::autogradNotImplementedFallback());
 }

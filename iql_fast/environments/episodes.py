@@ -172,6 +172,7 @@ class Evaluator:
         Raises:
             EvaluationFailed: a worker process died.
         """
+        share = -(-self.workers // max(len(policies), 1))  # workers for each policy
         with _lost_workers_named(self.label):
             jobs = [
                 [
@@ -182,7 +183,7 @@ class Evaluator:
                         policy,
                         [(key, step, episode) for episode in group],
                     )
-                    for group in groups(episodes)
+                    for group in groups(episodes, share)
                 ]
                 for policy, key in zip(policies, keys, strict=True)
             ]
@@ -195,10 +196,10 @@ class Evaluator:
         return self.start(policies, keys, step, episodes).returns()
 
 
-def groups(episodes: int) -> list[range]:
-    """The numbers of the episodes that are run side by side: as few groups as there can be, and of
-    these as equal ones."""
-    count = -(-episodes // SIDE_BY_SIDE)
+def groups(episodes: int, workers: int) -> list[range]:
+    """The numbers of the episodes that are run side by side: as few groups as keep so many workers
+    busy, and as equal ones."""
+    count = max(-(-episodes // SIDE_BY_SIDE), min(episodes, workers))
     ends = [episodes * i // count for i in range(count + 1)] if count else [0]
     return [range(*pair) for pair in itertools.pairwise(ends)]
 

@@ -59,7 +59,7 @@ class Net:
         target: name of its slow copy, which no gradient reaches; "" has none.
         vectors: name -> (size, initial value) of what is trained with it beside its layers, such
             as a log standard deviation that no observation changes.
-        dropout: probability of dropping a hidden unit, in training only.
+        dropout: probability of dropping a hidden unit, in training only; not of an ensemble.
         start: how its layers begin. ``"orthogonal"``: gain sqrt(2), as jaxrl; ``"uniform"``:
             torch's default for ``nn.Linear``, biases too; ``"fan_out"``: within
             1 / sqrt(outputs), as rlkit's ``fanin_init``.
@@ -89,6 +89,10 @@ class Net:
     schedule: int = 0
     decay: float = 0.0
     decoupled_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dropout and self.ensemble is not None:
+            raise ValueError(f"{self.name}: an ensemble cannot have dropout")
 
 
 @dataclass(frozen=True)

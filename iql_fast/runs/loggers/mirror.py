@@ -69,11 +69,12 @@ class Mirror:
         except OSError:
             if summary is not None:  # of a run that was stopped, what stopped it is to be heard
                 raise
-        until = time.monotonic() + background.PATIENCE
-        for tracker in self._trackers:
-            tracker.end(results)
-        for tracker in self._trackers:
-            tracker.wait(until)
+        finally:
+            until = time.monotonic() + background.PATIENCE
+            for tracker in self._trackers:
+                tracker.end(results)
+            for tracker in self._trackers:
+                tracker.wait(until)
 
 
 class Marks:
