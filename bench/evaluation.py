@@ -48,20 +48,22 @@ TASKS = {
     "antmaze": ("iql_fast/antmaze-umaze-v2", "AntMaze_UMaze-v5"),
     "door": ("iql_fast/door-v0", "AdroitHandDoor-v1"),
 }
+#: Of a task, how large actions are. With larger ones the hopper falls in eight steps, not in some
+#: ninety, and starts of episodes are what is timed.
+SCALES = {"hopper": 0.01, "antmaze": 1.0, "door": 1.0}
 #: Steps of an episode that are run at most, so that a window is not much longer than asked.
 HORIZON = 100
 
 
-def policy_for(obs_dim: int, act_dim: int) -> Policy:
-    """Two hidden layers of 256, and actions so small that a hopper stands for some ninety steps:
-    with others it falls in eight, and starts of episodes are what is timed."""
+def policy_for(obs_dim: int, act_dim: int, scale: float) -> Policy:
+    """Two hidden layers of 256, and actions of about that size."""
     rng = np.random.default_rng(0)
     sizes = (obs_dim, 256, 256, act_dim)
     weights = tuple(
         (rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32)
         for a, b in itertools.pairwise(sizes)
     )
-    weights[-1][:] *= 0.01
+    weights[-1][:] *= scale
     biases = tuple(np.zeros(b, np.float32) for b in sizes[1:])
     return Policy(weights, biases, np.zeros(act_dim, np.float32))
 
@@ -159,7 +161,8 @@ def main() -> None:
     for task in arguments.tasks:
         ours, shipped = TASKS[task]
         env = workers.environment(ours)
-        policy = policy_for(env.observation_space.shape[0], env.action_space.shape[0])
+        sizes = env.observation_space.shape[0], env.action_space.shape[0]
+        policy = policy_for(*sizes, SCALES[task])
         rival = gymnasium.make(shipped)
         contenders[task, "gymnasium"] = lambda e=rival, p=policy: loop(e, p, arguments.window)
         contenders[task, "alone"] = lambda e=env, p=policy: loop(e, p, arguments.window)
