@@ -42,6 +42,19 @@ def test_gymnasiums_physics_are_gymnasiums(robot):
             over = any(ends)
 
 
+@pytest.mark.parametrize(("robot", "fastest"), [("Hopper", 10), ("Walker2d", 10)])
+def test_velocities_are_cut_in_what_is_seen(robot, fastest):
+    env = getattr(locomotion, robot)()
+    env.reset(seed=0)
+    joints = env.model.nv
+    fast = np.linspace(-2.5 * fastest, 2.5 * fastest, joints)
+    seen = env.set_state(env.model.qpos0, fast)[-joints:]
+    np.testing.assert_array_equal(seen, np.clip(fast, -fastest, fastest))
+    for one_sided in (np.abs(fast), -np.abs(fast), fast / 10):
+        seen = env.set_state(env.model.qpos0, one_sided)[-joints:]
+        np.testing.assert_array_equal(seen, np.clip(one_sided, -fastest, fastest))
+
+
 def test_d4rl_is_the_default_and_differs():
     ours = gymnasium.make("iql_fast/hopper-v2").unwrapped
     assert ours.physics == "d4rl"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import threading
 import time
@@ -14,7 +16,7 @@ from iql_fast import finetune, table, train
 from iql_fast.runs import config, folder, loggers
 from iql_fast.runs.config import TrainConfig
 from iql_fast.runs.folder import RunFolder
-from iql_fast.runs.loggers import background, base
+from iql_fast.runs.loggers import background, base, mirror
 from iql_fast.runs.loggers.base import Begun, Row
 from iql_fast.runs.loggers.mirror import Marks
 from iql_fast.runs.rows import read_rows
@@ -134,6 +136,17 @@ def test_tensorboard_has_the_names_of_the_others(plain):
     for name in expected[0].values:
         found = [(event.step, event.value) for event in events.Scalars(name)]
         assert found == [(r.step, pytest.approx(r.values[name], rel=1e-6)) for r in expected]
+
+
+def test_trackers_are_ended_where_tensorboard_cannot_be_written(logged, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(mirror.TensorBoard, "end", fail)
+    tracker = Fake()
+    with pytest.raises(UserError, match="cannot be written"):
+        logged(tmp_path / "run", wandb=tracker)
+    assert len(tracker.ends) == 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from iql_fast import engines, evaluate, methods, train
 from iql_fast.data import resolve, transform
 from iql_fast.data.logged import LoggedTransitions
 from iql_fast.engines.drawing import drawn
-from iql_fast.methods.base import Draw
+from iql_fast.methods.base import Draw, Net
 from iql_fast.policies import acting, units
 from iql_fast.policies.candidates import Candidates
 from iql_fast.runs import checkpoint, config, trained
@@ -293,3 +293,8 @@ def test_a_run_goes_on_on_the_device_that_it_began_on(dataset, tmp_path, monkeyp
     (run / "config.json").write_text(json.dumps(record | {"device": "cuda"}))
     with pytest.raises(UserError, match="torch sees no CUDA device"):
         train.main(["--resume", str(run)])
+
+
+def test_an_ensemble_has_no_dropout():
+    with pytest.raises(ValueError, match="critic: an ensemble cannot have dropout"):
+        Net("critic", 3, 1, (4,), "critic_lr", ensemble=2, dropout=0.1)

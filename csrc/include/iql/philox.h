@@ -57,7 +57,8 @@ IQL_HD inline std::uint32_t dropout_threshold(double p) {
   return static_cast<std::uint32_t>(p * 4294967296.0);
 }
 
-// A dropout of one layer's elements in one step: word i of (seed, step, stream) decides on the i-th.
+// A dropout of one layer's elements in one step: of (seed, step, stream), word i decides on
+// element i.
 struct Dropout {
   std::uint64_t seed, step;
   std::uint32_t stream;
