@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -510,6 +511,18 @@ def test_episodes_are_run_in_few_groups_of_equal_size():
     assert [episode for group in groups(100, 2) for episode in group] == list(range(100))
     assert [len(group) for group in groups(10, 4)] == [2, 3, 2, 3]
     assert groups(0, 2) == []
+
+
+def test_an_episode_has_the_same_row_whatever_runs_beside_it():
+    def by_row(observations):
+        return np.tile(np.arange(len(observations), dtype=np.float32)[:, None] / 10, (1, 3))
+
+    policy = SimpleNamespace(mean_action=by_row)
+    alone, beside = (
+        run_episodes("Hopper-v4", 50, policy, [(0, 1, episode) for episode in episodes])
+        for episodes in ([13], range(10, 15))
+    )
+    assert alone[0].total == beside[3].total
 
 
 def test_scores_do_not_depend_on_workers_and_are_gymnasiums():
