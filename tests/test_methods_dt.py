@@ -12,7 +12,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import method_flops
-from iql_fast.engines.drawing import kept
 from iql_fast.engines.sequence import SequenceEngine
 from iql_fast.formulas import philox
 from iql_fast.methods.dt import DT
@@ -297,15 +296,22 @@ def test_it_begins_as_the_authors_networks():
     assert not any(x.any() for name, x in state.items() if name.startswith("adam"))
 
 
-def test_dropout_is_a_function_of_seed_and_step():
-    factors = kept(3, 7, 400_001, 0.1)
-    assert factors.shape == (400_001,)
-    assert set(factors.unique().tolist()) == {0.0, float(np.float32(1 / (1 - 6554 / 65536)))}
-    assert float((factors == 0).float().mean()) == pytest.approx(0.1, abs=0.002)
-    assert torch.equal(kept(3, 7, 400_001, 0.1), factors)
-    for seed, step in ((4, 7), (3, 8)):
-        share = float(((kept(seed, step, 400_001, 0.1) == 0) & (factors == 0)).float().mean())
-        assert share == pytest.approx(0.01, abs=0.001)  # independent
+def test_dropout_is_a_function_of_seed_step_and_place():
+    """The same in both engines, and independent otherwise."""
+    settings = dict(actor_dropout=0.25, batch_size=200)
+    plain, fused = (engine([3, 4], native=native, **settings) for native in (False, True))
+    drawn = plain.kept(0, 7)
+    shapes = [(200, *shape) for shape in plain.method.dropped()]
+    assert [tuple(part.shape) for part in drawn] == shapes
+    for part, other in zip(drawn, fused.kept(0, 7), strict=True):
+        assert torch.equal(part, other)
+        assert set(part.unique().tolist()) == {0.0, float(np.float32(1 / 0.75))}
+        assert float((part == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    first = drawn[0].flatten()
+    for other in (plain.kept(1, 7)[0], plain.kept(0, 8)[0], drawn[3]):
+        both = min(first.numel(), other.numel())
+        share = ((other.flatten()[:both] == 0) & (first[:both] == 0)).float().mean()
+        assert float(share) == pytest.approx(0.0625, abs=0.015)
 
 
 def test_it_learns():

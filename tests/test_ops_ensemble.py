@@ -206,7 +206,10 @@ def results_of(mlp: Any, x: Tensor, weights: list[Tensor], biases: list[Tensor])
         (1, 1100, [11, 33, 3]),  # more rows than the backward pass has in memory at a time
         (3, 17, [40, 7, 150, 9, 32]),
         (2, 5, [3, 8, 2]),
-        (1, 20, [3, 8, 33]),  # a head too wide for this package's products
+        (1, 20, [3, 8, 33]),  # a last layer that goes by panels, as hidden ones
+        (2, 1100, [16, 70, 130]),
+        (2, 300, [24, 40]),  # one layer
+        (1, 1100, [40, 65]),
         (2, 0, [3, 8, 1]),
         (1, 2, [3, 4]),
     ],
@@ -226,8 +229,9 @@ def test_whole_networks_equal_their_layers(
 
 
 @needs_extension
-def test_networks_err_at_most_twice_as_much_as_torch() -> None:
-    weights, biases = layers_of([14, 256, 256, 1], 2)
+@pytest.mark.parametrize("sizes", [[14, 256, 256, 1], [14, 256, 256]])
+def test_networks_err_at_most_twice_as_much_as_torch(sizes: list[int]) -> None:
+    weights, biases = layers_of(sizes, 2)
     x = torch.randn(256, 14, dtype=torch.float64)
 
     def run(mlp: Any, dtype: torch.dtype) -> list[Tensor]:
@@ -246,8 +250,9 @@ def test_networks_err_at_most_twice_as_much_as_torch() -> None:
 
 
 @needs_extension
-def test_networks_do_not_depend_on_the_threads() -> None:
-    weights, biases = layers_of([14, 64, 65, 2], 2, torch.float32)
+@pytest.mark.parametrize("sizes", [[14, 64, 65, 2], [14, 64, 65], [14, 65]])
+def test_networks_do_not_depend_on_the_threads(sizes: list[int]) -> None:
+    weights, biases = layers_of(sizes, 2, torch.float32)
     x = torch.randn(300, 14)
     before = torch.get_num_threads()
     try:
@@ -264,12 +269,17 @@ def test_networks_do_not_depend_on_the_threads() -> None:
 
 @needs_extension
 def test_gradients_of_networks() -> None:
-    weights, biases = layers_of([3, 5, 4, 2], 2)
     mlp = torch.ops.iql_fast.stacked_mlp
-    for shape in ((7, 3), (2, 7, 3)):
-        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        inputs = (x, *weights, *biases)
-        assert torch.autograd.gradcheck(lambda x, *p: mlp(x, list(p[:3]), list(p[3:])), inputs)
+    for sizes in ([3, 5, 4, 2], [3, 5, 35], [3, 35]):
+        weights, biases = layers_of(sizes, 2)
+        layers = len(weights)
+
+        def of_all(x: Tensor, *p: Tensor, layers: int = layers) -> Tensor:
+            return mlp(x, list(p[:layers]), list(p[layers:]))
+
+        for shape in ((7, 3), (2, 7, 3)):
+            x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+            assert torch.autograd.gradcheck(of_all, (x, *weights, *biases))
     # Of the input alone, as an actor's gradient goes through a critic.
     frozen = [[p.detach() for p in ps] for ps in (weights, biases)]
     assert torch.autograd.gradcheck(lambda x: mlp(x, *frozen), x)
@@ -277,8 +287,12 @@ def test_gradients_of_networks() -> None:
 
 @needs_extension
 def test_networks_keep_nan_and_have_no_second_derivative() -> None:
-    weights, biases = layers_of([3, 8, 1], 1)
     mlp = torch.ops.iql_fast.stacked_mlp
+    for sizes in ([3, 40], [3, 8, 40], [3, 8, 1]):
+        check_nan_and_second_derivative(mlp, *layers_of(sizes, 1))
+
+
+def check_nan_and_second_derivative(mlp: Any, weights: list[Tensor], biases: list[Tensor]) -> None:
     x = torch.ones(20, 3, dtype=torch.float64)
     x[4, 1] = float("nan")
     assert mlp(x, weights, biases)[0, :, 0].isnan().tolist() == [i == 4 for i in range(20)]

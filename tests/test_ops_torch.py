@@ -89,6 +89,9 @@ def test_opcheck_of_the_others() -> None:
     for x in (numbers(5, 3, grad=True), numbers(2, 20, 3), numbers(2, 20, 3, grad=True)):
         opcheck("stacked_mlp", x, weights, biases)
         opcheck("stacked_mlp", x, weights[:1], biases[:1])
+    wide = [numbers(2, 3, 40, grad=True)], [numbers(2, 40, grad=True)]
+    for x in (numbers(20, 3, grad=True), numbers(2, 20, 3)):
+        opcheck("stacked_mlp", x, *wide)
     plain = [[w.detach() for w in layers] for layers in (weights, biases)]
     for x in (numbers(5, 3), numbers(2, 5, 3)):
         opcheck("stacked_mlp_forward", x, *plain)

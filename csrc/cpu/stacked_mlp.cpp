@@ -48,16 +48,16 @@ void to_panels(const T* from, std::int64_t rows, int columns, int P, Rows<T> to)
   }
 }
 
-// `add`: to what is there.
+// `bias`: is added to each row; null: none is.
 template <class T>
-void from_panels(Rows<const T> from, std::int64_t rows, int columns, int P, bool add, T* to) {
+void from_panels(Rows<const T> from, std::int64_t rows, int columns, int P, const T* bias, T* to) {
   for (int c = 0; c < columns; c += P) {
     const int width = std::min(P, columns - c);
     const T* panel = from.data + c / P * from.panel_stride;
     for (std::int64_t r = 0; r < rows; ++r, panel += P) {
       T* row = to + r * columns + c;
-      if (add) {
-        for (int i = 0; i < width; ++i) row[i] += panel[i];
+      if (bias != nullptr) {
+        for (int i = 0; i < width; ++i) row[i] = panel[i] + bias[c + i];
       } else {
         copy(panel, width, row);
       }
@@ -116,7 +116,7 @@ void StackedMlp<T>::share_by_cost(const std::vector<std::int64_t>& costs,
 // Every net's weights as the kernels read them.
 template <class T>
 struct StackedMlp<T>::Packed {
-  std::vector<std::size_t> weight, bias;  // of layer l within a net; the last is the head
+  std::vector<std::size_t> weight, bias;  // of layer l within a net
   std::size_t net = 0;                    // elements of a net
   std::unique_ptr<Buffer<T>> values;
 
@@ -129,25 +129,25 @@ struct StackedMlp<T>::Packed {
 template <class T>
 typename StackedMlp<T>::Packed StackedMlp<T>::pack(Layers<T> layers, bool forward,
                                                    bool input_gradient) const {
-  const int P = kernels_.panel, head = hidden_layers();
+  const int P = kernels_.panel;
   Packed packed;
   struct Part {
     int net, layer, panel;
   };
   std::vector<Part> parts;
   std::vector<std::int64_t> costs;
-  for (int l = 0; l <= head; ++l) {
+  for (int l = 0; l < all_layers(); ++l) {
     const int k = sizes_[l], n = sizes_[l + 1];
     packed.weight.push_back(packed.net);
     // Transposed they are [n, k].
-    packed.net += l == head ? n * padded(k) : forward ? k * padded(n) : padded(n) * padded(k);
+    packed.net += is_head(l) ? n * padded(k) : forward ? k * padded(n) : padded(n) * padded(k);
     packed.bias.push_back(packed.net);
     packed.net += padded(n);
   }
   for (int e = 0; e < nets_; ++e) {
-    for (int l = 0; l <= head; ++l) {
+    for (int l = 0; l < all_layers(); ++l) {
       if (l == 0 && !forward && !input_gradient) continue;
-      for (int p = 0; p < (l == head ? 1 : panels(sizes_[l + 1])); ++p) {
+      for (int p = 0; p < (is_head(l) ? 1 : panels(sizes_[l + 1])); ++p) {
         parts.push_back({e, l, p});
         costs.push_back(std::int64_t(sizes_[l]) * std::min(P, sizes_[l + 1]));
       }
@@ -167,7 +167,7 @@ typename StackedMlp<T>::Packed StackedMlp<T>::pack(Layers<T> layers, bool forwar
         std::memcpy(bias, layers.bias[l] + e * n, n * sizeof(T));
         std::fill(bias + n, bias + padded(n), T(0));
       }
-      if (l == head) {
+      if (is_head(l)) {
         for (int j = 0; j < n; ++j) {
           T* row = to + j * padded(k);
           for (int c = 0; c < k; ++c) row[c] = weight[std::int64_t(c) * n + j];
@@ -206,11 +206,24 @@ void StackedMlp<T>::layer_forward(const T* weight, const T* bias, Rows<const T> 
   }
 }
 
+// d_in = d_out * weight^T where `in` > 0.
+template <class T>
+void StackedMlp<T>::layer_backward(const T* weight_t, Rows<const T> d_out, int m, int n,
+                                   Rows<const T> in, int k, Lists<T> lists, T* room,
+                                   Rows<T> d_in) const {
+  if (kernels_.sparse(d_out, m, n)) {
+    kernels_.list_rows(d_out, m, n, lists);
+    kernels_.backward_lists(lists, m, n, weight_t, in, k, T(1), room, d_in);
+  } else {
+    kernels_.dense.backward(d_out, m, n, weight_t, in, k, T(1), nullptr, d_in);
+  }
+}
+
 template <class T>
 void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const* hidden,
                             T* out) const {
   const Packed packed = pack(layers, true, false);
-  const int P = kernels_.panel, head = hidden_layers(), inputs = sizes_[0], outputs = sizes_.back();
+  const int P = kernels_.panel, last = hidden_layers(), inputs = sizes_[0], outputs = sizes_.back();
   const int most = block_rows(rows_), widest = *std::max_element(sizes_.begin(), sizes_.end() - 1);
   const std::int64_t blocks = ceiling(rows_, most);
   const std::size_t stride = std::size_t(most) * P;
@@ -219,6 +232,11 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
     Buffer<T> turns(hidden == nullptr ? 2 * stride * panels(widest) : 0, Contents::kAny);
     ListBuffer<T> lists(most, kernels_.pieces_of(widest), Contents::kAny);
     Buffer<T> room(kernels_.list_room(most), Contents::kAny);
+    // The last layer has no ReLU. Where it is no head it is computed as a gradient is that passes
+    // everywhere.
+    const std::size_t output_block = is_head(last) ? 0 : stride * panels(outputs);
+    Buffer<T> everywhere(output_block, Contents::kAny), output(output_block, Contents::kAny);
+    std::fill(everywhere.data(), everywhere.data() + output_block, T(1));
     for (std::int64_t i = range.begin; i < range.end; ++i) {
       const int e = static_cast<int>(i / blocks);
       const std::int64_t row = i % blocks * most;
@@ -226,7 +244,7 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
       to_panels<T>(x + ((shared ? 0 : e * rows_) + row) * inputs, m, inputs, P,
                    {first.data(), stride});
       Rows<const T> in{first.data(), stride};
-      for (int l = 0; l < head; ++l) {
+      for (int l = 0; l < last; ++l) {
         Rows<T> result{turns.data() + l % 2 * stride * panels(widest), stride};
         if (hidden != nullptr) {
           const Rows<const T> kept = hidden_rows(hidden, l, e, row);
@@ -237,14 +255,22 @@ void StackedMlp<T>::forward(const T* x, bool shared, Layers<T> layers, T* const*
                       room.data(), result);
         in = {result.data, result.panel_stride};
       }
-      kernels_.head_forward(in, m, sizes_[head], packed.weights_of(e, head),
-                            packed.biases_of(e, head), outputs, out + (e * rows_ + row) * outputs);
+      const T *weight = packed.weights_of(e, last), *bias = packed.biases_of(e, last);
+      T* to = out + (e * rows_ + row) * outputs;
+      if (is_head(last)) {
+        kernels_.head_forward(in, m, sizes_[last], weight, bias, outputs, to);
+      } else {
+        layer_backward(weight, in, m, sizes_[last], {everywhere.data(), stride}, outputs,
+                       lists.in_pieces(kernels_.pieces_of(sizes_[last])), room.data(),
+                       {output.data(), stride});
+        from_panels<T>({output.data(), stride}, m, outputs, P, bias, to);
+      }
     }
   });
 }
 
-// Some rows of the backward pass, of all nets: `gradient` of each hidden layer, and the lists of
-// the columns of what goes into it, a piece for each block of rows.
+// Some rows of the backward pass, of all nets: `gradient` of what each layer of panels puts out,
+// and the lists of the columns of what goes into it, a piece for each block of rows.
 template <class T>
 struct StackedMlp<T>::Chunk {
   std::int64_t begin, rows;
@@ -271,26 +297,26 @@ void StackedMlp<T>::backward(const T* d_out, const T* x, bool shared, Layers<T> 
                              const T* const* hidden, T* d_x, T* const* d_weight,
                              T* const* d_bias) const {
   const Packed packed = pack(layers, false, d_x != nullptr);
-  const int P = kernels_.panel, head = hidden_layers();
+  const int P = kernels_.panel, products = panel_layers();
   const std::int64_t most = std::min(kChunkRows, rows_);
   Chunk chunk{};
   chunk.block = block_rows(most);
   chunk.stride = std::size_t(most) * P;
   const int most_blocks = static_cast<int>(ceiling(most, chunk.block));
-  for (int l = 0; l < head; ++l) {
+  for (int l = 0; l < products; ++l) {
     chunk.gradient_net.push_back(most * padded(sizes_[l + 1]));
     chunk.gradient.push_back(
         std::make_unique<Buffer<T>>(nets_ * chunk.gradient_net[l], Contents::kAny));
   }
   chunk.input_net = most * padded(sizes_[0]);
   chunk.input = std::make_unique<Buffer<T>>(nets_ * chunk.input_net, Contents::kAny);
-  for (int i = 0; i < nets_ * head && d_weight != nullptr; ++i) {
-    const int l = i % head;
+  for (int i = 0; i < nets_ * products && d_weight != nullptr; ++i) {
+    const int l = i % products;
     chunk.columns.push_back(
         l == 0 ? nullptr
                : std::make_unique<ListBuffer<T>>(padded(sizes_[l]), most_blocks, Contents::kAny));
   }
-  chunk.listed.resize(std::size_t(nets_) * head * most_blocks);
+  chunk.listed.resize(std::size_t(nets_) * products * most_blocks);
   for (chunk.begin = 0; chunk.begin < rows_; chunk.begin += most) {
     chunk.rows = std::min(most, rows_ - chunk.begin);
     chunk.blocks = static_cast<int>(ceiling(chunk.rows, chunk.block));
@@ -299,12 +325,13 @@ void StackedMlp<T>::backward(const T* d_out, const T* x, bool shared, Layers<T> 
   }
 }
 
-// From the gradients of the outputs to those of every hidden layer, and of x.
+// From the gradients of the outputs to those of what every layer puts out, and of x.
 template <class T>
 void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, const Packed& packed,
                                    const T* const* hidden, T* d_x, Chunk& chunk) const {
-  const int P = kernels_.panel, head = hidden_layers(), inputs = sizes_[0], outputs = sizes_.back();
-  const int widest = *std::max_element(sizes_.begin() + 1, sizes_.end() - 1);
+  const int P = kernels_.panel, inputs = sizes_[0], outputs = sizes_.back();
+  const int last = hidden_layers(), products = panel_layers();
+  const int widest = *std::max_element(sizes_.begin() + 1, sizes_.begin() + 1 + products);
   const std::size_t block_stride = std::size_t(chunk.block) * P;
   share_out_(std::int64_t(nets_) * chunk.blocks, [&](Range range) {
     ListBuffer<T> lists(chunk.block, kernels_.pieces_of(widest), Contents::kAny);
@@ -320,35 +347,33 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
       const auto gradient = [&](int l) { return chunk.gradient_rows(l, e, first, P); };
       const auto pass = [&](int l, Rows<const T> in, Rows<T> d_in) {
         const Rows<T> d = gradient(l);
-        const int k = sizes_[l], n = sizes_[l + 1];
-        const Rows<const T> d_out{d.data, d.panel_stride};
-        if (kernels_.sparse(d_out, m, n)) {
-          const Lists<T> nonzero = lists.in_pieces(kernels_.pieces_of(n));
-          kernels_.list_rows(d_out, m, n, nonzero);
-          kernels_.backward_lists(nonzero, m, n, packed.weights_of(e, l), in, k, T(1), room.data(),
-                                  d_in);
-        } else {
-          kernels_.dense.backward(d_out, m, n, packed.weights_of(e, l), in, k, T(1), nullptr, d_in);
-        }
+        const int n = sizes_[l + 1];
+        layer_backward(packed.weights_of(e, l), {d.data, d.panel_stride}, m, n, in, sizes_[l],
+                       lists.in_pieces(kernels_.pieces_of(n)), room.data(), d_in);
       };
-      kernels_.head_backward(d_out + (e * rows_ + row) * outputs, m, outputs,
-                             packed.weights_of(e, head), hidden_rows(hidden, head - 1, e, row),
-                             sizes_[head], T(1), gradient(head - 1));
-      for (int l = head - 1; l > 0; --l) {
+      const T* d_outputs = d_out + (e * rows_ + row) * outputs;
+      if (is_head(last)) {
+        kernels_.head_backward(d_outputs, m, outputs, packed.weights_of(e, last),
+                               hidden_rows(hidden, last - 1, e, row), sizes_[last], T(1),
+                               gradient(last - 1));
+      } else {
+        to_panels<T>(d_outputs, m, outputs, P, gradient(last));
+      }
+      for (int l = products - 1; l > 0; --l) {
         const Rows<const T> in = hidden_rows(hidden, l - 1, e, row);
         pass(l, in, gradient(l - 1));
         if (chunk.columns.empty()) continue;
         // Listed here, while they are in the cache.
-        char& listed = chunk.listed[(e * head + l) * chunk.blocks + block];
+        char& listed = chunk.listed[(e * products + l) * chunk.blocks + block];
         listed = kernels_.sparse(in, m, sizes_[l]);
         if (listed) {
           kernels_.list_columns(in, m, sizes_[l],
-                                chunk.columns[e * head + l]->in_pieces(chunk.blocks), block);
+                                chunk.columns[e * products + l]->in_pieces(chunk.blocks), block);
         }
       }
       if (d_x != nullptr) {
         pass(0, {everywhere.data(), block_stride}, {d_input.data(), block_stride});
-        from_panels<T>({d_input.data(), block_stride}, m, inputs, P, false,
+        from_panels<T>({d_input.data(), block_stride}, m, inputs, P, nullptr,
                        d_x + (e * rows_ + row) * inputs);
       }
       if (!chunk.columns.empty()) {
@@ -363,7 +388,8 @@ void StackedMlp<T>::chunk_backward(const T* d_out, const T* x, bool shared, cons
 template <class T>
 void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, const Chunk& chunk,
                                     T* const* d_weight, T* const* d_bias) const {
-  const int P = kernels_.panel, head = hidden_layers(), outputs = sizes_.back();
+  const int P = kernels_.panel, last = hidden_layers(), products = panel_layers();
+  const int outputs = sizes_.back();
   const int m = static_cast<int>(chunk.rows);
   const bool add = chunk.begin > 0;
   std::vector<int> bounds;
@@ -376,10 +402,10 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
   };
   std::vector<Part> parts;
   std::vector<std::int64_t> costs;
-  std::size_t largest = outputs * (padded(sizes_[head]) + 1);
+  std::size_t largest = is_head(last) ? outputs * (padded(sizes_[last]) + 1) : 0;
   for (int e = 0; e < nets_; ++e) {
-    for (int l = 0; l < head; ++l) {
-      const char* block = chunk.listed.data() + std::size_t(e * head + l) * chunk.blocks;
+    for (int l = 0; l < products; ++l) {
+      const char* block = chunk.listed.data() + std::size_t(e * products + l) * chunk.blocks;
       const bool listed =
           l > 0 && std::all_of(block, block + chunk.blocks, [](char b) { return b != 0; });
       const int all = panels(sizes_[l + 1]), together = listed ? kernels_.panels_together : 1;
@@ -389,8 +415,9 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
         largest = std::max(largest, std::size_t(costs.back()));
       }
     }
-    parts.push_back({e, head, 0, 0, false});
-    costs.push_back(std::int64_t(sizes_[head]) * outputs);
+    if (!is_head(last)) continue;
+    parts.push_back({e, last, 0, 0, false});
+    costs.push_back(std::int64_t(sizes_[last]) * outputs);
   }
   const auto give = [add](const T* from, int count, T* to) {
     if (!add) return copy(from, count, to);
@@ -404,7 +431,7 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
       const int k = sizes_[l], n = sizes_[l + 1];
       T* d_w = d_weight[l] + std::int64_t(e) * k * n;
       T* d_b = d_bias[l] + std::int64_t(e) * n;
-      if (l == head) {
+      if (is_head(l)) {
         const std::size_t stride = padded(k);
         kernels_.head_gradient(hidden_rows(hidden, l - 1, e, chunk.begin), m, k,
                                d_out + (e * rows_ + chunk.begin) * n, n, gradient.data(),
@@ -422,7 +449,7 @@ void StackedMlp<T>::chunk_gradients(const T* d_out, const T* const* hidden, cons
       const Rows<T> all = chunk.gradient_rows(l, e, 0, P);
       const Rows<const T> d{all.data + p * all.panel_stride, all.panel_stride};
       if (listed) {
-        kernels_.weight_gradient_lists(chunk.columns[e * head + l]->in_pieces(chunk.blocks),
+        kernels_.weight_gradient_lists(chunk.columns[e * products + l]->in_pieces(chunk.blocks),
                                        bounds.data(), k, d, count, room.data(), gradient.data());
       } else {
         const Rows<T> x = chunk.input_rows(e, 0, P);

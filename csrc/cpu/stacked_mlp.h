@@ -1,5 +1,5 @@
 // E MLPs of one shape with ReLU between their layers, over arrays in torch's layout, by the kernels
-// that the engine trains with. All arrays are contiguous and row-major.
+// that the engine trains with. All arrays are contiguous and row-major. One layer is an MLP too.
 #pragma once
 
 #include <cstddef>
@@ -25,9 +25,13 @@ struct Layers {
 template <class T>
 class StackedMlp {
  public:
-  // sizes: of the input, of each hidden layer (one at least), of the output. `threads`: that
+  // sizes: of the input, of each hidden layer, of the output. `threads`: that
   // share_out uses. Results do not depend on them.
   StackedMlp(int nets, std::vector<int> sizes, std::int64_t rows, int threads, ShareOut share_out);
+
+  // Outputs up to which those of hidden units are dot products each, which are faster than panels
+  // that are filled in part.
+  static constexpr int kWidestHead = 32;
 
   // Elements that one of the hidden layers takes, for all nets: in panels, as the backward pass
   // reads them. No set of kernels needs more.
@@ -50,7 +54,14 @@ class StackedMlp {
   struct Packed;
   struct Chunk;
 
-  int hidden_layers() const { return static_cast<int>(sizes_.size()) - 2; }
+  int all_layers() const { return static_cast<int>(sizes_.size()) - 1; }
+  int hidden_layers() const { return all_layers() - 1; }
+  // Whether it is the last layer and goes by dot products.
+  bool is_head(int layer) const {
+    return layer > 0 && layer == hidden_layers() && sizes_.back() <= kWidestHead;
+  }
+  // Layers that are products with panels of weights: all, or all but the head.
+  int panel_layers() const { return all_layers() - is_head(hidden_layers()); }
   std::size_t padded(int columns) const;
   int panels(int columns) const { return static_cast<int>(padded(columns)) / kernels_.panel; }
   int block_rows(std::int64_t rows) const;
@@ -61,6 +72,8 @@ class StackedMlp {
   Rows<const T> hidden_rows(const T* const* hidden, int layer, int net, std::int64_t row) const;
   void layer_forward(const T* weight, const T* bias, Rows<const T> in, int m, int k, int n,
                      bool after_relu, Lists<T> lists, T* room, Rows<T> out) const;
+  void layer_backward(const T* weight_t, Rows<const T> d_out, int m, int n, Rows<const T> in, int k,
+                      Lists<T> lists, T* room, Rows<T> d_in) const;
   void chunk_backward(const T* d_out, const T* x, bool shared, const Packed& packed,
                       const T* const* hidden, T* d_x, Chunk& chunk) const;
   void chunk_gradients(const T* d_out, const T* const* hidden, const Chunk& chunk,

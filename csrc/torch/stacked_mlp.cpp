@@ -24,8 +24,6 @@ using torch::autograd::variable_list;
 using Kept = std::tuple<Tensor, std::vector<Tensor>>;
 using Gradients = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>;
 
-// Outputs up to which the head's products, dot products each, are faster than the library's.
-constexpr std::int64_t kWidestHead = 32;
 // Rows below which it does not pay to pack the weights.
 constexpr std::int64_t kFewRows = 16;
 
@@ -77,11 +75,12 @@ void check_mlp(const Tensor& x, TensorList weights, TensorList biases, const cha
               x.sym_sizes(), " for ", first.sym_size(0), " networks");
 }
 
-// Whether the products here take these networks; it depends on no number of rows.
+// Whether the products here take these networks; it depends on no number of rows. Of one layer with
+// few outputs the library's are faster.
 bool taken(const Tensor& x, TensorList weights) {
   return (x.is_cpu() || x.is_meta()) &&
-         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble) && weights.size() > 1 &&
-         weights.back().sym_size(2) <= kWidestHead;
+         (x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble) &&
+         (weights.size() > 1 || weights.back().sym_size(2) > cpu::StackedMlp<float>::kWidestHead);
 }
 
 Tensor layer_by_layer(const Tensor& x, TensorList weights, TensorList biases) {
@@ -150,7 +149,7 @@ std::vector<Tensor> empty_hidden(const Tensor& x, TensorList weights) {
 
 void check_taken(const Tensor& x, TensorList weights, const char* op) {
   TORCH_CHECK(taken(x, weights), op, ": only for float32 and float64 on the CPU, with a hidden ",
-              "layer and at most ", kWidestHead, " outputs");
+              "layer or more than ", cpu::StackedMlp<float>::kWidestHead, " outputs");
 }
 
 Kept stacked_mlp_forward(const Tensor& x, TensorList weights, TensorList biases) {

@@ -31,29 +31,6 @@ def drawn(draw: Draw, stream: int, seeds: Tensor, steps: Tensor) -> Tensor:
     return flat.reshape(len(steps), len(seeds), *draw.shape)
 
 
-#: The second word of numpy's keys, of which the seed is the first: what a draw is for.
-SEQUENCE_DROPOUT = 1
-
-
-def kept(
-    seed: int, step: int, count: int, probability: float, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """Factors ``[count]`` of dropout, 0 with a probability and else what makes their mean 1.
-
-    From numpy's Philox4x64-10, whose key is the seed and whose counter the step: a transformer has
-    millions of these a step. 16 bits decide on each, so that the probability is the nearest
-    multiple of 2^-16.
-    """
-    generator = np.random.Philox(key=[seed, SEQUENCE_DROPOUT], counter=[0, 0, step, 0])
-    words = generator.random_raw((count + 3) // 4).astype("<u8", copy=False).view("<i2")
-    share = round(probability * 2**16) / 2**16
-    threshold = round(share * 2**16) - 2**15
-    # In numpy, which multiplies flags in half the time.
-    single = np.float32 if dtype == torch.float32 else np.float64
-    factors = np.multiply(words[:count] >= threshold, 1 / (1 - share), dtype=single)
-    return torch.from_numpy(factors)
-
-
 def explorations(seeds: Sequence[int], numbers: Sequence[int], act_dim: int) -> NDArray[np.float32]:
     """Standard normal noise of the actions that were taken as those numbers, ``[K, S, A]``."""
     index = torch.arange((act_dim + 3) // 4)

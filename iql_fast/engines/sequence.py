@@ -1,7 +1,8 @@
 """The engine of the Decision Transformer: one seed after the other, on torch's own operators.
 
-A transformer's products fill a core as they are, so that nothing is won by seeds side by side or by
-kernels of our own; what is saved is work whose results nothing reads (``iql_fast.methods.dt``).
+A transformer's products fill a core as they are, so that nothing is won by seeds side by side; what
+is saved is work whose results nothing reads (``iql_fast.methods.dt``). On the CPU the layers within
+the transformer and its dropout are this package's operators, which other methods have too.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ from torch.optim.adamw import adamw
 
 from iql_fast.data.dataset import Transitions
 from iql_fast.engines.base import DTYPES, Metrics, Precision, check_steps
-from iql_fast.engines.drawing import kept
 from iql_fast.engines.exclusive import Exclusive, exclusive
 from iql_fast.engines.parameters import check_shapes
 from iql_fast.engines.windows import WindowBatches, window_statistics
-from iql_fast.methods.dt import DT, INITIAL_DEVIATION, Part, Windows
+from iql_fast.methods.dt import DT, INITIAL_DEVIATION, Part, Windows, mlp_of_torch
 from iql_fast.policies.acting import Acting, from_state
 from iql_fast.support.errors import NonFiniteLoss
 
@@ -98,7 +98,8 @@ class SequenceEngine(Exclusive):
     """See ``iql_fast.engines.base.Engine``.
 
     Args:
-        native: whether AdamW is torch's fused one; plain operations else.
+        native: whether AdamW is torch's fused one, and layers and dropout, on the CPU, this
+            package's operators; plain operations else.
         device: of the networks and the data; dropout is drawn on the host.
 
     Attributes:
@@ -118,7 +119,10 @@ class SequenceEngine(Exclusive):
         native: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
+        from iql_fast import ops  # not above: where the extension is missing its import warns
+
         super().__init__()
+        self._factors = (torch.ops.iql_fast if native else ops.plain).dropout_factors
         self.method, self.data, self.seeds = method.for_data(data), data, tuple(seeds)
         self.name = "graph" if native else "reference"
         self.dtype, self._native = DTYPES[precision], native
@@ -126,9 +130,11 @@ class SequenceEngine(Exclusive):
         parts = method.parts(data.obs_dim, data.act_dim)
         like = torch.zeros(0, dtype=self.dtype, device=device)
         self.device = like.device
+        self._mlp = _mlp_of_operators if native and like.device.type == "cpu" else mlp_of_torch
         self.learners = [Learner(parts, seed, like) for seed in self.seeds]
         self._rates = self.method.per_seed("actor_lr", len(self.seeds)).tolist()
         self.batches = WindowBatches(self.method, data, self.seeds, like)
+        self._keys = torch.tensor(self.seeds)[:, None]
         self.step = 0
 
     @exclusive
@@ -158,14 +164,12 @@ class SequenceEngine(Exclusive):
         probability = self.method.actor_dropout
         if not probability:
             return None
-        shapes = [(self.method.batch_size, *shape) for shape in self.method.dropped()]
-        counts = [math.prod(shape) for shape in shapes]
-        factors = kept(self.seeds[index], step, sum(counts), probability, self.dtype)
-        factors = factors.to(self.device)
-        return [
-            part.view(shape)
-            for part, shape in zip(torch.split(factors, counts), shapes, strict=True)
-        ]
+        factors = []
+        for layer, shape in enumerate(self.method.dropped()):
+            like = torch.empty(1, self.method.batch_size, math.prod(shape), dtype=self.dtype)
+            drawn = self._factors(like, self._keys[index], step, layer, probability)
+            factors.append(drawn.view(-1, *shape).to(self.device))
+        return factors
 
     @exclusive
     def state_dict(self) -> dict[str, Tensor]:
@@ -202,7 +206,8 @@ class SequenceEngine(Exclusive):
         method, learner = self.method, self.learners[index]
         factors = self.kept(index, self.step)
         learner.gradient.zero_()
-        loss = method.loss(learner.leaves, windows, None if factors is None else iter(factors))
+        kept = None if factors is None else iter(factors)
+        loss = method.loss(learner.leaves, windows, kept, self._mlp)
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.linalg.vector_norm(learner.gradient)
         learner.gradient *= (method.clip_norm / (norm + 1e-6)).clamp(max=1)
@@ -256,6 +261,15 @@ class SequenceEngine(Exclusive):
                     self.method.policy_net,
                     window_statistics(windows, index),
                 )
+
+
+def _mlp_of_operators(x: Tensor, *layers: tuple[Tensor, Tensor]) -> Tensor:
+    """See ``iql_fast.methods.dt.Mlp``."""
+    weights, biases = zip(*layers, strict=True)
+    out: Tensor = torch.ops.iql_fast.stacked_mlp(
+        x[None], [weight.T[None] for weight in weights], [bias[None] for bias in biases]
+    )
+    return out[0]
 
 
 def _each(windows: Windows) -> list[Windows]:

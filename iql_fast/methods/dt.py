@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -73,6 +73,17 @@ class Part(NamedTuple):
 
 #: A tensor by its name in ``DT.parts``.
 Parameters = Mapping[str, Tensor]
+#: An MLP with a ReLU after every layer but the last: of rows ``[N, inputs]`` and each layer's
+#: weight, as torch has it, and bias.
+Mlp = Callable[..., Tensor]
+
+
+def mlp_of_torch(x: Tensor, *layers: tuple[Tensor, Tensor]) -> Tensor:
+    """See ``Mlp``."""
+    *hidden, last = layers
+    for layer in hidden:
+        x = functional.linear(x, *layer).relu_()
+    return functional.linear(x, *last)
 
 
 @dataclass(frozen=True)
@@ -209,18 +220,31 @@ class DT(Method):
             shapes += [(self.heads, at, self.tokens), (at, self.width), (at, self.width)]
         return tuple(shapes)
 
-    def loss(self, p: Parameters, windows: Windows, kept: Iterator[Tensor] | None) -> Tensor:
+    def loss(
+        self,
+        p: Parameters,
+        windows: Windows,
+        kept: Iterator[Tensor] | None,
+        mlp: Mlp = mlp_of_torch,
+    ) -> Tensor:
         """Mean squared error of the actions of one seed, over all steps that there are.
 
         Args:
             kept: a factor for each entry of what ``dropped`` says, 0 or the reciprocal of the share
                 that is kept; None: everything is.
+            mlp: what computes the layers within the transformer.
         """
-        error = (self.predicted(p, windows, kept) - windows.actions) ** 2
+        error = (self.predicted(p, windows, kept, mlp) - windows.actions) ** 2
         steps = windows.masks[..., None]
         return (error * steps).sum() / (steps.sum() * error.shape[-1])
 
-    def predicted(self, p: Parameters, windows: Windows, kept: Iterator[Tensor] | None) -> Tensor:
+    def predicted(
+        self,
+        p: Parameters,
+        windows: Windows,
+        kept: Iterator[Tensor] | None,
+        mlp: Mlp = mlp_of_torch,
+    ) -> Tensor:
         """Actions ``[B, K, A]``. Tokens are rows ``[B * L, width]`` but where they are attended to,
         so that layers are products of matrices."""
 
@@ -239,16 +263,20 @@ class DT(Method):
             # Heads read the last block at the states alone, so it is computed nowhere else.
             at = STATE if i == self.layers - 1 else slice(None)
             block = f"blocks.{i}"
+
+            def layers(x: Tensor, *names: str, block: str = block) -> Tensor:
+                named = (f"{block}.{name}" for name in names)
+                return mlp(x, *((p[f"{n}.weight"], p[f"{n}.bias"]) for n in named))
+
             read = _norm(p, f"{block}.attended", x)
-            q = _linear(p, f"{block}.query", _at(read, rows, at))
-            k, v = _linear(p, f"{block}.key_value", read).chunk(2, -1)
+            q = layers(_at(read, rows, at), "query")
+            k, v = layers(read, "key_value").chunk(2, -1)
             q, k, v = (self._by_head(part, rows) for part in (q, k, v))
             of_heads = barred[:, None, at].expand(-1, self.heads, -1, -1).flatten(0, 1)
             scores = torch.baddbmm(of_heads, q, k.transpose(1, 2), alpha=q.shape[-1] ** -0.5)
             mixed = self._joined(torch.bmm(drop(functional.softmax(scores, -1)), v))
-            x = _at(x, rows, at) + drop(_linear(p, f"{block}.mixed", mixed))
-            hidden = _linear(p, f"{block}.expand", _norm(p, f"{block}.thought", x)).relu_()
-            x = x + drop(_linear(p, f"{block}.contract", hidden))
+            x = _at(x, rows, at) + drop(layers(mixed, "mixed"))
+            x = x + drop(layers(_norm(p, f"{block}.thought", x), "expand", "contract"))
         actions = torch.tanh(_linear(p, "head", _norm(p, "final", x)))
         return actions.view(rows, self.context, -1)
 
