@@ -29,6 +29,9 @@ TESTS = [
     *("tests/test_ops_torch.py", "tests/test_info.py", "tests/test_kernel_choice.py"),
 ]
 
+#: Prints what was tried.
+FOUND = "import platform, torch; print(f'{platform.python_version()}, torch {torch.__version__}')"
+
 
 def attempt(python: str, torch: str, tests: list[str], cuda: bool) -> tuple[str, str]:
     """What became of it, in a word or two, and what it printed."""
@@ -62,13 +65,13 @@ def attempt(python: str, torch: str, tests: list[str], cuda: bool) -> tuple[str,
             if done.returncode:
                 return failure, printed
         found = subprocess.run(
-            [str(own), "-c", "import torch; print(torch.__version__)"],
+            [str(own), "-c", FOUND],
             capture_output=True,
             text=True,
             check=True,
         ).stdout.strip()
         summary = [line for line in printed.splitlines() if " passed" in line]
-        return f"passed: torch {found}, {summary[-1].strip() if summary else ''}", printed
+        return f"passed: {found}, {summary[-1].strip() if summary else ''}", printed
 
 
 def copy_checkout(to: Path) -> None:
